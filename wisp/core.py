@@ -1,0 +1,249 @@
+"""The nouns: what fronts, engine, scheduler, verifier and edge say to one another.
+
+Structs cross process borders (msgspec) or the wire (wisp.wire); `Session` lives in the engine and
+owns the rules of the draft stream. Nothing here does I/O or reads a clock: times are arguments, in
+seconds of a monotonic clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from msgspec import Struct
+
+from wisp.errors import ProtocolError
+
+
+class FinishReason(StrEnum):
+    STOP = "stop"
+    LENGTH = "length"
+
+
+class Sampling(Struct, frozen=True, kw_only=True):
+    """How the target chooses. `seed` and the position alone key the noise (wisp.sampling)."""
+
+    max_tokens: int
+    seed: int  # unsigned, 64 bits
+    temperature: float = 1.0  # 0 is the plain argmax
+    top_p: float = 1.0
+    top_k: int = 0  # 0 is off
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: dict[int, float] = {}
+    min_tokens: int = 0  # stop tokens are masked before this many output tokens
+    stop_token_ids: tuple[int, ...] = ()  # the model's own end tokens included
+    num_logprobs: int | None = None  # None: none; 0: the chosen token's; n: the top n as well
+
+
+class Slo(Struct, frozen=True, kw_only=True):
+    """What a session was promised."""
+
+    tokens_per_s: float
+    first_token_s: float
+    name: str = "custom"
+
+
+class Directive(Struct, frozen=True):
+    """What the server asks of an edge from now on."""
+
+    window: int  # most draft tokens beyond the committed text; 0: rest
+    threshold: float  # draft on while the survival of the last draft token is at least this
+
+
+class DraftBlock(Struct, frozen=True):
+    """Candidates for positions position, position + 1, ... of one epoch."""
+
+    epoch: int
+    position: int
+    tokens: list[int]
+    survival: list[float]  # P(this and all before it since the committed text are accepted)
+    draft_time_s: float = 0.0
+
+
+class TokenLogprob(Struct, frozen=True):
+    """Of one committed token, from the model's unprocessed distribution (OpenAI's meaning)."""
+
+    logprob: float
+    top: list[tuple[int, float]] = []  # (token, logprob), the most likely first
+
+
+class Verdict(Struct, frozen=True, kw_only=True):
+    """What one step of the target committed for one session."""
+
+    position: int  # of tokens[0] in the whole token sequence
+    tokens: list[int]
+    num_drafted: int = 0  # draft tokens that the step verified
+    num_accepted: int = 0  # the first so many of `tokens` came from the edge
+    directive: Directive
+    finish_reason: FinishReason | None = None
+    logprobs: list[TokenLogprob] | None = None
+    server_time_s: float = 0.0  # from the arrival of the last block it used until it left
+    step_time_s: float = 0.0  # of that, inside the verifier
+
+
+class Session:
+    """One generation: its committed tokens, and the live epoch of its draft stream.
+
+    The stream is addressed by position: duplicates, late and reordered blocks are decided by
+    (epoch, position, equality with what is committed), so handling a block twice changes nothing.
+    """
+
+    def __init__(
+        self,
+        session_id: int,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        slo: Slo,
+        directive: Directive,
+        *,
+        committed: Sequence[int] = (),
+        has_edge: bool = False,
+        max_window: int = 64,
+        now: float = 0.0,
+    ) -> None:
+        self.id = session_id
+        self.tokens: list[int] = [*prompt, *committed]
+        self.num_prompt = len(prompt)
+        self.num_computed = 0  # tokens whose KV the verifier holds
+        self.sampling = sampling
+        self.slo = slo
+        self.directive = directive
+        self.has_edge = has_edge
+        self.max_window = max_window
+        self.opened_s = now
+        self.due_s = now + slo.first_token_s
+        self.finish_reason: FinishReason | None = None
+        self.epoch = 0
+        self.epoch_dead = False
+        self.buffer: list[int] = []  # draft tokens for positions len(tokens), ...
+        self.survival: list[float] = []
+        self.edge_late = False  # the last token had to be decoded without its edge
+        self.block_arrived_s = now  # when the last block that changed the buffer came
+
+    @property
+    def num_output(self) -> int:
+        return len(self.tokens) - self.num_prompt
+
+    @property
+    def num_missing(self) -> int:
+        """Committed tokens that the verifier must still compute; 1 when it only decodes."""
+        return len(self.tokens) - self.num_computed
+
+    @property
+    def decoding(self) -> bool:
+        return self.num_missing == 1
+
+    @property
+    def edge_resting(self) -> bool:
+        """The edge will send no more before it hears a verdict: the block is complete."""
+        full = len(self.buffer) >= self.directive.window
+        return full or (bool(self.survival) and self.survival[-1] < self.directive.threshold)
+
+    def offer(self, block: DraftBlock, now: float) -> None:
+        """Take a block into the buffer.
+
+        Raises ProtocolError on a gap, on a rewrite inside one epoch, and beyond `max_window`.
+        """
+        if block.epoch < self.epoch or (block.epoch == self.epoch and self.epoch_dead):
+            return
+        if block.epoch > self.epoch:
+            self.epoch, self.epoch_dead = block.epoch, False
+            self._forget_buffer()
+        end = len(self.tokens) + len(self.buffer)
+        if block.position > end:
+            raise ProtocolError(
+                f"draft block starts at position {block.position} but the stream ends at {end}: "
+                "send the tokens between, or start a new epoch"
+            )
+        for offset, token in enumerate(block.tokens):
+            position = block.position + offset
+            if position < len(self.tokens):
+                if token != self.tokens[position]:
+                    self._kill_epoch()
+                    return
+            elif position < end:
+                if token != self.buffer[position - len(self.tokens)]:
+                    raise ProtocolError(
+                        f"draft block rewrites position {position} inside epoch {block.epoch}: "
+                        "start a new epoch"
+                    )
+            else:
+                self.buffer.append(token)
+                self.survival.append(block.survival[offset])
+        if len(self.buffer) > self.max_window:
+            raise ProtocolError(
+                f"{len(self.buffer)} draft tokens are waiting but at most {self.max_window} may: "
+                "keep to the window of the last directive"
+            )
+        if self.buffer:
+            self.edge_late = False
+            self.block_arrived_s = now
+
+    def commit(self, tokens: Sequence[int], now: float) -> list[int]:
+        """Append what a step chose, up to a stop or the limit; returns what was appended.
+
+        The rest of the buffer lives on if it agrees with all of it, else the epoch is dead.
+        """
+        taken: list[int] = []
+        for token in tokens:
+            taken.append(token)
+            if token in self.sampling.stop_token_ids:
+                self.finish_reason = FinishReason.STOP
+            elif self.num_output + len(taken) >= self.sampling.max_tokens:
+                self.finish_reason = FinishReason.LENGTH
+            if self.finish_reason:
+                break
+        self.tokens.extend(taken)
+        self.due_s = now + 1.0 / self.slo.tokens_per_s
+        overlap = min(len(taken), len(self.buffer))
+        if self.buffer[:overlap] != taken[:overlap]:
+            self._kill_epoch()
+        elif overlap:
+            base = max(self.survival[overlap - 1], 1e-9)
+            del self.buffer[:overlap]
+            self.survival = [min(1.0, s / base) for s in self.survival[overlap:]]
+        return taken
+
+    def _forget_buffer(self) -> None:
+        self.buffer.clear()
+        self.survival.clear()
+
+    def _kill_epoch(self) -> None:
+        self.epoch_dead = True
+        self._forget_buffer()
+
+
+@dataclass(slots=True)
+class Seat:
+    """One session's part in a step."""
+
+    session: Session
+    num_context: int  # committed tokens to compute, from session.num_computed on
+    draft: list[int] = field(default_factory=list)  # verified behind them, if they reach the end
+
+    @property
+    def num_tokens(self) -> int:
+        return self.num_context + len(self.draft)
+
+    @property
+    def chooses(self) -> bool:
+        """False while the seat ends inside the prompt: then the step commits nothing."""
+        return self.session.num_computed + self.num_context == len(self.session.tokens)
+
+
+@dataclass(slots=True)
+class Batch:
+    """The sessions of one step of the target."""
+
+    seats: list[Seat] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.seats)
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(seat.num_tokens for seat in self.seats)

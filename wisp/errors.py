@@ -1,0 +1,64 @@
+"""What can go wrong, once for the whole project.
+
+    WispError
+    ├── BadRequest             the caller can mend it; nothing was started
+    │   ├── ModelNotFound      the request names a model that is not served here
+    │   ├── PromptTooLong      prompt and answer do not fit the model's context
+    │   └── ProtocolError      a draft stream broke the rules; ends that session alone
+    ├── HandshakeError         edge and server cannot work together (tokenizer, protocol)
+    ├── Overloaded             no room now; carries retry_after_s
+    ├── Unavailable            draining, engine lost, server out of reach
+    ├── InternalError          our own fault
+    └── ConfigError            a process cannot start as it is configured
+
+Every message is one sentence that says what to do. Code that detects an error raises one of these;
+each front (gRPC, HTTP, command line) turns them into its own codes in one table.
+"""
+
+
+class WispError(Exception):
+    """The root of every error that WISP raises on purpose."""
+
+
+class BadRequest(WispError):
+    """The request is wrong; `param` names the field at fault where there is one."""
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class ModelNotFound(BadRequest):
+    """The request names a model that is not served here."""
+
+
+class PromptTooLong(BadRequest):
+    """The prompt and the requested answer do not fit the model's context."""
+
+
+class ProtocolError(BadRequest):
+    """A draft stream broke its rules (gap, rewrite, overrun, unknown token)."""
+
+
+class HandshakeError(WispError):
+    """Edge and server cannot work together: tokenizer or protocol differ."""
+
+
+class Overloaded(WispError):
+    """No room for another session now."""
+
+    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class Unavailable(WispError):
+    """The service cannot answer: draining, engine lost, or out of reach."""
+
+
+class InternalError(WispError):
+    """A fault of our own; the log has the traceback."""
+
+
+class ConfigError(WispError):
+    """A process cannot start as it is configured."""

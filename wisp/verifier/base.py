@@ -1,0 +1,57 @@
+"""The verifier's interface: one page, whatever engine is behind it.
+
+A session is opened once, takes part in any number of steps, and is closed once. Between steps the
+verifier keeps the KV of its first `session.num_computed` tokens; what a step computed for rejected
+draft tokens lies beyond that and is overwritten by the next step (so rollback costs nothing and has
+no call of its own). The caller advances `num_computed`; the verifier only reads it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from msgspec import Struct
+
+from wisp.core import Batch, Session, TokenLogprob
+
+
+class Facts(Struct, frozen=True, kw_only=True):
+    """What the rest of the server must know about the target."""
+
+    model: str
+    vocab_size: int  # token ids are 0 .. vocab_size - 1
+    max_model_len: int  # prompt and output tokens together
+    max_sessions: int  # that can be open at once
+    eos_token_ids: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class Outcome:
+    """Of one seat: the accepted draft tokens, then the target's own next choice.
+
+    Empty when the seat ended inside the prompt (`Seat.chooses` is false).
+    """
+
+    tokens: list[int]
+    logprobs: list[TokenLogprob] | None = None  # one for each of `tokens`, if they were asked for
+
+    @property
+    def num_accepted(self) -> int:
+        return max(0, len(self.tokens) - 1)
+
+
+class Verifier(Protocol):
+    facts: Facts
+
+    def open(self, session: Session) -> None:
+        """Reserve what the session needs. Raises Overloaded if all of it is taken."""
+
+    def step(self, batch: Batch) -> list[Outcome]:
+        """One forward of the target over the batch; outcomes in the order of its seats."""
+
+    def close(self, session: Session) -> None:
+        """Free the session's KV at once; closing an unknown session does nothing."""
+
+    def shutdown(self) -> None:
+        """Free everything; the verifier is not used again."""
