@@ -1,0 +1,71 @@
+"""The choice: at each position, the argmax of the processed logits plus the position's noise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from wisp.core import TokenLogprob
+from wisp.sampling.philox import gumbel_torch, signed
+from wisp.sampling.processors import Row, is_plain, process
+
+
+def choose(logits: Tensor, rows: Sequence[Row]) -> tuple[list[int], list[TokenLogprob | None]]:
+    """The token of every row of logits, [rows, vocab], and its logprob where its sampling asks.
+
+    The logits are left as they are. The lowest id wins a tie.
+    """
+    if len(logits) != len(rows):
+        raise ValueError(f"there are {len(logits)} rows of logits for {len(rows)} choices")
+    if not rows:
+        return [], []
+    tokens: list[int] = _argmax(logits, rows).tolist()
+    return tokens, _logprobs(logits, rows, tokens)
+
+
+def _argmax(logits: Tensor, rows: Sequence[Row]) -> Tensor:
+    """int64 [rows]; rows without noise or processor cost their argmax and nothing else."""
+    others = [index for index, row in enumerate(rows) if not is_plain(row)]
+    if len(others) == len(rows):
+        return _scores(logits, rows).argmax(dim=-1)
+    choices = logits.argmax(dim=-1)
+    if others:
+        scores = _scores(logits[others], [rows[index] for index in others])
+        choices[others] = scores.argmax(dim=-1)
+    return choices
+
+
+def _scores(logits: Tensor, rows: Sequence[Row]) -> Tensor:
+    """A copy of the logits, processed, with noise where the temperature is not 0."""
+    scores = process(logits.to(torch.float32, copy=True), rows)
+    noisy = [index for index, row in enumerate(rows) if not row.greedy]
+    if noisy:
+        keys = [(signed(rows[index].sampling.seed), rows[index].position) for index in noisy]
+        seeds, positions = torch.tensor(keys, device=logits.device).T
+        noise = gumbel_torch(seeds, positions, logits.shape[1])
+        if len(noisy) == len(rows):
+            scores += noise
+        else:
+            scores[noisy] += noise
+    return scores
+
+
+def _logprobs(
+    logits: Tensor, rows: Sequence[Row], tokens: Sequence[int]
+) -> list[TokenLogprob | None]:
+    """From the model's own distribution: before any processor and at temperature 1."""
+    found: list[TokenLogprob | None] = [None] * len(rows)
+    numbers = [(i, n) for i, row in enumerate(rows) if (n := row.sampling.num_logprobs) is not None]
+    if not numbers:
+        return found
+    asked = [index for index, _ in numbers]
+    logprobs = logits[asked].float().log_softmax(dim=-1)
+    chosen = torch.tensor([tokens[index] for index in asked], device=logits.device)
+    own = logprobs.gather(-1, chosen[:, None])[:, 0].tolist()
+    top = logprobs.topk(min(max(n for _, n in numbers), logits.shape[1]), dim=-1)
+    likely = zip(top.indices.tolist(), top.values.tolist(), strict=True)
+    for (index, n), logprob, (ids, values) in zip(numbers, own, likely, strict=True):
+        found[index] = TokenLogprob(logprob, list(zip(ids[:n], values[:n], strict=True)))
+    return found
