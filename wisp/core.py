@@ -54,14 +54,18 @@ class Directive(Struct, frozen=True):
     threshold: float  # draft on while the survival of the last draft token is at least this
 
 
+REST = Directive(window=0, threshold=1.0)
+
+
 class DraftBlock(Struct, frozen=True):
     """Candidates for positions position, position + 1, ... of one epoch."""
 
     epoch: int
     position: int
     tokens: list[int]
-    survival: list[float]  # P(this and all before it since the committed text are accepted)
+    acceptance: list[float]  # of each: P(accepted | all before it were)
     draft_time_s: float = 0.0
+    complete: bool = False  # the edge sends no more before it hears a verdict
 
 
 class TokenLogprob(Struct, frozen=True):
@@ -83,6 +87,7 @@ class Verdict(Struct, frozen=True, kw_only=True):
     logprobs: list[TokenLogprob] | None = None
     server_time_s: float = 0.0  # from the arrival of the last block it used until it left
     step_time_s: float = 0.0  # of that, inside the verifier
+    committed_s: float = 0.0  # when, on the server's clock; stays on the server
 
 
 class Session:
@@ -98,8 +103,8 @@ class Session:
         prompt: Sequence[int],
         sampling: Sampling,
         slo: Slo,
-        directive: Directive,
         *,
+        directive: Directive = REST,
         committed: Sequence[int] = (),
         has_edge: bool = False,
         max_window: int = 64,
@@ -114,19 +119,25 @@ class Session:
         self.directive = directive
         self.has_edge = has_edge
         self.max_window = max_window
-        self.opened_s = now
+        self.committed_s = now  # when its last token was committed, or it was opened
         self.due_s = now + slo.first_token_s
         self.finish_reason: FinishReason | None = None
         self.epoch = 0
         self.epoch_dead = False
         self.buffer: list[int] = []  # draft tokens for positions len(tokens), ...
-        self.survival: list[float] = []
+        self.acceptance: list[float] = []  # of each: P(accepted | all before it were)
+        self.block_complete = False  # the edge waits for a verdict on the buffer
         self.edge_late = False  # the last token had to be decoded without its edge
         self.block_arrived_s = now  # when the last block that changed the buffer came
 
     @property
     def num_output(self) -> int:
         return len(self.tokens) - self.num_prompt
+
+    @property
+    def num_remaining(self) -> int:
+        """Output tokens still to come at most."""
+        return self.sampling.max_tokens - self.num_output
 
     @property
     def num_missing(self) -> int:
@@ -138,10 +149,15 @@ class Session:
         return self.num_missing == 1
 
     @property
+    def waits_for_edge(self) -> bool:
+        """Drafts are expected: there is an edge, it is asked to draft, and it is in time."""
+        return self.has_edge and self.directive.window > 0 and not self.edge_late
+
+    @property
     def edge_resting(self) -> bool:
-        """The edge will send no more before it hears a verdict: the block is complete."""
-        full = len(self.buffer) >= self.directive.window
-        return full or (bool(self.survival) and self.survival[-1] < self.directive.threshold)
+        """Waiting longer brings no more drafts: the edge itself waits for a verdict."""
+        most = min(self.directive.window, self.num_remaining - 1)  # the last is the target's own
+        return self.block_complete or len(self.buffer) >= most
 
     def offer(self, block: DraftBlock, now: float) -> None:
         """Take a block into the buffer.
@@ -173,7 +189,7 @@ class Session:
                     )
             else:
                 self.buffer.append(token)
-                self.survival.append(block.survival[offset])
+                self.acceptance.append(block.acceptance[offset])
         if len(self.buffer) > self.max_window:
             raise ProtocolError(
                 f"{len(self.buffer)} draft tokens are waiting but at most {self.max_window} may: "
@@ -181,6 +197,7 @@ class Session:
             )
         if self.buffer:
             self.edge_late = False
+            self.block_complete = block.complete
             self.block_arrived_s = now
 
     def commit(self, tokens: Sequence[int], now: float) -> list[int]:
@@ -198,19 +215,21 @@ class Session:
             if self.finish_reason:
                 break
         self.tokens.extend(taken)
+        self.committed_s = now
         self.due_s = now + 1.0 / self.slo.tokens_per_s
         overlap = min(len(taken), len(self.buffer))
         if self.buffer[:overlap] != taken[:overlap]:
             self._kill_epoch()
-        elif overlap:
-            base = max(self.survival[overlap - 1], 1e-9)
-            del self.buffer[:overlap]
-            self.survival = [min(1.0, s / base) for s in self.survival[overlap:]]
+        elif len(taken) >= len(self.buffer):
+            self._forget_buffer()
+        else:
+            del self.buffer[:overlap], self.acceptance[:overlap]
         return taken
 
     def _forget_buffer(self) -> None:
         self.buffer.clear()
-        self.survival.clear()
+        self.acceptance.clear()
+        self.block_complete = False
 
     def _kill_epoch(self) -> None:
         self.epoch_dead = True

@@ -1,0 +1,90 @@
+"""The command line: `wisp COMMAND`, and `wisp-server`, `wisp-edge` for two of them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from wisp import __version__
+from wisp.config import EdgeConfig, ServerConfig, load
+from wisp.errors import WispError
+from wisp.lifecycle import log_to_stderr
+
+_USAGE = """usage: wisp COMMAND [flags]
+
+commands:
+  demo     a server and two edges on this machine, real requests, and what the edges gained
+  server   verify the drafts of many edges with the target model (also: wisp-server)
+  edge     draft for a server, and serve the applications of this device (also: wisp-edge)
+
+`wisp COMMAND --help` lists the flags; `wisp --version` prints the version.
+"""
+
+
+def main() -> int:
+    arguments = sys.argv[1:]
+    commands: dict[str, Callable[[Sequence[str]], int]] = {
+        "demo": _demo,
+        "server": _server,
+        "edge": _edge,
+    }
+    match arguments:
+        case [] | ["-h" | "--help", *_]:
+            print(_USAGE, end="")
+            return 0
+        case ["--version", *_]:
+            print(f"wisp {__version__}")
+            return 0
+        case [name, *rest] if name in commands:
+            return _run(name, commands[name], rest)
+        case _:
+            print(f"wisp: '{arguments[0]}' is not one of {', '.join(commands)}", file=sys.stderr)
+            return 2
+
+
+def server() -> int:
+    return _run("server", _server, sys.argv[1:])
+
+
+def edge() -> int:
+    return _run("edge", _edge, sys.argv[1:])
+
+
+def _run(name: str, command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:
+    """The one place where an error becomes a sentence and an exit code."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # models are local directories, never fetched
+    try:
+        return command(arguments)
+    except WispError as error:
+        print(f"wisp {name}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _server(arguments: Sequence[str]) -> int:
+    config = load(ServerConfig, arguments, "wisp-server")
+    log_to_stderr(config.log_level)
+    from wisp.server.main import serve
+
+    return asyncio.run(serve(config))
+
+
+def _edge(arguments: Sequence[str]) -> int:
+    config = load(EdgeConfig, arguments, "wisp-edge")
+    log_to_stderr(config.log_level)
+    from wisp.edge.main import serve
+
+    return asyncio.run(serve(config))
+
+
+def _demo(arguments: Sequence[str]) -> int:
+    from wisp.demo import run
+
+    return run(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,184 @@
+"""Settings: built-in default < file < environment (WISP_SERVER_*, WISP_EDGE_*) < flag.
+
+Unknown keys are refused wherever they stand. `configs/*.yaml` lists every key with its default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    CliSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
+
+from wisp.errors import ConfigError
+
+TINY = Path(__file__).parent / "models" / "tiny"
+LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Listen(_Section):
+    host: str = Field("127.0.0.1", description="address to bind; 0.0.0.0 for every interface")
+    port: int = Field(8000, ge=0, le=65535, description="0 picks a free port")
+
+
+class Engine(_Section):
+    kind: Literal["torch"] = Field("torch", description="the verifier behind the engine")
+    device: str = Field("cpu", description="torch device, e.g. cpu or cuda:0")
+    dtype: Dtype | None = Field(None, description="null: float32 on the CPU, bfloat16 on a GPU")
+    num_threads: int = Field(1, ge=1, description="CPU threads of the target")
+    max_sessions: int = Field(32, ge=1, description="sessions open at once; more are refused")
+    max_model_len: int | None = Field(
+        None, ge=2, description="prompt and answer in tokens; null: what the model can"
+    )
+
+
+class Speculation(_Section):
+    window: int = Field(8, ge=0, description="draft tokens an edge may be ahead; 0: no drafts")
+    threshold: float = Field(
+        0.3, ge=0, le=1, description="an edge drafts on while survival is at least this"
+    )
+    block_tokens: int = Field(4, ge=1, description="drafts that are worth a step")
+    max_window: int = Field(64, ge=1, description="more waiting drafts than this are an error")
+
+
+class Scheduling(_Section):
+    policy: Literal["fcfs"] = Field("fcfs", description="who is verified next")
+    max_step_tokens: int = Field(256, ge=1, description="tokens in one step, prefill included")
+
+
+class SloClass(_Section):
+    tokens_per_s: float = Field(10.0, gt=0, description="rate that a session is promised")
+    first_token_s: float = Field(2.0, gt=0, description="time to the first token")
+
+
+class Drafter(_Section):
+    device: str = Field("cpu", description="torch device, e.g. cpu or cuda:0")
+    dtype: Dtype | None = Field(None, description="null: float32 on the CPU, bfloat16 on a GPU")
+    num_threads: int = Field(1, ge=1, description="CPU threads of the drafter")
+    max_sessions: int = Field(8, ge=1, description="generations drafted at once")
+    block_tokens: int = Field(4, ge=1, description="most draft tokens held back in one message")
+
+
+class ServerConfig(BaseSettings):
+    """wisp-server: verifies the drafts of many edges with the target model."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="WISP_SERVER_", env_nested_delimiter="__", extra="forbid"
+    )
+
+    target: Path = Field(TINY / "target", description="Hugging Face directory of the target")
+    model: str | None = Field(None, description="name to serve it under; null: the directory's")
+    http: Listen = Listen()
+    grpc: Listen = Listen(port=8001)
+    engine: Engine = Engine()
+    scheduling: Scheduling = Scheduling()
+    speculation: Speculation = Speculation()
+    slo: SloClass = SloClass()
+    drain_s: float = Field(30.0, ge=0, description="time running sessions get after SIGTERM")
+    log_level: LogLevel = "INFO"
+
+
+class EdgeConfig(BaseSettings):
+    """wisp-edge: drafts with a small model for a wisp-server, serves applications here."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="WISP_EDGE_", env_nested_delimiter="__", extra="forbid"
+    )
+
+    server: str = Field("127.0.0.1:8001", description="gRPC address of the wisp-server")
+    draft: Path = Field(TINY / "draft", description="Hugging Face directory of the drafter")
+    http: Listen = Listen(port=8010)
+    drafter: Drafter = Drafter()
+    reconnect_s: float = Field(30.0, ge=0, description="how long a lost server is tried again")
+    drain_s: float = Field(30.0, ge=0, description="time running requests get after SIGTERM")
+    log_level: LogLevel = "INFO"
+
+
+Config = TypeVar("Config", ServerConfig, EdgeConfig)
+
+
+def load(kind: type[Config], arguments: Sequence[str], program: str) -> Config:
+    """Settings from `--config FILE`, the environment and flags (`--http.port 0`).
+
+    Raises ConfigError with one sentence for each fault.
+    """
+    path, flags = _take_config_flag(list(arguments))
+    in_file = _read(path) if path else {}
+
+    class Layered(kind):  # type: ignore[misc, valid-type]
+        """"""
+
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            flag_settings: Any = CliSettingsSource(
+                settings_cls,
+                cli_parse_args=flags,
+                cli_prog_name=program,
+                cli_hide_none_type=True,
+                cli_avoid_json=True,
+            )
+            return flag_settings, env_settings, init_settings
+
+    prefix = kind.model_config["env_prefix"]
+    Layered.__doc__ = f"{kind.__doc__} Also: --config FILE (YAML), environment {prefix}*."
+    try:
+        layered = Layered(**in_file)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_sentence(fault) for fault in error.errors())) from error
+    except SettingsError as error:
+        raise ConfigError(str(error)) from error
+    # Of the public class, not the local one, so that other processes can unpickle it.
+    return kind.model_construct(**{name: getattr(layered, name) for name in kind.model_fields})
+
+
+def _take_config_flag(arguments: list[str]) -> tuple[Path | None, list[str]]:
+    for index, argument in enumerate(arguments):
+        if argument == "--config":
+            if index + 1 == len(arguments):
+                raise ConfigError("--config needs a file")
+            return Path(arguments[index + 1]), arguments[:index] + arguments[index + 2 :]
+        if argument.startswith("--config="):
+            return Path(argument.partition("=")[2]), arguments[:index] + arguments[index + 1 :]
+    return None, arguments
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} must hold keys and values")
+    return content
+
+
+def _sentence(fault: Any) -> str:
+    key = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        return f"unknown key '{key}': see configs/ for those that exist"
+    return f"'{key}' is {fault['input']!r}: {fault['msg'][:1].lower()}{fault['msg'][1:]}"

@@ -1,0 +1,126 @@
+"""The edge's side of the OpenAI routes: a generation goes over the link, and is drafted here."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import itertools
+import logging
+
+from wisp import wire
+from wisp.config import EdgeConfig
+from wisp.edge.drafting import DraftLoop
+from wisp.edge.generation import EdgeGeneration
+from wisp.edge.link import Backoff, Link
+from wisp.errors import HandshakeError, Unavailable, WispError
+from wisp.metrics import EdgeMetrics
+from wisp.models.tokenizer import Tokenizer
+from wisp.openai.backend import Generation, GenerationRequest, ModelCard
+
+log = logging.getLogger(__name__)
+
+
+class EdgeBackend:
+    def __init__(
+        self,
+        link: Link,
+        loop: DraftLoop,
+        tokenizer: Tokenizer,
+        config: EdgeConfig,
+        metrics: EdgeMetrics,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self._link = link
+        self._loop = loop
+        self._config = config
+        self._metrics = metrics
+        self._keys = itertools.count()
+        self._card: ModelCard | None = None
+        self._draining = False
+        self.running: set[int] = set()
+        self.idle = asyncio.Event()
+        self.idle.set()
+        metrics.sessions.set_function(lambda: len(self.running))
+
+    async def model(self) -> ModelCard:
+        """The served target, asked for once. Raises Unavailable, HandshakeError."""
+        if self._card is None:
+            card, model = await self._link.model()
+            if model.tokenizer_fingerprint != self.tokenizer.fingerprint:
+                raise HandshakeError(
+                    f"the tokenizer '{self.tokenizer.name}' ({self.tokenizer.fingerprint}) of "
+                    f"this edge is not that of the target '{card.id}' "
+                    f"({model.tokenizer_fingerprint}): use a drafter with the target's tokenizer"
+                )
+            self._card = card
+        return self._card
+
+    async def connect(self) -> None:
+        """Ask for the model until the server answers. Raises HandshakeError if it cannot fit."""
+        backoff = Backoff()
+        while True:
+            try:
+                card = await self.model()
+            except Unavailable as error:
+                log.warning("no server at %s yet: %s", self._link.address, error)
+                await backoff.wait()
+            else:
+                log.info("drafting for '%s' at %s", card.id, self._link.address)
+                return
+
+    async def generate(self, request: GenerationRequest) -> Generation:
+        if self._draining:
+            raise Unavailable("this edge is stopping: send the request again later")
+        card = await self.model()
+        drafts = request.use_drafts and self._loop.has_room
+        opening = wire.Open(
+            prompt=request.prompt,
+            sampling=request.sampling,
+            slo=request.slo,
+            drafts=drafts,
+            model=card.id,
+            tokenizer_name=self.tokenizer.name,
+            tokenizer_fingerprint=self.tokenizer.fingerprint,
+        )
+        key = next(self._keys)
+        self.running.add(key)
+        self.idle.clear()
+        generation = EdgeGeneration(
+            self._link,
+            opening,
+            vocab_size=card.vocab_size,
+            block_tokens=self._config.drafter.block_tokens,
+            reconnect_s=self._config.reconnect_s,
+            metrics=self._metrics,
+            on_change=self._loop.wake,
+            on_end=functools.partial(self._end, key),
+        )
+        if drafts:
+            self._loop.add(key, generation)
+        return generation
+
+    async def health(self) -> str | None:
+        if self._draining:
+            return "this edge is stopping"
+        try:
+            await self._link.model(timeout_s=2.0)
+            await self.model()
+        except WispError as error:
+            self._metrics.connected.set(0)
+            return f"the server at {self._link.address} does not serve this edge: {error}"
+        self._metrics.connected.set(1)
+        return None
+
+    async def drain(self, timeout_s: float) -> None:
+        """Take no more requests; let the running ones finish within `timeout_s`."""
+        self._draining = True
+        try:
+            await asyncio.wait_for(self.idle.wait(), timeout_s)
+        except TimeoutError:
+            log.warning("%d generations are cut off after the drain", len(self.running))
+
+    def _end(self, key: int) -> None:
+        self._loop.remove(key)
+        self.running.discard(key)
+        if not self.running:
+            self.idle.set()

@@ -1,0 +1,99 @@
+"""The drafting loop: batched steps of the drafter for all streams that want a token."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from wisp.core import REST
+from wisp.edge.drafter.base import Drafter, DraftJob, Proposal
+from wisp.edge.generation import EdgeGeneration
+from wisp.edge.predictor import Predictor
+from wisp.metrics import EdgeMetrics
+
+log = logging.getLogger(__name__)
+
+
+class DraftLoop:
+    """Owns the drafter. It does not wait for verdicts: it drafts while any stream wants a token."""
+
+    def __init__(
+        self, drafter: Drafter, predictor: Predictor, max_sessions: int, metrics: EdgeMetrics
+    ) -> None:
+        self._drafter = drafter
+        self._predictor = predictor
+        self._max_sessions = max_sessions
+        self._metrics = metrics
+        self._generations: dict[int, EdgeGeneration] = {}
+        self._wake = asyncio.Event()
+        # One thread: the event loop stays free, and the drafter is never entered twice.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="drafter")
+        self._task = asyncio.create_task(self._run())
+
+    @property
+    def has_room(self) -> bool:
+        return len(self._generations) < self._max_sessions
+
+    def add(self, key: int, generation: EdgeGeneration) -> None:
+        self._generations[key] = generation
+        self._thread.submit(self._drafter.open, key)
+
+    def remove(self, key: int) -> None:
+        if self._generations.pop(key, None):
+            self._thread.submit(self._drafter.close, key)
+
+    def wake(self) -> None:
+        """Some stream may want a token now."""
+        self._wake.set()
+
+    async def stop(self) -> None:
+        self._task.cancel()
+        await asyncio.wait([self._task])
+        self._thread.shutdown()
+
+    async def _run(self) -> None:
+        while True:
+            self._wake.clear()
+            wanting = {k: g for k, g in self._generations.items() if g.stream.wants_token}
+            if wanting:
+                await self._step(wanting)
+            else:
+                await self._wake.wait()
+
+    async def _step(self, wanting: dict[int, EdgeGeneration]) -> None:
+        jobs = [DraftJob(key, g.stream.tokens) for key, g in wanting.items()]
+        epochs = [g.stream.epoch for g in wanting.values()]
+        start_s = time.monotonic()
+        loop = asyncio.get_running_loop()
+        try:
+            proposals = await loop.run_in_executor(self._thread, self._drafter.step, jobs)
+        except Exception:
+            log.exception("the drafter failed: %d generations go on without drafts", len(jobs))
+            for key, generation in wanting.items():
+                generation.stream.directive = REST
+                self.remove(key)
+            return
+        step_s = time.monotonic() - start_s
+        self._metrics.draft_s.observe(step_s)
+        for generation, job, epoch, proposal in zip(
+            wanting.values(), jobs, epochs, proposals, strict=True
+        ):
+            self._append(generation, job, epoch, proposal, step_s / len(jobs))
+
+    def _append(
+        self,
+        generation: EdgeGeneration,
+        job: DraftJob,
+        epoch: int,
+        proposal: Proposal,
+        draft_time_s: float,
+    ) -> None:
+        stream = generation.stream
+        # A verdict that came meanwhile may have gone past this token, or against it.
+        if stream.epoch == epoch and stream.end == len(job.tokens) and stream.wants_token:
+            acceptance = self._predictor.acceptance(proposal)
+            generation.append(proposal.token, acceptance, draft_time_s)
+        else:
+            stream.discard(draft_time_s)

@@ -1,0 +1,171 @@
+"""One generation on an edge: its draft stream, its gRPC stream, and what if that breaks."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+
+from msgspec import structs
+
+from wisp import wire
+from wisp.core import DraftBlock, Verdict
+from wisp.edge.link import Backoff, Link
+from wisp.edge.stream import Stream
+from wisp.errors import Unavailable, WispError
+from wisp.metrics import EdgeMetrics
+from wisp.v1 import wisp_pb2 as pb
+
+log = logging.getLogger(__name__)
+
+
+class EdgeGeneration:
+    """Iterate its verdicts; a lost connection is only a pause between two of them."""
+
+    def __init__(
+        self,
+        link: Link,
+        opening: wire.Open,
+        *,
+        vocab_size: int,
+        block_tokens: int,
+        reconnect_s: float,
+        metrics: EdgeMetrics,
+        on_change: Callable[[], None],
+        on_end: Callable[[], None],
+    ) -> None:
+        self.stream = Stream(opening.prompt, opening.sampling.max_tokens)
+        self._link = link
+        self._opening = opening
+        self._vocab_size = vocab_size
+        self._block_tokens = block_tokens
+        self._reconnect_s = reconnect_s
+        self._metrics = metrics
+        self._on_change = on_change
+        self._on_end = on_end
+        self._outbox: asyncio.Queue[DraftBlock] = asyncio.Queue()
+        self._inbox: asyncio.Queue[Verdict | WispError] = asyncio.Queue()
+        self._sent: deque[tuple[int, float]] = deque()  # (first position, when) of sent blocks
+        self._num_reconnects = 0
+        self._ended = False
+        self._task = asyncio.create_task(self._run())
+
+    async def __aiter__(self) -> AsyncIterator[Verdict]:
+        while True:
+            item = await self._inbox.get()
+            if isinstance(item, WispError):
+                raise item
+            yield item
+            if item.finish_reason:
+                return
+
+    def append(self, token: int, acceptance: float, draft_time_s: float) -> None:
+        """Take a draft token into the stream, and send what is ready."""
+        if token >= self._vocab_size:  # a drafter's padded vocabulary may be the larger one
+            token, acceptance = 0, 0.0
+        self.stream.append(token, acceptance, draft_time_s)
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what the stream has ready."""
+        if block := self.stream.take_block(self._block_tokens):
+            self._sent.append((block.position, time.monotonic()))
+            self._outbox.put_nowait(block)
+
+    async def aclose(self) -> None:
+        self._task.cancel()
+        await asyncio.wait([self._task])
+        self._end()
+
+    def stats(self) -> dict[str, float]:
+        stream = self.stream
+        num_wasted = stream.num_wasted + len(stream.drafted)
+        return {
+            "edge_drafted_tokens": stream.num_drafted,
+            "edge_wasted_tokens": num_wasted,
+            "wasted_draft_share": num_wasted / max(1, stream.num_drafted),
+            "wasted_drafting_time_s": stream.wasted_time_s,
+            "reconnects": self._num_reconnects,
+        }
+
+    async def _run(self) -> None:
+        backoff = Backoff()
+        lost_s: float | None = None
+        while True:
+            try:
+                async for message in self._link.generate(self._resume(), self._outbox):
+                    if lost_s is not None:
+                        lost_s = None
+                        backoff.reset()
+                        self._num_reconnects += 1
+                        self._metrics.reconnects.inc()
+                    self._receive(message)
+                error: WispError = Unavailable("the server ended the stream without a verdict")
+            except WispError as failure:
+                error = failure
+            if self._ended:
+                return
+            now = time.monotonic()
+            lost_s = lost_s or now
+            if not isinstance(error, Unavailable) or now - lost_s > self._reconnect_s:
+                self._inbox.put_nowait(error)
+                self._end()
+                return
+            log.info("stream lost (%s): resuming", error)
+            await backoff.wait()
+
+    def _resume(self) -> wire.Open:
+        """The opening, with what is committed by now; drafts of the lost stream are sent anew."""
+        self.stream.restart()
+        self._sent.clear()
+        self._outbox = asyncio.Queue()
+        return structs.replace(
+            self._opening, committed=self.stream.committed[self.stream.num_prompt :]
+        )
+
+    def _receive(self, message: pb.ServerMessage) -> None:
+        if message.WhichOneof("message") == "opened":
+            if self._opening.drafts:
+                self.stream.directive = wire.decode_directive(message.opened.directive)
+            self.flush()
+            self._on_change()
+            return
+        verdict = wire.decode_verdict(message.verdict)
+        self._measure(verdict)
+        num_known = len(self.stream.committed) - verdict.position
+        fresh = self.stream.take_verdict(verdict)
+        if verdict.finish_reason:
+            self._end()
+        else:
+            self.flush()
+            self._on_change()
+        self._inbox.put_nowait(
+            structs.replace(
+                verdict,
+                position=verdict.position + num_known,
+                tokens=fresh,
+                num_accepted=max(0, verdict.num_accepted - num_known),
+                logprobs=verdict.logprobs and verdict.logprobs[num_known:],
+            )
+        )
+
+    def _measure(self, verdict: Verdict) -> None:
+        """The round trip: what the edge waited less what the server says it took (no clocks)."""
+        end = verdict.position + verdict.num_drafted
+        sent_s = None
+        while self._sent and self._sent[0][0] < end:
+            _, sent_s = self._sent.popleft()
+        if sent_s is not None and verdict.num_drafted:
+            waited_s = time.monotonic() - sent_s
+            self._metrics.round_trip_s.observe(max(0.0, waited_s - verdict.server_time_s))
+
+    def _end(self) -> None:
+        if not self._ended:
+            self._ended = True
+            self.stream.finish()
+            self._metrics.drafted.inc(self.stream.num_drafted)
+            self._metrics.accepted.inc(self.stream.num_accepted)
+            self._metrics.wasted.inc(self.stream.num_wasted)
+            self._on_end()

@@ -1,0 +1,89 @@
+"""The gRPC link to the server: one channel, a stream for each generation."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+
+import grpc
+
+from wisp import wire
+from wisp.core import DraftBlock
+from wisp.openai.backend import ModelCard
+from wisp.status import error_of
+from wisp.v1 import wisp_pb2 as pb
+from wisp.v1 import wisp_pb2_grpc
+
+_OPTIONS = [
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+    ("grpc.keepalive_time_ms", 20_000),  # a server that is gone without a word is found
+    ("grpc.keepalive_timeout_ms", 10_000),
+]
+
+
+class Link:
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
+        self._stub = wisp_pb2_grpc.WispStub(self._channel)  # type: ignore[no-untyped-call]
+
+    async def model(self, timeout_s: float = 5.0) -> tuple[ModelCard, pb.Model]:
+        """The served target. Raises Unavailable while the server is out of reach."""
+        try:
+            model = await self._stub.GetModel(pb.GetModelRequest(), timeout=timeout_s)
+        except grpc.aio.AioRpcError as failure:
+            raise error_of(failure) from failure
+        card = ModelCard(
+            id=model.id,
+            created=model.created,
+            max_model_len=model.max_model_len,
+            vocab_size=model.vocab_size,
+            eos_token_ids=tuple(model.eos_token_ids),
+        )
+        return card, model
+
+    async def generate(
+        self, opening: wire.Open, outbox: asyncio.Queue[DraftBlock]
+    ) -> AsyncIterator[pb.ServerMessage]:
+        """One attempt: sends `opening`, then what comes into `outbox`; yields the answers.
+
+        Raises what the server's status means, Unavailable when the connection is lost. Closing
+        the iterator cancels the stream, which frees the session at once.
+        """
+        call = self._stub.Generate(_messages(opening, outbox))
+        try:
+            async for message in call:
+                yield message
+        except grpc.aio.AioRpcError as failure:
+            raise error_of(failure) from failure
+        finally:
+            call.cancel()
+
+    async def close(self) -> None:
+        await self._channel.close(grace=None)
+
+
+async def _messages(
+    opening: wire.Open, outbox: asyncio.Queue[DraftBlock]
+) -> AsyncIterator[pb.EdgeMessage]:
+    yield wire.encode_open(opening)
+    while True:
+        yield wire.encode_draft(await outbox.get())
+
+
+class Backoff:
+    """Waits that double, with jitter so that a fleet does not return in step."""
+
+    def __init__(self, first_s: float = 0.1, most_s: float = 2.0) -> None:
+        self._first_s, self._most_s = first_s, most_s
+        self.reset()
+
+    def reset(self) -> None:
+        self._next_s = self._first_s
+
+    async def wait(self) -> None:
+        await asyncio.sleep(self._next_s * random.uniform(0.5, 1.0))
+        self._next_s = min(self._most_s, 2 * self._next_s)

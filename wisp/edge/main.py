@@ -1,0 +1,97 @@
+"""wisp-edge: the drafter, the link to the server, and the local OpenAI endpoint."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from wisp.config import EdgeConfig
+from wisp.edge.backend import EdgeBackend
+from wisp.edge.drafter.base import Drafter
+from wisp.edge.drafting import DraftLoop
+from wisp.edge.link import Link
+from wisp.edge.predictor import ConfidencePredictor
+from wisp.lifecycle import announce, stop_signal
+from wisp.metrics import EdgeMetrics, metrics_route
+from wisp.models.tokenizer import Tokenizer
+from wisp.openai.front import HttpFront
+from wisp.openai.routes import create_app
+
+log = logging.getLogger(__name__)
+
+
+async def serve(config: EdgeConfig) -> int:
+    """Run until SIGTERM or SIGINT; returns the exit code.
+
+    Raises ConfigError if it cannot start, HandshakeError if its drafter does not suit the server.
+    """
+    tokenizer = Tokenizer(config.draft)
+    metrics = EdgeMetrics()
+    drafter = await asyncio.to_thread(load_drafter, config)
+    link = Link(config.server)
+    loop = DraftLoop(drafter, ConfidencePredictor(), config.drafter.max_sessions, metrics)
+    backend = EdgeBackend(link, loop, tokenizer, config, metrics)
+    stats = Route("/v1/stats", _stats(backend, metrics))
+    routes = [metrics_route(metrics.registry), stats]
+    http = HttpFront(create_app(backend, extra_routes=routes), config.http)
+    http.start()
+    stop = stop_signal()
+    announce("wisp-edge", server=config.server, http=http.port)
+    connected = asyncio.create_task(backend.connect())
+    stopped = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait([connected, stopped], return_when=asyncio.FIRST_COMPLETED)
+        if connected.done():
+            connected.result()  # a handshake that failed ends this process
+        await stopped
+        log.info("draining %d generations", len(backend.running))
+        await backend.drain(config.drain_s)
+    finally:
+        connected.cancel()
+        stopped.cancel()
+        await http.stop()
+        await loop.stop()
+        await link.close()
+    return 0
+
+
+def load_drafter(config: EdgeConfig) -> Drafter:
+    from wisp.edge.drafter.transformers import TransformersDrafter
+
+    options = config.drafter
+    drafter: Drafter = TransformersDrafter(
+        config.draft,
+        max_sessions=options.max_sessions,
+        device=options.device,
+        dtype=options.dtype,
+        num_threads=options.num_threads,
+    )
+    return drafter
+
+
+def _stats(
+    backend: EdgeBackend, metrics: EdgeMetrics
+) -> Callable[[Request], Awaitable[Response]]:
+    async def stats(request: Request) -> Response:
+        def total(name: str) -> float:
+            return metrics.registry.get_sample_value(name) or 0.0
+
+        drafted = total("wisp_edge_drafted_tokens_total")
+        wasted = total("wisp_edge_wasted_tokens_total")
+        return JSONResponse(
+            {
+                "running": len(backend.running),
+                "reconnects": total("wisp_edge_reconnects_total"),
+                "drafted_tokens": drafted,
+                "accepted_tokens": total("wisp_edge_accepted_tokens_total"),
+                "wasted_tokens": wasted,
+                "wasted_draft_share": wasted / drafted if drafted else None,
+            }
+        )
+
+    return stats

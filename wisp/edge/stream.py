@@ -1,0 +1,136 @@
+"""The edge's end of one draft stream. Pure: no I/O, no clock.
+
+The mirror of `wisp.core.Session`: the server decides what is committed, the edge owns the epochs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from wisp.core import REST, Directive, DraftBlock, Verdict
+from wisp.errors import ProtocolError
+
+_BYTE = 255
+
+
+class Stream:
+    """Committed tokens, and behind them the drafts of the live epoch."""
+
+    def __init__(self, prompt: Sequence[int], max_tokens: int) -> None:
+        self.committed: list[int] = list(prompt)
+        self.num_prompt = len(prompt)
+        self.max_tokens = max_tokens
+        self.epoch = 1
+        self.directive: Directive = REST
+        self.drafted: list[int] = []  # for positions len(committed), ...
+        self._acceptance: list[float] = []
+        self._draft_times_s: list[float] = []
+        self._num_sent = 0
+        self.num_drafted = 0
+        self.num_accepted = 0
+        self.num_wasted = 0
+        self.wasted_time_s = 0.0  # drafting time of tokens that were never committed
+
+    @property
+    def tokens(self) -> list[int]:
+        return self.committed + self.drafted
+
+    @property
+    def end(self) -> int:
+        """The position of the next draft token."""
+        return len(self.committed) + len(self.drafted)
+
+    @property
+    def num_remaining(self) -> int:
+        """Output tokens still to come at most."""
+        return self.max_tokens - (len(self.committed) - self.num_prompt)
+
+    @property
+    def survival(self) -> float:
+        """P(all drafts are accepted)."""
+        return math.prod(self._acceptance)
+
+    @property
+    def wants_token(self) -> bool:
+        most = min(self.directive.window, self.num_remaining - 1)  # the last is the target's own
+        return len(self.drafted) < most and self.survival >= self.directive.threshold
+
+    def append(self, token: int, acceptance: float, draft_time_s: float = 0.0) -> None:
+        """One more draft token; `acceptance` = P(accepted | all before it are)."""
+        self.drafted.append(token)
+        # As the wire carries it, so that both ends reckon with the same number.
+        self._acceptance.append(math.floor(acceptance * _BYTE) / _BYTE)
+        self._draft_times_s.append(draft_time_s)
+        self.num_drafted += 1
+
+    def discard(self, draft_time_s: float) -> None:
+        """A token was drafted for nothing: a verdict overtook it."""
+        self.num_drafted += 1
+        self.num_wasted += 1
+        self.wasted_time_s += draft_time_s
+
+    def take_block(self, block_tokens: int) -> DraftBlock | None:
+        """What is to be sent now: `block_tokens` drafts, or fewer when no more will come."""
+        first = self._num_sent
+        num_unsent = len(self.drafted) - first
+        complete = not self.wants_token
+        if num_unsent == 0 or (num_unsent < block_tokens and not complete):
+            return None
+        self._num_sent = len(self.drafted)
+        return DraftBlock(
+            epoch=self.epoch,
+            position=len(self.committed) + first,
+            tokens=self.drafted[first:],
+            acceptance=self._acceptance[first:],
+            draft_time_s=sum(self._draft_times_s[first:]),
+            complete=complete,
+        )
+
+    def take_verdict(self, verdict: Verdict) -> list[int]:
+        """Append what the verdict commits beyond what is known; returns those tokens.
+
+        Where it contradicts the drafts a new epoch begins. Raises ProtocolError on a gap.
+        """
+        num_known = len(self.committed) - verdict.position
+        if num_known < 0:
+            raise ProtocolError(
+                f"a verdict at position {verdict.position} came when {len(self.committed)} "
+                "tokens are committed"
+            )
+        fresh = verdict.tokens[num_known:]
+        self.committed.extend(fresh)
+        self.directive = verdict.directive
+        num_agreeing = _common_prefix(self.drafted, fresh)
+        self.num_accepted += num_agreeing
+        if num_agreeing == min(len(self.drafted), len(fresh)):
+            self._drop(num_agreeing)
+            self._num_sent = max(0, self._num_sent - len(fresh))
+        else:
+            self.num_wasted += len(self.drafted) - num_agreeing
+            self.wasted_time_s += sum(self._draft_times_s[num_agreeing:])
+            self._drop(len(self.drafted))
+            self.restart()
+        return fresh
+
+    def restart(self) -> None:
+        """Begin a new epoch with the drafts at hand: nothing of the old one counts as sent."""
+        self.epoch += 1
+        self._num_sent = 0
+
+    def finish(self) -> None:
+        """The generation is over: drafts that nobody verified are wasted, too."""
+        self.directive = REST
+        self.num_wasted += len(self.drafted)
+        self.wasted_time_s += sum(self._draft_times_s)
+        self._drop(len(self.drafted))
+
+    def _drop(self, count: int) -> None:
+        del self.drafted[:count], self._acceptance[:count], self._draft_times_s[:count]
+
+
+def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    for index, (left, right) in enumerate(zip(a, b, strict=False)):
+        if left != right:
+            return index
+    return min(len(a), len(b))

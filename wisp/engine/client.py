@@ -1,0 +1,210 @@
+"""The front's end of the engine process: start it, speak to it, notice when it is gone."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import multiprocessing
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import zmq
+import zmq.asyncio
+
+from wisp.core import DraftBlock, Verdict
+from wisp.engine.engine import Engine
+from wisp.engine.messages import (
+    Close,
+    Draft,
+    Failed,
+    Fatal,
+    FromEngine,
+    Open,
+    Ready,
+    Shutdown,
+    StepReport,
+    ToEngine,
+    Verdicts,
+    decode_from_engine,
+    encode,
+)
+from wisp.engine.process import run
+from wisp.errors import (
+    ConfigError,
+    InternalError,
+    Overloaded,
+    ProtocolError,
+    Unavailable,
+    WispError,
+)
+from wisp.verifier.base import Facts, Verifier
+
+log = logging.getLogger(__name__)
+_ERRORS: dict[str, type[WispError]] = {
+    "protocol": ProtocolError,
+    "overloaded": Overloaded,
+    "internal": InternalError,
+}
+_STOP_GRACE_S = 10.0
+
+
+class EngineSession:
+    """One session as the front sees it: verdicts come out, drafts go in.
+
+    It ends exactly once: by a verdict with a finish reason, by an error, or by `close`.
+    """
+
+    def __init__(self, client: EngineClient, session_id: int) -> None:
+        self.id = session_id
+        self._client = client
+        self._inbox: asyncio.Queue[Verdict | WispError] = asyncio.Queue()
+        self._ended = False
+
+    async def __aiter__(self) -> AsyncIterator[Verdict]:
+        while not self._ended:
+            item = await self._inbox.get()
+            if isinstance(item, WispError):
+                self._ended = True
+                raise item
+            self._ended = item.finish_reason is not None
+            yield item
+
+    def draft(self, block: DraftBlock) -> None:
+        self._client.send(Draft(self.id, block, time.monotonic()))
+
+    def close(self) -> None:
+        """Free the session; may be called twice."""
+        self._ended = True
+        self._client.forget(self)
+
+    def fail(self, error: WispError) -> None:
+        """End the session with an error that the front found."""
+        self._client.forget(self)
+        self.put(error)
+
+    def put(self, item: Verdict | WispError) -> None:
+        self._inbox.put_nowait(item)
+
+
+class EngineClient:
+    """Owns the engine process. `facts` is set once it is ready."""
+
+    facts: Facts
+
+    def __init__(self, on_step: Callable[[StepReport], None] = lambda report: None) -> None:
+        self._on_step = on_step
+        self._sessions: dict[int, EngineSession] = {}
+        self._last_id = 0
+        self._stopping = False
+        self.lost = asyncio.Event()  # set when the process has ended
+        self.idle = asyncio.Event()  # set while no session is open
+        self.idle.set()
+
+    @property
+    def num_sessions(self) -> int:
+        return len(self._sessions)
+
+    async def start(self, build: Callable[[], tuple[Verifier, Engine]], log_level: str) -> None:
+        """Start the process and wait until the target is loaded.
+
+        `build` runs in the new process, so it must be picklable. Raises ConfigError if it fails.
+        """
+        self._folder = tempfile.TemporaryDirectory(prefix="wisp-")
+        address = f"ipc://{Path(self._folder.name) / 'engine'}"
+        self._socket = zmq.asyncio.Context.instance().socket(zmq.PAIR)
+        self._socket.set_hwm(0)
+        self._socket.bind(address)
+        self._process = multiprocessing.get_context("spawn").Process(
+            target=run, args=(address, build, log_level), name="wisp-engine", daemon=True
+        )
+        self._process.start()
+        asyncio.get_running_loop().add_reader(self._process.sentinel, self._ended)
+        first = asyncio.create_task(self._receive())
+        lost = asyncio.create_task(self.lost.wait())
+        await asyncio.wait([lost, first], return_when=asyncio.FIRST_COMPLETED)
+        lost.cancel()
+        if not first.done():
+            first.cancel()
+            raise ConfigError("the engine process ended while it loaded: its log says why")
+        match first.result():
+            case Ready(facts):
+                self.facts = facts
+            case Fatal(message):
+                raise ConfigError(message)
+            case other:
+                raise InternalError(f"the engine began with {type(other).__name__}")
+        self._reader = asyncio.create_task(self._read())
+
+    def open(self, message: Open) -> EngineSession:
+        """Begin a session; `message.session_id` must come from `next_id`."""
+        if self.lost.is_set():
+            raise Unavailable("the engine has stopped: restart wisp-server")
+        session = EngineSession(self, message.session_id)
+        self._sessions[session.id] = session
+        self.idle.clear()
+        self.send(message)
+        return session
+
+    def next_id(self) -> int:
+        self._last_id += 1
+        return self._last_id
+
+    def send(self, message: ToEngine) -> None:
+        # A socket without a high-water mark takes every message at once: nothing to await.
+        self._socket.send(encode(message))
+
+    def forget(self, session: EngineSession) -> None:
+        if self._remove(session.id) and not self.lost.is_set():
+            self.send(Close(session.id))
+
+    async def stop(self) -> None:
+        """End the process; sessions still open are answered with Unavailable."""
+        self._stopping = True
+        if not self.lost.is_set():
+            self.send(Shutdown())
+            try:
+                await asyncio.wait_for(self.lost.wait(), _STOP_GRACE_S)
+            except TimeoutError:
+                self._process.kill()
+                await self.lost.wait()
+        self._reader.cancel()
+        self._socket.close(linger=0)
+        self._folder.cleanup()
+
+    async def _receive(self) -> FromEngine:
+        message: FromEngine = decode_from_engine(await self._socket.recv())
+        return message
+
+    async def _read(self) -> None:
+        while True:
+            match await self._receive():
+                case Verdicts(verdicts, step):
+                    for session_id, verdict in verdicts:
+                        self._deliver(session_id, verdict, last=verdict.finish_reason is not None)
+                    self._on_step(step)
+                case Failed(session_id, kind, message):
+                    self._deliver(session_id, _ERRORS[kind](message), last=True)
+
+    def _deliver(self, session_id: int, item: Verdict | WispError, *, last: bool) -> None:
+        session = self._remove(session_id) if last else self._sessions.get(session_id)
+        if session:  # else its caller has gone
+            session.put(item)
+
+    def _remove(self, session_id: int) -> EngineSession | None:
+        session = self._sessions.pop(session_id, None)
+        if not self._sessions:
+            self.idle.set()
+        return session
+
+    def _ended(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._process.sentinel)
+        self._process.join()
+        self.lost.set()
+        if not self._stopping:
+            log.critical("the engine process has ended (exit code %s)", self._process.exitcode)
+        for session in self._sessions.values():
+            session.put(Unavailable("the engine has stopped: send the request again"))
+        self._sessions.clear()
+        self.idle.set()

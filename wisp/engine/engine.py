@@ -1,0 +1,167 @@
+"""The engine: sessions, a policy, a verifier. One turn is drain, schedule, verify, publish."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+
+from wisp.core import Batch, Seat, Session, Verdict
+from wisp.engine.messages import (
+    Close,
+    Draft,
+    Failed,
+    FromEngine,
+    Open,
+    Shutdown,
+    StepReport,
+    ToEngine,
+    Verdicts,
+)
+from wisp.errors import Overloaded, ProtocolError
+from wisp.scheduler.policy import Policy
+from wisp.verifier.base import Outcome, Verifier
+
+log = logging.getLogger(__name__)
+
+
+class Engine:
+    """Owns the sessions. Every message in gets its answer in what `turn` returns."""
+
+    def __init__(
+        self,
+        verifier: Verifier,
+        policy: Policy,
+        *,
+        max_window: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._verifier = verifier
+        self._policy = policy
+        self._max_window = max_window
+        self._clock = clock
+        self._outbox: list[FromEngine] = []
+        self.sessions: dict[int, Session] = {}
+        self.stopped = False
+
+    def turn(self, inbox: Iterable[ToEngine]) -> list[FromEngine]:
+        """Handle what has come, take at most one step, and return what there is to say."""
+        start_s = self._clock()
+        for message in inbox:
+            self._handle(message)
+        batch = self._policy.schedule(self.sessions.values(), self._clock())
+        if batch:
+            self._verify(batch, start_s)
+        published, self._outbox = self._outbox, []
+        return published
+
+    def wait_s(self) -> float | None:
+        """How long `turn` has nothing to do unless a message comes; None: for ever."""
+        now = self._clock()
+        wake_s = self._policy.wake_s(self.sessions.values(), now)
+        return None if wake_s is None else max(0.0, wake_s - now)
+
+    def _handle(self, message: ToEngine) -> None:
+        match message:
+            case Open():
+                self._open(message)
+            case Draft():
+                self._draft(message)
+            case Close(session_id):
+                if session := self.sessions.get(session_id):
+                    self._end(session)
+            case Shutdown():
+                self.stopped = True
+
+    def _open(self, message: Open) -> None:
+        session = Session(
+            message.session_id,
+            message.prompt,
+            message.sampling,
+            message.slo,
+            committed=message.committed,
+            has_edge=message.has_edge,
+            max_window=self._max_window,
+            now=self._clock(),
+        )
+        session.directive = self._policy.directive(session)
+        try:
+            self._verifier.open(session)
+        except Overloaded as error:
+            self._outbox.append(Failed(session.id, "overloaded", str(error)))
+        else:
+            self.sessions[session.id] = session
+
+    def _draft(self, message: Draft) -> None:
+        session = self.sessions.get(message.session_id)
+        if session is None:  # it finished while the block was on its way
+            return
+        try:
+            session.offer(message.block, message.arrived_s)
+        except ProtocolError as error:
+            self._fail(session, Failed(session.id, "protocol", str(error)))
+
+    def _verify(self, batch: Batch, start_s: float) -> None:
+        step_start_s = self._clock()
+        outcomes = self._step(batch)
+        now = self._clock()
+        step_time_s = now - step_start_s
+        verdicts = []
+        for seat, outcome in outcomes:
+            seat.session.num_computed += seat.num_context + outcome.num_accepted
+            if outcome.tokens:
+                verdict = self._commit(seat, outcome, step_time_s, now)
+                verdicts.append((seat.session.id, verdict))
+                if verdict.finish_reason:
+                    self._end(seat.session)
+        report = StepReport(
+            num_sessions=len(batch),
+            num_tokens=batch.num_tokens,
+            num_drafted=sum(v.num_drafted for _, v in verdicts),
+            num_accepted=sum(v.num_accepted for _, v in verdicts),
+            num_committed=sum(len(v.tokens) for _, v in verdicts),
+            step_time_s=step_time_s,
+            loop_time_s=self._clock() - start_s,
+        )
+        self._outbox.append(Verdicts(verdicts, report))
+
+    def _step(self, batch: Batch) -> list[tuple[Seat, Outcome]]:
+        """The verifier's step. If it fails, each seat alone, so that only the guilty one ends."""
+        try:
+            return list(zip(batch.seats, self._verifier.step(batch), strict=True))
+        except Exception:
+            log.exception("a step of %d sessions failed", len(batch))
+        if len(batch) > 1:
+            return [pair for seat in batch.seats for pair in self._step(Batch([seat]))]
+        session = batch.seats[0].session
+        self._fail(session, Failed(session.id, "internal", "the target failed on this session"))
+        return []
+
+    def _commit(self, seat: Seat, outcome: Outcome, step_time_s: float, now: float) -> Verdict:
+        session = seat.session
+        position = len(session.tokens)
+        tokens = session.commit(outcome.tokens, now)
+        if session.waits_for_edge and seat.num_tokens == 1:  # plain decoding, at the deadline
+            session.edge_late = True
+        session.directive = self._policy.directive(session)
+        logprobs = outcome.logprobs and outcome.logprobs[: len(tokens)]
+        return Verdict(
+            position=position,
+            tokens=tokens,
+            num_drafted=len(seat.draft),
+            num_accepted=min(outcome.num_accepted, len(tokens)),
+            directive=session.directive,
+            finish_reason=session.finish_reason,
+            logprobs=logprobs,
+            server_time_s=now - session.block_arrived_s if seat.draft else 0.0,
+            step_time_s=step_time_s,
+            committed_s=now,
+        )
+
+    def _fail(self, session: Session, failure: Failed) -> None:
+        self._outbox.append(failure)
+        self._end(session)
+
+    def _end(self, session: Session) -> None:
+        del self.sessions[session.id]
+        self._verifier.close(session)

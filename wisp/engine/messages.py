@@ -1,0 +1,87 @@
+"""What the server's front and its engine process say to each other (ZeroMQ, msgpack)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+from msgspec import Struct
+
+from wisp.core import DraftBlock, Sampling, Slo, Verdict
+from wisp.verifier.base import Facts
+
+ErrorKind = Literal["protocol", "overloaded", "internal"]
+
+
+class Open(Struct, frozen=True, tag=True, kw_only=True):
+    """Begin a session; the service has checked it."""
+
+    session_id: int
+    prompt: list[int]
+    committed: list[int]
+    sampling: Sampling
+    slo: Slo
+    has_edge: bool
+
+
+class Draft(Struct, frozen=True, tag=True):
+    session_id: int
+    block: DraftBlock
+    arrived_s: float  # on the monotonic clock that both processes share
+
+
+class Close(Struct, frozen=True, tag=True):
+    """The caller has gone; closing a session that has ended does nothing."""
+
+    session_id: int
+
+
+class Shutdown(Struct, frozen=True, tag=True):
+    """Finish nothing more; leave."""
+
+
+ToEngine = Open | Draft | Close | Shutdown
+
+
+class Ready(Struct, frozen=True, tag=True):
+    """The target is loaded."""
+
+    facts: Facts
+
+
+class StepReport(Struct, frozen=True, kw_only=True):
+    """One step of the target, for the metrics."""
+
+    num_sessions: int
+    num_tokens: int
+    num_drafted: int
+    num_accepted: int
+    num_committed: int
+    step_time_s: float  # inside the verifier
+    loop_time_s: float  # the whole turn of the engine loop, the step included
+
+
+class Verdicts(Struct, frozen=True, tag=True):
+    verdicts: list[tuple[int, Verdict]]  # (session, verdict)
+    step: StepReport
+
+
+class Failed(Struct, frozen=True, tag=True):
+    """A session has ended without an answer of its own; nobody else is touched."""
+
+    session_id: int
+    kind: ErrorKind
+    message: str
+
+
+class Fatal(Struct, frozen=True, tag=True):
+    """The engine cannot start."""
+
+    message: str
+
+
+FromEngine = Ready | Verdicts | Failed | Fatal
+
+encode = msgspec.msgpack.Encoder().encode
+decode_to_engine = msgspec.msgpack.Decoder(ToEngine).decode
+decode_from_engine = msgspec.msgpack.Decoder(FromEngine).decode

@@ -1,0 +1,87 @@
+"""The engine's process: the plain loop between a ZeroMQ socket and the engine."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import logging
+import signal
+import sys
+from collections.abc import Callable
+
+import zmq
+
+from wisp.engine.engine import Engine
+from wisp.engine.messages import (
+    Fatal,
+    FromEngine,
+    Ready,
+    ToEngine,
+    decode_to_engine,
+    encode,
+)
+from wisp.errors import WispError
+from wisp.verifier.base import Verifier
+
+log = logging.getLogger(__name__)
+_PR_SET_PDEATHSIG = 1
+
+
+class Pipe:
+    """The engine's end of the socket; both ends live on one host."""
+
+    def __init__(self, address: str) -> None:
+        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PAIR)
+        self._socket.set_hwm(0)  # nothing is dropped; admission bounds what can queue
+        self._socket.connect(address)
+
+    def receive(self, timeout_s: float | None) -> list[ToEngine]:
+        """All messages that have come; waits for the first one at most `timeout_s`."""
+        timeout_ms = None if timeout_s is None else int(timeout_s * 1000 + 0.999)
+        messages: list[ToEngine] = []
+        if self._socket.poll(timeout_ms):
+            try:
+                while True:
+                    messages.append(decode_to_engine(self._socket.recv(zmq.NOBLOCK)))
+            except zmq.Again:
+                pass
+        return messages
+
+    def send(self, messages: list[FromEngine]) -> None:
+        for message in messages:
+            self._socket.send(encode(message), copy=True)
+
+
+def run(address: str, build: Callable[[], tuple[Verifier, Engine]], log_level: str) -> None:
+    """The body of the engine process; returns after Shutdown. `build` loads the target."""
+    _die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to leave
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    logging.basicConfig(level=log_level, format="%(asctime)s engine %(levelname)s %(message)s")
+    pipe = Pipe(address)
+    try:
+        verifier, engine = build()
+    except WispError as error:
+        pipe.send([Fatal(str(error))])
+        return
+    except Exception as error:
+        log.exception("the engine cannot start")
+        pipe.send([Fatal(f"the engine cannot start: {error}")])
+        return
+    gc.freeze()  # the loaded model is not garbage: collections stay short
+    pipe.send([Ready(verifier.facts)])
+    try:
+        serve(pipe, engine)
+    finally:
+        verifier.shutdown()
+
+
+def serve(pipe: Pipe, engine: Engine) -> None:
+    while not engine.stopped:
+        pipe.send(engine.turn(pipe.receive(engine.wait_s())))
+
+
+def _die_with_parent() -> None:
+    """An engine without its front answers nobody: let the kernel end it (Linux only)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

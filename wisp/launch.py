@@ -1,0 +1,86 @@
+"""Start WISP's own programs as child processes: the demo, the benchmarks and the tests do."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+from wisp.errors import Unavailable
+
+Program = Literal["server", "edge"]
+
+
+class Process:
+    """A running `wisp server` or `wisp edge`; a context manager that ends it.
+
+    `facts` is what it announced when it was ready: its ports, and the model it serves.
+    """
+
+    def __init__(
+        self, program: Program, *flags: str, log: Path | None = None, ready_timeout_s: float = 120.0
+    ) -> None:
+        """Raises Unavailable with the end of its log if it does not get ready."""
+        self._log = log
+        with open(log or os.devnull, "ab") as errors:
+            self._popen = subprocess.Popen(
+                [sys.executable, "-m", "wisp.cli", program, *flags],
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+            )
+        timer = threading.Timer(ready_timeout_s, self._popen.kill)
+        timer.start()
+        assert self._popen.stdout
+        line = self._popen.stdout.readline()
+        timer.cancel()
+        if not line:
+            code = self._popen.wait()
+            self._popen.stdout.close()
+            said = log.read_text().strip().splitlines()[-1:] if log else []
+            raise Unavailable(f"wisp {program} ended with code {code}: {' '.join(said)}")
+        self.facts: dict[str, Any] = json.loads(line)
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.facts['http']}"
+
+    def terminate(self) -> None:
+        """Ask it to drain and leave."""
+        self._popen.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self._popen.kill()
+
+    def wait(self, timeout_s: float = 30.0) -> int:
+        """Its exit code; kills it if it does not leave in time."""
+        try:
+            return self._popen.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self._popen.kill()
+            return self._popen.wait()
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._popen.poll() is None:
+            self.terminate()
+        self.wait()
+        assert self._popen.stdout
+        self._popen.stdout.close()

@@ -1,0 +1,80 @@
+"""Every metric, by name. Each process owns one registry and serves it at /metrics."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+_TOKENS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+class ServerMetrics:
+    def __init__(self) -> None:
+        self.registry = r = CollectorRegistry()
+        self.sessions = Gauge("wisp_sessions", "Open sessions", registry=r)
+        self.refused = Counter(
+            "wisp_refused_total", "Sessions refused at the door", ["reason"], registry=r
+        )
+        self.failed = Counter(
+            "wisp_failed_total", "Sessions that ended with an error", ["reason"], registry=r
+        )
+        self.steps = Counter("wisp_steps_total", "Steps of the target", registry=r)
+        self.step_s = Histogram(
+            "wisp_step_seconds", "Time of a step in the verifier", buckets=_SECONDS, registry=r
+        )
+        self.loop_s = Histogram(
+            "wisp_loop_overhead_seconds",
+            "Time of an engine turn outside the verifier",
+            buckets=_SECONDS,
+            registry=r,
+        )
+        self.step_sessions = Histogram(
+            "wisp_step_sessions", "Sessions in a step", buckets=_TOKENS, registry=r
+        )
+        self.step_tokens = Histogram(
+            "wisp_step_tokens", "New tokens in a step", buckets=_TOKENS, registry=r
+        )
+        self.committed = Counter("wisp_committed_tokens_total", "Tokens committed", registry=r)
+        self.verified = Counter("wisp_verified_drafts_total", "Draft tokens verified", registry=r)
+        self.accepted = Counter("wisp_accepted_drafts_total", "Draft tokens accepted", registry=r)
+        self.first_token_s = Histogram(
+            "wisp_first_token_seconds", "Open to first verdict", buckets=_SECONDS, registry=r
+        )
+        self.round_overhead_s = Histogram(
+            "wisp_round_overhead_seconds",
+            "Draft block in to verdict out, less the verifier's time",
+            buckets=_SECONDS,
+            registry=r,
+        )
+
+
+class EdgeMetrics:
+    def __init__(self) -> None:
+        self.registry = r = CollectorRegistry()
+        self.sessions = Gauge("wisp_edge_sessions", "Running generations", registry=r)
+        self.connected = Gauge("wisp_edge_connected", "1 while the server answers", registry=r)
+        self.reconnects = Counter("wisp_edge_reconnects_total", "Streams resumed", registry=r)
+        self.drafted = Counter("wisp_edge_drafted_tokens_total", "Tokens drafted", registry=r)
+        self.accepted = Counter("wisp_edge_accepted_tokens_total", "Drafts committed", registry=r)
+        self.wasted = Counter(
+            "wisp_edge_wasted_tokens_total", "Drafts that were never committed", registry=r
+        )
+        self.draft_s = Histogram(
+            "wisp_edge_draft_seconds", "Time of one draft step", buckets=_SECONDS, registry=r
+        )
+        self.round_trip_s = Histogram(
+            "wisp_edge_round_trip_seconds",
+            "Wait for a verdict, less the server's own time",
+            buckets=_SECONDS,
+            registry=r,
+        )
+
+
+def metrics_route(registry: CollectorRegistry) -> Route:
+    def metrics(request: Request) -> Response:
+        return Response(generate_latest(registry), media_type="text/plain; version=0.0.4")
+
+    return Route("/metrics", metrics)

@@ -1,0 +1,125 @@
+"""The gRPC front: translates the stream of one generation; the service decides."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from msgspec import structs
+
+from wisp import wire
+from wisp.config import Listen
+from wisp.core import Verdict
+from wisp.errors import ConfigError, ProtocolError, WispError
+from wisp.metrics import ServerMetrics
+from wisp.server.service import ServerSession, Service
+from wisp.status import RETRY_AFTER, code_of
+from wisp.v1 import wisp_pb2 as pb
+from wisp.v1 import wisp_pb2_grpc
+
+_SERVICE = pb.DESCRIPTOR.services_by_name["Wisp"].full_name
+_OPEN_TIMEOUT_S = 10.0
+_OPTIONS = [
+    ("grpc.so_reuseport", 0),  # a port in use is an error, not shared
+    ("grpc.keepalive_time_ms", 20_000),  # a silent peer is found, its session freed
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+]
+Context = grpc.aio.ServicerContext[pb.EdgeMessage, pb.ServerMessage]
+
+
+class WispServicer(wisp_pb2_grpc.WispServicer):
+    def __init__(self, service: Service, metrics: ServerMetrics) -> None:
+        self._service = service
+        self._metrics = metrics
+
+    async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.Model:
+        card, tokenizer = self._service.card, self._service.tokenizer
+        return pb.Model(
+            id=card.id,
+            created=card.created,
+            max_model_len=card.max_model_len,
+            vocab_size=card.vocab_size,
+            eos_token_ids=card.eos_token_ids,
+            tokenizer_name=tokenizer.name,
+            tokenizer_fingerprint=tokenizer.fingerprint,
+            protocol=wire.PROTOCOL,
+        )
+
+    async def Generate(
+        self, requests: AsyncIterator[pb.EdgeMessage], context: Context
+    ) -> AsyncIterator[pb.ServerMessage]:
+        try:
+            session = await self._open(requests)
+            reader = asyncio.create_task(_read_drafts(requests, session))
+            try:
+                yield wire.encode_opened(self._service.directive, self._service.max_window)
+                async for verdict in session:
+                    yield wire.encode_verdict(self._stamp(verdict))
+            finally:
+                reader.cancel()
+                session.close()
+        except WispError as error:
+            retry_after_s = getattr(error, "retry_after_s", None)
+            trailer = () if retry_after_s is None else ((RETRY_AFTER, str(retry_after_s)),)
+            await context.abort(code_of(error), str(error), trailer)
+
+    async def _open(self, requests: AsyncIterator[pb.EdgeMessage]) -> ServerSession:
+        try:
+            first = await asyncio.wait_for(anext(requests), _OPEN_TIMEOUT_S)
+        except (StopAsyncIteration, TimeoutError) as error:
+            raise ProtocolError("a stream must begin with Open") from error
+        return self._service.open(wire.decode_open(first), from_edge=True)
+
+    def _stamp(self, verdict: Verdict) -> Verdict:
+        """With the time until it leaves this process, where it answers a block."""
+        if not verdict.num_drafted:
+            return verdict
+        server_time_s = verdict.server_time_s + time.monotonic() - verdict.committed_s
+        self._metrics.round_overhead_s.observe(server_time_s - verdict.step_time_s)
+        return structs.replace(verdict, server_time_s=server_time_s)
+
+
+async def _read_drafts(requests: AsyncIterator[pb.EdgeMessage], session: ServerSession) -> None:
+    try:
+        async for message in requests:
+            session.draft(wire.decode_draft(message))
+    except WispError as error:
+        session.fail(error)
+
+
+class GrpcFront:
+    """The listening server, with the standard health service and reflection."""
+
+    def __init__(self, service: Service, metrics: ServerMetrics, listen: Listen) -> None:
+        self._server = grpc.aio.server(options=_OPTIONS)
+        self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
+        servicer = WispServicer(service, metrics)
+        wisp_pb2_grpc.add_WispServicer_to_server(servicer, self._server)  # type: ignore[no-untyped-call]
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        names = (_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._server)
+        try:
+            self.port = self._server.add_insecure_port(f"{listen.host}:{listen.port}")
+        except RuntimeError as error:
+            raise ConfigError(
+                f"cannot listen on {listen.host}:{listen.port} for gRPC: it is in use or not "
+                "ours; choose another with --grpc.port"
+            ) from error
+
+    async def start(self) -> None:
+        await self._server.start()
+        await self.set_serving(True)
+
+    async def set_serving(self, serving: bool) -> None:
+        status = health_pb2.HealthCheckResponse
+        for name in ("", _SERVICE):
+            await self._health.set(name, status.SERVING if serving else status.NOT_SERVING)
+
+    async def stop(self, grace_s: float) -> None:
+        await self._server.stop(grace_s)

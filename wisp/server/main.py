@@ -1,0 +1,96 @@
+"""wisp-server: the engine process, both fronts, and an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+
+from wisp.config import ServerConfig
+from wisp.engine.client import EngineClient
+from wisp.engine.engine import Engine
+from wisp.engine.messages import StepReport
+from wisp.lifecycle import announce, stop_signal
+from wisp.metrics import ServerMetrics, metrics_route
+from wisp.models.tokenizer import Tokenizer
+from wisp.openai.front import HttpFront
+from wisp.openai.routes import create_app
+from wisp.scheduler.policy import Fcfs
+from wisp.server.backend import ServerBackend
+from wisp.server.grpc_front import GrpcFront
+from wisp.server.service import Service, first_directive
+from wisp.verifier.base import Verifier
+
+log = logging.getLogger(__name__)
+_GRACE_S = 2.0  # for answers that are already written
+
+
+async def serve(config: ServerConfig) -> int:
+    """Run until SIGTERM or SIGINT (0), or until the engine is lost (1).
+
+    Raises ConfigError if it cannot start.
+    """
+    tokenizer = Tokenizer(config.target)
+    metrics = ServerMetrics()
+    engine = EngineClient(on_step=functools.partial(_count, metrics))
+    await engine.start(functools.partial(build_engine, config), config.log_level)
+    try:
+        return await _serve(config, engine, tokenizer, metrics)
+    finally:
+        await engine.stop()
+
+
+async def _serve(
+    config: ServerConfig, engine: EngineClient, tokenizer: Tokenizer, metrics: ServerMetrics
+) -> int:
+    service = Service(engine, tokenizer, config, metrics)
+    app = create_app(ServerBackend(service), extra_routes=[metrics_route(metrics.registry)])
+    http = HttpFront(app, config.http)
+    grpc = GrpcFront(service, metrics, config.grpc)
+    http.start()
+    await grpc.start()
+    stop = stop_signal()
+    announce("wisp-server", model=service.card.id, http=http.port, grpc=grpc.port)
+    lost = asyncio.create_task(engine.lost.wait())
+    stopped = asyncio.create_task(stop.wait())
+    await asyncio.wait([lost, stopped], return_when=asyncio.FIRST_COMPLETED)
+    log.info("draining %d sessions", engine.num_sessions)
+    await grpc.set_serving(False)
+    await service.drain(config.drain_s)
+    await asyncio.gather(grpc.stop(_GRACE_S), http.stop())
+    lost.cancel()
+    stopped.cancel()
+    return 1 if engine.lost.is_set() else 0
+
+
+def build_engine(config: ServerConfig) -> tuple[Verifier, Engine]:
+    """Runs in the engine process: the only one that loads the target."""
+    from wisp.verifier.torch import TorchVerifier
+
+    options = config.engine
+    verifier = TorchVerifier(
+        config.target,
+        model=config.model,
+        max_sessions=options.max_sessions,
+        max_model_len=options.max_model_len,
+        device=options.device,
+        dtype=options.dtype,
+        num_threads=options.num_threads,
+    )
+    policy = Fcfs(
+        first_directive(config),
+        block_tokens=config.speculation.block_tokens,
+        max_step_tokens=config.scheduling.max_step_tokens,
+    )
+    return verifier, Engine(verifier, policy, max_window=config.speculation.max_window)
+
+
+def _count(metrics: ServerMetrics, step: StepReport) -> None:
+    metrics.steps.inc()
+    metrics.step_s.observe(step.step_time_s)
+    metrics.loop_s.observe(step.loop_time_s - step.step_time_s)
+    metrics.step_sessions.observe(step.num_sessions)
+    metrics.step_tokens.observe(step.num_tokens)
+    metrics.committed.inc(step.num_committed)
+    metrics.verified.inc(step.num_drafted)
+    metrics.accepted.inc(step.num_accepted)

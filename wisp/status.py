@@ -1,0 +1,47 @@
+"""The gRPC code of each error, and back: one table for both ends."""
+
+from __future__ import annotations
+
+import grpc
+
+from wisp.errors import (
+    BadRequest,
+    HandshakeError,
+    InternalError,
+    ModelNotFound,
+    Overloaded,
+    PromptTooLong,
+    ProtocolError,
+    Unavailable,
+    WispError,
+)
+
+RETRY_AFTER = "retry-after-s"  # trailing metadata beside RESOURCE_EXHAUSTED
+
+_CODES: dict[type[WispError], grpc.StatusCode] = {
+    BadRequest: grpc.StatusCode.INVALID_ARGUMENT,
+    ProtocolError: grpc.StatusCode.INVALID_ARGUMENT,
+    PromptTooLong: grpc.StatusCode.OUT_OF_RANGE,
+    ModelNotFound: grpc.StatusCode.NOT_FOUND,
+    HandshakeError: grpc.StatusCode.FAILED_PRECONDITION,
+    Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Unavailable: grpc.StatusCode.UNAVAILABLE,
+    InternalError: grpc.StatusCode.INTERNAL,
+}
+_ERRORS: dict[grpc.StatusCode, type[WispError]] = {
+    code: error for error, code in _CODES.items() if error is not ProtocolError
+}
+
+
+def code_of(error: WispError) -> grpc.StatusCode:
+    return _CODES.get(type(error), grpc.StatusCode.INTERNAL)
+
+
+def error_of(failure: grpc.aio.AioRpcError) -> WispError:
+    """What the other end meant; codes that gRPC itself gives count as Unavailable."""
+    kind = _ERRORS.get(failure.code(), Unavailable)
+    message = failure.details() or failure.code().name
+    if kind is Overloaded:
+        metadata: dict[str, str] = dict(failure.trailing_metadata() or ())  # type: ignore[arg-type]
+        return Overloaded(message, float(metadata.get(RETRY_AFTER, 1.0)))
+    return kind(message)
