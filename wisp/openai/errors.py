@@ -1,0 +1,112 @@
+"""The HTTP front's one table: what each of WISP's errors is for a client of the OpenAI API."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Any, NamedTuple
+
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+
+from wisp import errors
+
+log = logging.getLogger(__name__)
+
+
+class Code(NamedTuple):
+    status: int
+    type: str
+    code: str | None
+
+
+# The nearest class in an error's ancestry decides.
+TABLE: dict[type[errors.WispError], Code] = {
+    errors.BadRequest: Code(400, "invalid_request_error", "invalid_value"),
+    errors.ModelNotFound: Code(404, "invalid_request_error", "model_not_found"),
+    errors.PromptTooLong: Code(400, "invalid_request_error", "context_length_exceeded"),
+    errors.ProtocolError: Code(400, "invalid_request_error", "protocol_error"),
+    errors.HandshakeError: Code(503, "server_error", "handshake_failed"),
+    errors.Overloaded: Code(429, "rate_limit_error", "rate_limit_exceeded"),
+    errors.Unavailable: Code(503, "server_error", "service_unavailable"),
+    errors.InternalError: Code(500, "server_error", "internal_error"),
+    errors.ConfigError: Code(500, "server_error", "internal_error"),
+    errors.WispError: Code(500, "server_error", "internal_error"),
+}
+# What starlette itself raises, and what the reading of a body adds.
+HTTP_CODES = {
+    404: "unknown_url",
+    405: "method_not_allowed",
+    413: "request_too_large",
+    415: "unsupported_media_type",
+}
+RETRY_AFTER_S = 1.0  # for a refusal that names no time of its own
+
+
+class RequestError(errors.BadRequest):
+    """A field at fault, with OpenAI's finer code for what is wrong with it."""
+
+    def __init__(self, message: str, param: str | None, code: str) -> None:
+        super().__init__(message, param)
+        self.code = code
+
+
+def code_of(error: errors.WispError) -> Code:
+    code = next(TABLE[kind] for kind in type(error).__mro__ if kind in TABLE)
+    return code._replace(code=error.code) if isinstance(error, RequestError) else code
+
+
+def error_body(error: errors.WispError) -> dict[str, Any]:
+    code = code_of(error)
+    return _body(str(error), code.type, getattr(error, "param", None), code.code)
+
+
+def error_response(error: errors.WispError) -> JSONResponse:
+    status = code_of(error).status
+    headers: dict[str, str] = {}
+    if status in (429, 503):
+        wait_s = max(0.0, getattr(error, "retry_after_s", RETRY_AFTER_S))
+        # The header knows whole seconds only; OpenAI's clients prefer the finer one.
+        headers["retry-after"] = str(math.ceil(wait_s))
+        headers["retry-after-ms"] = str(math.ceil(wait_s * 1000))
+    return JSONResponse(error_body(error), status, headers)
+
+
+def _body(message: str, type_: str, param: str | None, code: str | None) -> dict[str, Any]:
+    return {"error": {"message": message, "type": type_, "param": param, "code": code}}
+
+
+async def _wisp_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, errors.WispError)
+    return error_response(error)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if error.status_code == 404:
+        message = f"There is no {request.method} {request.url.path} here."
+    elif error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "another method")
+        message = f"{request.url.path} does not answer {request.method}: use {allowed}."
+    else:
+        message = error.detail
+    body = _body(message, "invalid_request_error", None, HTTP_CODES.get(error.status_code))
+    return JSONResponse(body, error.status_code, error.headers)
+
+
+async def _client_gone(_: Request, __: Exception) -> Response:
+    return Response(status_code=499)  # nobody reads it
+
+
+async def _unexpected(_: Request, __: Exception) -> Response:
+    # starlette raises the exception again behind this answer, so the HTTP server logs it
+    return error_response(errors.InternalError("The server failed; its log says why."))
+
+
+HANDLERS: dict[Any, Any] = {
+    errors.WispError: _wisp_error,
+    HTTPException: _http_error,
+    ClientDisconnect: _client_gone,
+    Exception: _unexpected,
+}

@@ -1,0 +1,87 @@
+"""One answer while it is made: owns the generation and closes it exactly once."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any
+
+from wisp.errors import InternalError
+from wisp.openai.backend import Backend, Generation, GenerationRequest
+from wisp.openai.text import Answer, Delta
+
+
+class Completion:
+    """An async iterator of deltas; leaving its context frees the session, however it is left.
+
+    At a stop string it frees the session before it gives out the last delta.
+    """
+
+    def __init__(self, generation: Generation, request: GenerationRequest, answer: Answer) -> None:
+        self._generation = generation
+        self._verdicts = aiter(generation)
+        self._request = request
+        self._answer = answer
+        self._finished = False
+        self._closed = False
+        self._stats: dict[str, float] = {}
+
+    def __aiter__(self) -> Completion:
+        return self
+
+    async def __anext__(self) -> Delta:
+        while not self._finished:
+            try:
+                verdict = await anext(self._verdicts)
+            except StopAsyncIteration:
+                raise InternalError("The generation ended without a reason.") from None
+            delta = self._answer.add(verdict)
+            if delta is None:
+                continue
+            if delta.finish_reason is not None:
+                self._finished = True
+                self._stats = self._generation.stats()
+                await self.aclose()
+            return delta
+        raise StopAsyncIteration
+
+    async def __aenter__(self) -> Completion:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        if not self._closed:
+            self._closed = True
+            await self._generation.aclose()
+
+    def usage(self) -> dict[str, Any]:
+        """OpenAI's counts, and WISP's own under the key `wisp`."""
+        counts = self._answer.counts
+        num_prompt = len(self._request.prompt)
+        drafted, steps = counts.num_drafted, counts.num_steps
+        return {
+            "prompt_tokens": num_prompt,
+            "completion_tokens": counts.num_tokens,
+            "total_tokens": num_prompt + counts.num_tokens,
+            "wisp": {
+                "seed": self._request.sampling.seed,
+                "steps": steps,
+                "drafted_tokens": drafted,
+                "accepted_tokens": counts.num_accepted,
+                "acceptance": counts.num_accepted / drafted if drafted else None,
+                "tokens_per_step": counts.num_tokens / steps if steps else None,
+                **self._stats,
+            },
+        }
+
+
+async def start(backend: Backend, request: GenerationRequest, stops: list[str]) -> Completion:
+    """Raises what the backend raises; afterwards the completion must be closed."""
+    answer = Answer(backend.tokenizer, request.sampling, stops)
+    return Completion(await backend.generate(request), request, answer)

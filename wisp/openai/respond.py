@@ -1,0 +1,127 @@
+"""Runs one request and sends its answer, whole or as server-sent events."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any
+
+import msgspec
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from wisp.errors import InternalError, WispError
+from wisp.openai.backend import Backend, GenerationRequest
+from wisp.openai.errors import error_body
+from wisp.openai.generate import Completion, start
+from wisp.openai.render import Json, Shape
+from wisp.openai.text import Delta
+
+log = logging.getLogger(__name__)
+_DONE = b"data: [DONE]\n\n"
+
+
+class Answering(Response):
+    """Generates while it is sent, so that a client that goes away frees its session at once."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        request: GenerationRequest,
+        shape: Shape,
+        *,
+        stops: list[str],
+        stream: bool,
+        include_usage: bool,
+    ) -> None:
+        # not Response.__init__: there is no body to set up yet
+        self.background = None
+        self._backend = backend
+        self._request = request
+        self._shape = shape
+        self._stops = stops
+        self._stream = stream
+        self._include_usage = include_usage
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await _until_client_leaves(receive, self._serve(scope, receive, send))
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with await start(self._backend, self._request, self._stops) as completion:
+            if self._stream:
+                await self._send_events(completion, send)
+            else:
+                deltas = [delta async for delta in completion]
+                body = self._shape.whole(deltas, completion.usage())
+                headers = self._seed_header() | {"content-type": "application/json"}
+                response = Response(msgspec.json.encode(body), headers=headers)
+                await response(scope, receive, send)
+
+    async def _send_events(self, completion: Completion, send: Send) -> None:
+        first = await anext(completion)  # until here an error is an HTTP status
+        await send(self._stream_start())
+        try:
+            for chunk in self._shape.first_chunks():
+                await self._send_chunk(chunk, send)
+            await self._send_delta(first, send)
+            async for delta in completion:
+                await self._send_delta(delta, send)
+            if self._include_usage:
+                await _send_event(self._shape.usage_chunk(completion.usage()), send)
+            await _send_bytes(_DONE, send)
+        except WispError as error:
+            await _send_event(error_body(error), send)
+        except Exception:
+            log.exception("a stream failed")
+            failure = InternalError("The server failed; its log says why.")
+            await _send_event(error_body(failure), send)
+        await _send_bytes(b"", send, more=False)
+
+    async def _send_delta(self, delta: Delta, send: Send) -> None:
+        for chunk in self._shape.chunks(delta):
+            await self._send_chunk(chunk, send)
+
+    async def _send_chunk(self, chunk: Json, send: Send) -> None:
+        # when the usage is asked for, OpenAI's other chunks say that theirs is still to come
+        await _send_event(chunk | {"usage": None} if self._include_usage else chunk, send)
+
+    def _seed_header(self) -> dict[str, str]:
+        return {"x-wisp-seed": str(self._request.sampling.seed)}
+
+    def _stream_start(self) -> Json:
+        headers = self._seed_header() | {
+            "content-type": "text/event-stream; charset=utf-8",
+            "cache-control": "no-cache",
+            "x-accel-buffering": "no",  # nginx would hold the events back
+        }
+        raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+        return {"type": "http.response.start", "status": 200, "headers": raw}
+
+
+async def _send_event(data: Json, send: Send) -> None:
+    await _send_bytes(b"data: " + msgspec.json.encode(data) + b"\n\n", send)
+
+
+async def _send_bytes(data: bytes, send: Send, *, more: bool = True) -> None:
+    await send({"type": "http.response.body", "body": data, "more_body": more})
+
+
+async def _until_client_leaves(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
+    """Run `work`, and cancel it as soon as the client has gone; its own errors pass through."""
+    working = asyncio.ensure_future(work)
+    watching = asyncio.ensure_future(_client_leaves(receive))
+    try:
+        await asyncio.wait((working, watching), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        watching.cancel()
+        left = not working.done()
+        working.cancel()
+        await asyncio.wait((working, watching))
+    if not left or not working.cancelled():
+        working.result()
+
+
+async def _client_leaves(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

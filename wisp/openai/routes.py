@@ -1,0 +1,100 @@
+"""The OpenAI-compatible front: it translates, and calls one backend."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from wisp.errors import Unavailable
+from wisp.openai.admit import admit, check_model
+from wisp.openai.backend import Backend, ModelCard
+from wisp.openai.errors import HANDLERS
+from wisp.openai.parse import parse
+from wisp.openai.render import ChatShape, CompletionShape, Json, Shape
+from wisp.openai.respond import Answering
+from wisp.openai.schemas import ChatRequest, CompletionRequest
+
+MAX_BODY_BYTES = 16 * 2**20
+
+
+def create_app(backend: Backend, *, extra_routes: Sequence[BaseRoute] = ()) -> Starlette:
+    front = _Front(backend)
+    routes: list[BaseRoute] = [
+        Route("/v1/chat/completions", front.chat, methods=["POST"]),
+        Route("/v1/completions", front.complete, methods=["POST"]),
+        Route("/v1/models", front.models, methods=["GET"]),
+        Route("/v1/models/{id:path}", front.one_model, methods=["GET"]),
+        Route("/health", front.health, methods=["GET"]),
+        *extra_routes,
+    ]
+    return Starlette(routes=routes, exception_handlers=HANDLERS)
+
+
+class _Front:
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    async def chat(self, request: Request) -> Response:
+        return await self._answer(parse(ChatRequest, await _json_body(request)), ChatShape)
+
+    async def complete(self, request: Request) -> Response:
+        fields = parse(CompletionRequest, await _json_body(request))
+        return await self._answer(fields, CompletionShape)
+
+    async def models(self, _: Request) -> Response:
+        cards = [_described(await self._backend.model())]
+        return JSONResponse({"object": "list", "data": cards})
+
+    async def one_model(self, request: Request) -> Response:
+        card = await self._backend.model()
+        check_model(request.path_params["id"], card)
+        return JSONResponse(_described(card))
+
+    async def health(self, _: Request) -> Response:
+        reason = await self._backend.health()
+        if reason is not None:
+            raise Unavailable(reason)
+        return JSONResponse({"status": "ok"})
+
+    async def _answer(
+        self, fields: ChatRequest | CompletionRequest, shape: type[Shape]
+    ) -> Answering:
+        card = await self._backend.model()
+        tokenizer = self._backend.tokenizer
+        return Answering(
+            self._backend,
+            admit(fields, card, tokenizer),
+            shape(card.id, tokenizer, fields.num_logprobs),
+            stops=fields.stop,
+            stream=fields.stream,
+            include_usage=fields.include_usage,
+        )
+
+
+async def _json_body(request: Request) -> bytes:
+    # Refusing other types also keeps web pages from sending requests to a device's own endpoint:
+    # a browser asks the server before it sends JSON across origins.
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise HTTPException(415, "Send the request as JSON, with 'Content-Type: application/json'.")
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > MAX_BODY_BYTES:
+            raise HTTPException(413, f"The body is longer than {MAX_BODY_BYTES} bytes: shorten it.")
+    return bytes(body)
+
+
+def _described(card: ModelCard) -> Json:
+    return {
+        "id": card.id,
+        "object": "model",
+        "created": card.created,
+        "owned_by": "wisp",
+        "max_model_len": card.max_model_len,
+    }

@@ -1,0 +1,194 @@
+"""The requests of the OpenAI API as WISP takes them. A field that is not here is refused."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+_INT64_MIN, _UINT64_MAX = -(2**63), 2**64 - 1
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def _refuse(code: str, message: str, param: str | None = None) -> PydanticCustomError:
+    context = {"message": message, "code": code, "param": param}
+    return PydanticCustomError("refused", "{message}", context)
+
+
+def _join_parts(content: Any) -> Any:
+    """Text parts become one string, a line each, as chat templates expect."""
+    if not isinstance(content, list):
+        return content
+    texts = []
+    for part in content:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind == "text" and isinstance(part.get("text"), str):
+            texts.append(part["text"])
+        elif isinstance(kind, str) and kind != "text":
+            raise _refuse(
+                "unsupported_value", f"content parts of type '{kind}' are not supported: send text"
+            )
+        else:
+            raise _refuse("invalid_value", 'a content part must be {"type": "text", "text": "..."}')
+    return "\n".join(texts)
+
+
+def _check_role(role: Any) -> Any:
+    if role in ("tool", "function"):
+        raise _refuse("unsupported_value", f"the role '{role}' is not supported: tools are not")
+    return role
+
+
+class Message(_Model):
+    role: Annotated[
+        Literal["system", "developer", "user", "assistant"], BeforeValidator(_check_role)
+    ]
+    content: Annotated[str, BeforeValidator(_join_parts)]
+    name: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_empty(cls, data: Any) -> Any:
+        # an answer is often sent back whole, with all the fields that it leaves empty
+        if not isinstance(data, dict):
+            return data
+        return {key: value for key, value in data.items() if value is not None and value != []}
+
+
+class StreamOptions(_Model):
+    include_usage: bool = False
+    include_obfuscation: bool = False  # padding against eavesdroppers; WISP sends none
+
+
+class SloFields(_Model):
+    tokens_per_s: float = Field(gt=0)
+    first_token_s: float = Field(gt=0)
+
+
+class WispFields(_Model):
+    """The extension: what only WISP understands, all under the one key `wisp`."""
+
+    slo: SloFields | None = None
+    speculation: bool = True
+
+
+def _only_one(value: Any) -> Any:
+    if value != 1 or isinstance(value, bool):
+        raise _refuse("unsupported_value", "only one answer is given to a request: send 1")
+    return value
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+def _token_ids_as_keys(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    try:
+        return {int(key): bias for key, bias in value.items()}
+    except ValueError:
+        raise _refuse("invalid_value", "the keys must be token ids, written as strings") from None
+
+
+def _top_k(value: Any) -> Any:
+    return 0 if value == -1 else value  # both mean off
+
+
+_One = Annotated[int, BeforeValidator(_only_one)]
+_StopString = Annotated[str, Field(min_length=1)]
+
+
+class GenerationFields(_Model):
+    """What both endpoints take."""
+
+    model: str
+    temperature: float = Field(1.0, ge=0, le=2)
+    top_p: float = Field(1.0, gt=0, le=1)
+    top_k: Annotated[int, Field(ge=0), BeforeValidator(_top_k)] = 0
+    min_p: float = Field(0.0, ge=0, le=1)
+    n: _One = 1
+    best_of: _One = 1
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    stop: Annotated[list[_StopString], Field(max_length=4), BeforeValidator(_listed)] = []
+    seed: int | None = Field(None, ge=_INT64_MIN, le=_UINT64_MAX)
+    presence_penalty: float = Field(0.0, ge=-2, le=2)
+    frequency_penalty: float = Field(0.0, ge=-2, le=2)
+    repetition_penalty: float = Field(1.0, gt=0, le=2)
+    logit_bias: Annotated[
+        dict[int, Annotated[float, Field(ge=-100, le=100)]],
+        BeforeValidator(_token_ids_as_keys),
+    ] = {}
+    max_tokens: int | None = Field(None, ge=1)
+    min_tokens: int = Field(0, ge=0)
+    stop_token_ids: list[int] = []
+    ignore_eos: bool = False
+    wisp: WispFields = WispFields()
+
+    @model_validator(mode="after")
+    def _check_stream_options(self) -> GenerationFields:
+        if self.stream_options is not None and not self.stream:
+            raise _refuse("invalid_value", "it needs 'stream': true", "stream_options")
+        return self
+
+    @property
+    def num_logprobs(self) -> int | None:
+        raise NotImplementedError
+
+    @property
+    def include_usage(self) -> bool:
+        return self.stream_options is not None and self.stream_options.include_usage
+
+
+class ChatRequest(GenerationFields):
+    messages: list[Message] = Field(min_length=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    logprobs: bool = False
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    chat_template_kwargs: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _check_pairs(self) -> ChatRequest:
+        if self.top_logprobs is not None and not self.logprobs:
+            raise _refuse("invalid_value", "it needs 'logprobs': true", "top_logprobs")
+        if self.max_completion_tokens is not None:
+            if self.max_tokens not in (None, self.max_completion_tokens):
+                raise _refuse(
+                    "invalid_value",
+                    "it differs from 'max_completion_tokens': send one of them",
+                    "max_tokens",
+                )
+            self.max_tokens = self.max_completion_tokens
+        return self
+
+    @property
+    def num_logprobs(self) -> int | None:
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+
+def _one_prompt(value: Any) -> Any:
+    if isinstance(value, list) and value and not isinstance(value[0], int):
+        if len(value) > 1:
+            raise _refuse(
+                "unsupported_value", "several prompts in one request are not supported: send one"
+            )
+        value = value[0]
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and all(type(token) is int for token in value):
+        return value
+    raise _refuse("invalid_type", "a prompt must be a string or a list of token ids")
+
+
+class CompletionRequest(GenerationFields):
+    prompt: Annotated[str | list[int], BeforeValidator(_one_prompt)]
+    logprobs: int | None = Field(None, ge=0, le=20)
+
+    @property
+    def num_logprobs(self) -> int | None:
+        return self.logprobs

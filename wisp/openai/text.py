@@ -1,0 +1,171 @@
+"""From verdicts to the text of an answer: detokenized, cut at stop strings, and counted. Pure."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from wisp.core import FinishReason, Sampling, TokenLogprob, Verdict
+from wisp.models.tokenizer import Detokenizer, Tokenizer
+from wisp.openai.stops import StopStrings
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A token with its log-probability, and where its text begins in the answer."""
+
+    token: int
+    offset: int
+    logprob: TokenLogprob
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delta:
+    """A piece of the answer. Only the last one has a finish_reason; its text may be empty."""
+
+    text: str
+    segments: list[tuple[str, bool]]  # the text in parts; true: it came from accepted drafts
+    num_tokens: int
+    num_accepted: int  # of these tokens, those from accepted drafts
+    logprobs: list[Entry]
+    finish_reason: FinishReason | None = None
+
+
+@dataclass(slots=True)
+class Counts:
+    """Of a whole answer. The end token counts; tokens behind a stop string do not."""
+
+    num_steps: int = 0
+    num_drafted: int = 0
+    num_accepted: int = 0
+    num_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    tokens: list[int]
+    is_draft: bool
+    logprob: TokenLogprob | None = None
+
+
+@dataclass(slots=True)
+class _Pending:
+    """What has been read from verdicts but not yet given out."""
+
+    segments: deque[tuple[str, bool]] = field(default_factory=deque)
+    logprobs: deque[Entry] = field(default_factory=deque)
+    num_tokens: int = 0
+    num_accepted: int = 0
+
+
+class Answer:
+    """The text of one generation as its verdicts come."""
+
+    def __init__(self, tokenizer: Tokenizer, sampling: Sampling, stops: Sequence[str]) -> None:
+        self.counts = Counts()
+        self._detokenizer = Detokenizer(tokenizer)
+        self._stops = StopStrings(stops)
+        self._min_tokens = sampling.min_tokens
+        # The token that completes a stop string must be known; otherwise a group is faster.
+        self._token_by_token = bool(stops) or sampling.num_logprobs is not None
+        self._pending = _Pending()
+        self._num_detokenized = 0  # characters
+        self._num_given = 0
+
+    def add(self, verdict: Verdict) -> Delta | None:
+        """The next piece, or None while nothing can be shown yet."""
+        self.counts.num_steps += 1
+        self.counts.num_drafted += verdict.num_drafted
+        self.counts.num_accepted += verdict.num_accepted
+        text = ""
+        for group in self._groups(verdict):
+            text += self._take(group)
+            if self._stops.matched is not None:
+                return self._delta(text, FinishReason.STOP)
+        if verdict.finish_reason is None:
+            return self._delta(text) if text else None
+        text += self._finish()
+        stopped = self._stops.matched is not None
+        return self._delta(text, FinishReason.STOP if stopped else verdict.finish_reason)
+
+    def _groups(self, verdict: Verdict) -> Iterator[_Group]:
+        tokens, accepted = list(verdict.tokens), verdict.num_accepted
+        if verdict.finish_reason is FinishReason.STOP:
+            self._count(_Group([tokens.pop()], accepted > len(tokens)))  # it has no text
+        if not self._token_by_token:
+            yield _Group(tokens[:accepted], True)
+            yield _Group(tokens[accepted:], False)
+            return
+        logprobs = verdict.logprobs or []
+        for index, token in enumerate(tokens):
+            logprob = logprobs[index] if index < len(logprobs) else None
+            yield _Group([token], index < accepted, logprob)
+
+    def _take(self, group: _Group) -> str:
+        """The text that this group makes safe to give out."""
+        if not group.tokens:
+            return ""
+        self._count(group)
+        if group.logprob is not None:
+            entry = Entry(group.tokens[0], self._num_detokenized, group.logprob)
+            self._pending.logprobs.append(entry)
+        text = self._detokenizer.add(group.tokens)
+        self._note(text, group.is_draft)
+        if self.counts.num_tokens <= self._min_tokens:
+            return text  # too early to stop
+        return self._stops.add(text)
+
+    def _count(self, group: _Group) -> None:
+        self.counts.num_tokens += len(group.tokens)
+        self._pending.num_tokens += len(group.tokens)
+        self._pending.num_accepted += len(group.tokens) if group.is_draft else 0
+
+    def _note(self, text: str, is_draft: bool) -> None:
+        self._num_detokenized += len(text)
+        if text:
+            self._pending.segments.append((text, is_draft))
+
+    def _finish(self) -> str:
+        rest = self._detokenizer.flush()
+        self._note(rest, False)
+        return self._stops.add(rest) + self._stops.flush()
+
+    def _delta(self, text: str, finish_reason: FinishReason | None = None) -> Delta:
+        pending = self._pending
+        self._num_given += len(text)
+        delta = Delta(
+            text=text,
+            segments=self._take_segments(len(text)),
+            num_tokens=pending.num_tokens,
+            num_accepted=pending.num_accepted,
+            logprobs=self._take_logprobs(finish_reason),
+            finish_reason=finish_reason,
+        )
+        pending.num_tokens = pending.num_accepted = 0
+        return delta
+
+    def _take_segments(self, num_chars: int) -> list[tuple[str, bool]]:
+        taken: list[tuple[str, bool]] = []
+        waiting = self._pending.segments
+        while num_chars:
+            text, is_draft = waiting.popleft()
+            part, rest = text[:num_chars], text[num_chars:]
+            num_chars -= len(part)
+            if taken and taken[-1][1] == is_draft:
+                part = taken.pop()[0] + part
+            taken.append((part, is_draft))
+            if rest:
+                waiting.appendleft((rest, is_draft))
+        return taken
+
+    def _take_logprobs(self, finish_reason: FinishReason | None) -> list[Entry]:
+        """Those of the text given out. At a natural end all the others come as well."""
+        waiting = self._pending.logprobs
+        cut = self._stops.matched is not None
+        if finish_reason is not None and not cut:
+            return list(waiting)
+        taken = []
+        while waiting and waiting[0].offset < self._num_given:
+            taken.append(waiting.popleft())
+        return taken
