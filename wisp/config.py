@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     CliSettingsSource,
@@ -53,6 +53,12 @@ class Speculation(_Section):
     )
     block_tokens: int = Field(4, ge=1, description="drafts that are worth a step")
     max_window: int = Field(64, ge=1, description="more waiting drafts than this are an error")
+
+    @model_validator(mode="after")
+    def _window_fits(self) -> Speculation:
+        if self.window > self.max_window:
+            raise ValueError(f"window {self.window} exceeds max_window {self.max_window}")
+        return self
 
 
 class Scheduling(_Section):
@@ -108,7 +114,25 @@ class EdgeConfig(BaseSettings):
     log_level: LogLevel = "INFO"
 
 
-Config = TypeVar("Config", ServerConfig, EdgeConfig)
+class DemoConfig(BaseSettings):
+    """wisp demo: a server and two edges on this machine, and what the edges gained."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="WISP_DEMO_", env_nested_delimiter="__", extra="forbid"
+    )
+
+    target: Path = Field(TINY / "target", description="Hugging Face directory of the target")
+    draft: Path = Field(TINY / "draft", description="Hugging Face directory of the drafter")
+    engine: Literal["torch"] = Field("torch", description="the verifier behind the engine")
+    requests: int = Field(6, ge=1, description="requests, shared out to the two edges")
+    max_tokens: int = Field(96, ge=2, description="tokens of an answer at most")
+    as_json: bool = Field(
+        False, validation_alias="json", description="print one JSON object and nothing else"
+    )
+    serve: bool = Field(False, description="stay up afterwards, until interrupted")
+
+
+Config = TypeVar("Config", ServerConfig, EdgeConfig, DemoConfig)
 
 
 def load(kind: type[Config], arguments: Sequence[str], program: str) -> Config:
@@ -137,6 +161,7 @@ def load(kind: type[Config], arguments: Sequence[str], program: str) -> Config:
                 cli_prog_name=program,
                 cli_hide_none_type=True,
                 cli_avoid_json=True,
+                cli_implicit_flags=True,
             )
             return flag_settings, env_settings, init_settings
 

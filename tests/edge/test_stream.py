@@ -1,0 +1,185 @@
+"""The rules of the draft stream at the edge's end, and both ends against each other."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from wisp.core import Directive, DraftBlock, FinishReason, Sampling, Session, Slo, Verdict
+from wisp.edge.stream import Stream
+from wisp.errors import ProtocolError
+
+DIRECTIVE = Directive(window=4, threshold=0.3)
+
+
+def make_stream(max_tokens: int = 20) -> Stream:
+    stream = Stream([1, 2, 3], max_tokens)
+    stream.directive = DIRECTIVE
+    return stream
+
+
+def draft(stream: Stream, *tokens: int, acceptance: float = 1.0) -> None:
+    for token in tokens:
+        stream.append(token, acceptance, draft_time_s=0.5)
+
+
+def verdict(position: int, *tokens: int) -> Verdict:
+    return Verdict(position=position, tokens=list(tokens), directive=DIRECTIVE)
+
+
+def test_it_rests_before_the_first_directive() -> None:
+    assert not Stream([1], 5).wants_token
+
+
+def test_it_rests_when_the_window_is_full() -> None:
+    stream = make_stream()
+    draft(stream, 10, 11, 12)
+    assert stream.wants_token
+    draft(stream, 13)
+    assert not stream.wants_token
+
+
+def test_it_rests_when_survival_is_below_the_threshold() -> None:
+    stream = make_stream()
+    draft(stream, 10, acceptance=0.5)
+    assert stream.wants_token
+    draft(stream, 11, acceptance=0.5)
+    assert not stream.wants_token
+
+
+def test_it_leaves_the_last_token_to_the_target() -> None:
+    stream = make_stream(max_tokens=2)
+    draft(stream, 10)
+    assert not stream.wants_token
+
+
+def test_blocks_are_full_or_complete() -> None:
+    stream = make_stream()
+    draft(stream, 10)
+    assert stream.take_block(2) is None
+    draft(stream, 11)
+    first = stream.take_block(2)
+    assert first is not None
+    assert (first.position, first.tokens, first.complete) == (3, [10, 11], False)
+    draft(stream, 12, acceptance=0.1)
+    last = stream.take_block(2)
+    assert last is not None
+    assert (last.position, last.tokens, last.complete) == (5, [12], True)
+    assert stream.take_block(2) is None
+
+
+def test_agreement_lets_the_stream_go_on() -> None:
+    stream = make_stream()
+    draft(stream, 10, 11, 12, 13)
+    stream.take_block(1)
+    assert stream.take_verdict(verdict(3, 10, 11)) == [10, 11]
+    assert (stream.epoch, stream.drafted, stream.num_wasted) == (1, [12, 13], 0)
+    draft(stream, 14)
+    block = stream.take_block(1)
+    assert block is not None
+    assert (block.epoch, block.position, block.tokens) == (1, 7, [14])
+
+
+def test_a_contradiction_begins_a_new_epoch() -> None:
+    stream = make_stream()
+    draft(stream, 10, 11, 12, 13)
+    stream.take_block(1)
+    stream.take_verdict(verdict(3, 10, 99))
+    assert (stream.epoch, stream.drafted, stream.num_wasted) == (2, [], 3)
+    assert stream.wasted_time_s == pytest.approx(1.5)
+    draft(stream, 20)
+    block = stream.take_block(1)
+    assert block is not None
+    assert (block.epoch, block.position) == (2, 5)
+
+
+def test_a_verdict_past_all_drafts_keeps_the_epoch() -> None:
+    stream = make_stream()
+    draft(stream, 10)
+    stream.take_block(1)
+    stream.take_verdict(verdict(3, 10, 11))
+    assert (stream.epoch, stream.drafted) == (1, [])
+
+
+def test_a_verdict_that_is_partly_known_adds_the_rest() -> None:
+    stream = make_stream()
+    stream.take_verdict(verdict(3, 10, 11))
+    assert stream.take_verdict(verdict(4, 11, 12)) == [12]
+    assert stream.committed == [1, 2, 3, 10, 11, 12]
+
+
+def test_a_gap_in_the_verdicts_is_an_error() -> None:
+    with pytest.raises(ProtocolError, match="position 5 came when 3"):
+        make_stream().take_verdict(verdict(5, 10))
+
+
+def test_a_restart_sends_the_drafts_anew() -> None:
+    stream = make_stream()
+    draft(stream, 10, 11, 12, 13)
+    stream.take_block(1)
+    stream.restart()
+    block = stream.take_block(1)
+    assert block is not None
+    assert (block.epoch, block.position, block.tokens) == (2, 3, [10, 11, 12, 13])
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_both_ends_agree_whatever_the_network_does(seed: int) -> None:
+    """Random drafts, delays, duplicates, plain steps and reconnects: the text is the target's.
+
+    Blocks and verdicts travel in order inside one connection, as gRPC gives them; a reconnect
+    loses whatever is under way.
+    """
+    chance = random.Random(seed)
+    truth = [chance.randrange(3) for _ in range(60)]
+    sampling = Sampling(max_tokens=len(truth), seed=0)
+    slo = Slo(tokens_per_s=10, first_token_s=1)
+    stream = Stream([7, 7], sampling.max_tokens)
+
+    def connect() -> Session:
+        stream.restart()
+        stream.directive = DIRECTIVE
+        return Session(
+            1, [7, 7], sampling, slo, committed=stream.committed[2:], directive=DIRECTIVE
+        )
+
+    session = connect()
+    up: list[DraftBlock] = []
+    down: list[Verdict] = []
+    while len(stream.committed) < 2 + len(truth):
+        match chance.randrange(6):
+            case 0 | 1 if stream.wants_token:
+                right = (truth + [0])[stream.end - 2]
+                draft(stream, right if chance.random() < 0.7 else chance.randrange(3))
+                if block := stream.take_block(chance.choice([1, 2, 4])):
+                    up.extend([block] * chance.choice([1, 1, 2]))
+            case 2 if up:
+                session.offer(up.pop(0), now=0)
+            case 3 if not session.finish_reason:
+                drafts = session.buffer[: chance.randrange(5)]
+                start = session.num_output
+                tokens = []
+                for position, token in enumerate([*drafts, None], start):
+                    tokens.append(truth[position] if position < len(truth) else 0)
+                    if tokens[-1] != token:
+                        break
+                position = len(session.tokens)
+                taken = session.commit(tokens, now=0)
+                down.append(
+                    Verdict(
+                        position=position,
+                        tokens=taken,
+                        directive=DIRECTIVE,
+                        finish_reason=session.finish_reason,
+                    )
+                )
+            case 4 if down:
+                stream.take_verdict(down.pop(0))
+            case 5 if chance.random() < 0.05:
+                up, down = [], []
+                session = connect()
+    assert stream.committed[2:] == truth
+    assert session.finish_reason is FinishReason.LENGTH or down == []
+    stream.finish()
+    assert stream.num_drafted == stream.num_accepted + stream.num_wasted

@@ -1,0 +1,287 @@
+"""wisp demo: real processes, real requests, and an honest table.
+
+Every request goes through an edge, and then once more to the server alone: the texts must be equal,
+and the two times give the speed-up.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from openai import OpenAI
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from wisp.config import TINY, DemoConfig, load
+from wisp.errors import ConfigError
+from wisp.launch import Process
+
+SEED = 20260111
+_DRAFT_STYLE, _TARGET_STYLE = "green", "bold yellow"
+_GENERAL_PROMPTS = [  # for pairs other than the bundled one
+    "Explain speculative decoding to a programmer in a few sentences.",
+    "Write a Python function that merges two sorted lists.",
+    "What does a heap give that a sorted list does not?",
+    "List three reasons why a test may pass alone and fail in a suite.",
+]
+
+
+@dataclass(frozen=True)
+class Request:
+    kind: str  # "chat" or "text"
+    prompt: str
+    temperature: float
+    seed: int
+
+    @property
+    def body(self) -> dict[str, Any]:
+        if self.kind == "chat":
+            return {"messages": [{"role": "user", "content": self.prompt}]}
+        return {"prompt": self.prompt}
+
+
+@dataclass(frozen=True)
+class Answer:
+    text: str
+    usage: dict[str, Any]
+    time_s: float
+
+    @property
+    def num_tokens(self) -> int:
+        return int(self.usage["completion_tokens"])
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One request, answered through an edge and by the target alone."""
+
+    request: Request
+    edge: int
+    drafted: Answer
+    alone: Answer
+
+    @property
+    def equal(self) -> bool:
+        return self.drafted.text == self.alone.text
+
+    @property
+    def wisp(self) -> dict[str, Any]:
+        counts: dict[str, Any] = self.drafted.usage["wisp"]
+        return counts
+
+
+def run(arguments: Sequence[str]) -> int:
+    """The exit code: 0 when every text equals what the target writes alone."""
+    config = load(DemoConfig, arguments, "wisp demo")
+    console = Console(stderr=config.as_json)
+    with ExitStack() as stack:
+        logs = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="wisp-demo-")))
+        with console.status("loading the target and two drafters"):
+            server, edges = _start(config, logs, stack)
+        console.print(f"server {server.url}, edges {', '.join(edge.url for edge in edges)}")
+        if not config.as_json:
+            _explain(console, config)
+        pairs = [
+            _compare(number % 2, edges[number % 2], server, request, config, console)
+            for number, request in enumerate(_requests(config))
+        ]
+        summary = _summarise(pairs)
+        if config.as_json:
+            print(json.dumps(summary))
+        else:
+            _report(console, pairs, summary)
+        if config.serve:
+            _stay(console, server, edges)
+    return 0 if summary["lossless"] else 1
+
+
+def _start(config: DemoConfig, logs: Path, stack: ExitStack) -> tuple[Process, list[Process]]:
+    for directory in (config.target, config.draft):
+        if not directory.is_dir():
+            raise ConfigError(f"there is no directory '{directory}': give a local model")
+    server = stack.enter_context(
+        Process(
+            "server",
+            f"--target={config.target}",
+            f"--engine.kind={config.engine}",
+            "--http.port=0",
+            "--grpc.port=0",
+            log=logs / "server",
+        )
+    )
+    edges = [
+        stack.enter_context(
+            Process(
+                "edge",
+                f"--draft={config.draft}",
+                f"--server=127.0.0.1:{server.facts['grpc']}",
+                "--http.port=0",
+                log=logs / f"edge{number}",
+            )
+        )
+        for number in range(2)
+    ]
+    return server, edges
+
+
+def _requests(config: DemoConfig) -> list[Request]:
+    chooser = random.Random(SEED)
+    if config.target == TINY / "target":
+        prompts = json.loads((TINY / "prompts.json").read_text())
+        chosen = [
+            chooser.choice([p for p in prompts if p["kind"] == kind])
+            for kind, _ in zip(_alternate("chat", "text"), range(config.requests), strict=False)
+        ]
+    else:
+        chosen = [{"kind": "chat", "prompt": p} for p in _GENERAL_PROMPTS * config.requests]
+    return [
+        Request(prompt["kind"], prompt["prompt"], 0.0 if number % 4 < 2 else 0.8, SEED + number)
+        for number, prompt in enumerate(chosen[: config.requests])
+    ]
+
+
+def _alternate(*values: str) -> Iterator[str]:
+    while True:
+        yield from values
+
+
+def _compare(
+    number: int,
+    edge: Process,
+    server: Process,
+    request: Request,
+    config: DemoConfig,
+    console: Console,
+) -> Pair:
+    silent = config.as_json
+    if not silent:
+        console.rule(f"edge {number + 1}, temperature {request.temperature}", align="left")
+        console.print(Text(request.prompt, "dim"))
+
+    def show(text: str, drafted: bool) -> None:
+        style = _DRAFT_STYLE if drafted else _TARGET_STYLE
+        console.print(Text(text, style), end="", soft_wrap=True)
+
+    drafted = _ask(edge, server.facts["model"], request, config, None if silent else show)
+    if not silent:
+        console.print()
+    alone = _ask(server, server.facts["model"], request, config, None)
+    return Pair(request, number, drafted, alone)
+
+
+def _ask(
+    process: Process,
+    model: str,
+    request: Request,
+    config: DemoConfig,
+    show: Callable[[str, bool], None] | None,
+) -> Answer:
+    client: Any = OpenAI(base_url=f"{process.url}/v1", api_key="none", max_retries=0)
+    create = client.chat.completions if request.kind == "chat" else client.completions
+    start_s = time.monotonic()
+    text, usage = "", {}
+    for chunk in create.create(
+        model=model,
+        max_tokens=config.max_tokens,
+        temperature=request.temperature,
+        seed=request.seed,
+        stream=True,
+        stream_options={"include_usage": True},
+        **request.body,
+    ):
+        if chunk.usage:
+            usage = chunk.usage.model_dump()
+        for segment, drafted in (chunk.model_extra.get("wisp") or {}).get("segments", ()):
+            text += segment
+            if show:
+                show(segment, drafted)
+    return Answer(text, usage, time.monotonic() - start_s)
+
+
+def _summarise(pairs: list[Pair]) -> dict[str, Any]:
+    def total(key: str) -> float:
+        return sum(float(pair.wisp[key]) for pair in pairs)
+
+    num_tokens = sum(pair.drafted.num_tokens for pair in pairs)
+    alone_s = sum(pair.alone.time_s for pair in pairs)
+    drafted_s = sum(pair.drafted.time_s for pair in pairs)
+    return {
+        "lossless": all(pair.equal for pair in pairs),
+        "requests": len(pairs),
+        "tokens": num_tokens,
+        "acceptance": total("accepted_tokens") / max(1, total("drafted_tokens")),
+        "tokens_per_step": num_tokens / total("steps"),
+        "wasted_draft_share": total("edge_wasted_tokens") / max(1, total("edge_drafted_tokens")),
+        "tokens_per_s": num_tokens / drafted_s,
+        "tokens_per_s_alone": num_tokens / alone_s,
+        "speedup": alone_s / drafted_s,
+        "seed": SEED,
+    }
+
+
+def _explain(console: Console, config: DemoConfig) -> None:
+    if config.target == TINY / "target":
+        console.print("The bundled pair is tiny: it shows the mechanism, not good answers.")
+    legend = Text("Written by ")
+    legend.append("the edge's accepted drafts", _DRAFT_STYLE).append(" and ")
+    legend.append("the target itself", _TARGET_STYLE).append(":")
+    console.print(legend)
+
+
+def _report(console: Console, pairs: list[Pair], summary: dict[str, Any]) -> None:
+    table = Table(title="Through an edge, and by the target alone")
+    for column in (
+        "edge",
+        "temperature",
+        "tokens",
+        "acceptance",
+        "tokens/step",
+        "wasted drafts",
+        "tok/s",
+        "alone",
+        "same text",
+    ):
+        table.add_column(column, justify="right")
+    for pair in pairs:
+        table.add_row(
+            str(pair.edge + 1),
+            str(pair.request.temperature),
+            str(pair.drafted.num_tokens),
+            f"{pair.wisp['acceptance'] or 0:.0%}",
+            f"{pair.wisp['tokens_per_step']:.2f}",
+            f"{pair.wisp['wasted_draft_share']:.0%}",
+            f"{pair.drafted.num_tokens / pair.drafted.time_s:.0f}",
+            f"{pair.alone.num_tokens / pair.alone.time_s:.0f}",
+            "yes" if pair.equal else "NO",
+        )
+    console.print(table)
+    console.print(
+        f"acceptance {summary['acceptance']:.0%}, {summary['tokens_per_step']:.2f} tokens per step "
+        f"of the target, {summary['wasted_draft_share']:.0%} of drafting wasted, "
+        f"{summary['speedup']:.2f} x the speed of the target alone"
+    )
+    if summary["lossless"]:
+        console.print(f"lossless: all {len(pairs)} texts equal what the target writes alone")
+    else:
+        wrong = sum(not pair.equal for pair in pairs)
+        console.print(f"NOT lossless: {wrong} of {len(pairs)} texts differ", style="bold red")
+
+
+def _stay(console: Console, server: Process, edges: list[Process]) -> None:
+    console.print(f"serving model '{server.facts['model']}' until interrupted (Ctrl-C):")
+    for name, process in [("server", server), *(("edge", edge) for edge in edges)]:
+        console.print(f"  {name}: base_url={process.url}/v1")
+    try:
+        signal.pause()
+    except KeyboardInterrupt:
+        console.print("stopping")
