@@ -1,0 +1,127 @@
+"""The embedded verifier: Hugging Face transformers over a slot cache, on CPU or GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig
+
+from wisp.core import Batch, Seat, Session, TokenLogprob
+from wisp.errors import Overloaded
+from wisp.models.slots import Item, SlotModel
+from wisp.sampling.accept import num_accepted
+from wisp.sampling.choice import choose
+from wisp.sampling.processors import Row
+from wisp.verifier.base import Facts, Outcome
+
+
+class TorchVerifier:
+    """Implements `wisp.verifier.base.Verifier`: a slot for each session, one forward for each step.
+
+    `facts.vocab_size` is the number of logits; a model may have more of them than its tokenizer has
+    tokens, and those beyond are never masked: a trained model does not choose them.
+    """
+
+    def __init__(
+        self,
+        directory: str | Path,
+        *,
+        max_sessions: int,
+        max_model_len: int | None = None,
+        device: str = "cpu",
+        dtype: torch.dtype | None = None,
+        num_threads: int | None = None,
+        model: str | None = None,
+    ) -> None:
+        self._model = SlotModel(directory, max_sessions, max_model_len, device, dtype, num_threads)
+        self.facts = Facts(
+            model=model or Path(directory).resolve().name,
+            vocab_size=self._model.vocab_size,
+            max_model_len=self._model.max_len,
+            max_sessions=max_sessions,
+            eos_token_ids=eos_token_ids(Path(directory), self._model.config.eos_token_id),
+        )
+        self._free = list(range(max_sessions))[::-1]
+        self._slots: dict[int, int] = {}  # by session id
+
+    def open(self, session: Session) -> None:
+        if session.id in self._slots:
+            raise ValueError(f"session {session.id} is open already")
+        if not self._free:
+            raise Overloaded(f"all {self.facts.max_sessions} sessions of the target are taken")
+        self._slots[session.id] = self._free.pop()
+
+    def close(self, session: Session) -> None:
+        slot = self._slots.pop(session.id, None)
+        if slot is not None:
+            self._free.append(slot)
+
+    def shutdown(self) -> None:
+        self._slots.clear()
+        self._free.clear()
+
+    def step(self, batch: Batch) -> list[Outcome]:
+        if not batch:
+            return []
+        logits = self._model.forward([self._item(seat) for seat in batch.seats])
+        return outcomes(batch.seats, logits)
+
+    def _item(self, seat: Seat) -> Item:
+        session = seat.session
+        start = session.num_computed
+        tokens = session.tokens[start : start + seat.num_context] + seat.draft
+        num_logits = len(seat.draft) + 1 if seat.chooses else 0
+        return Item(self._slots[session.id], start, tokens, num_logits)
+
+
+def outcomes(seats: Sequence[Seat], logits: Tensor) -> list[Outcome]:
+    """Choices and acceptance: logits [rows, vocab], len(draft) + 1 rows for each choosing seat."""
+    rows = [row for seat in seats if seat.chooses for row in _rows(seat)]
+    choices, logprobs = choose(logits, rows)
+    found: list[Outcome] = []
+    end = 0
+    for seat in seats:
+        if not seat.chooses:
+            found.append(Outcome([]))
+            continue
+        first, end = end, end + len(seat.draft) + 1
+        found.append(_outcome(seat, choices[first:end], logprobs[first:end]))
+    return found
+
+
+def _rows(seat: Seat) -> list[Row]:
+    """One row for each choice: after the committed tokens, then after each draft token."""
+    session = seat.session
+    tokens = session.tokens + seat.draft
+    length = len(session.tokens)
+    return [
+        Row(session.sampling, tokens, session.num_prompt, position)
+        for position in range(length, length + len(seat.draft) + 1)
+    ]
+
+
+def _outcome(
+    seat: Seat, choices: Sequence[int], logprobs: Sequence[TokenLogprob | None]
+) -> Outcome:
+    # What was accepted equals the target's choices, so its tokens and logprobs are theirs.
+    count = num_accepted(seat.draft, choices) + 1
+    asked = [logprob for logprob in logprobs[:count] if logprob is not None]
+    return Outcome(list(choices[:count]), asked or None)
+
+
+def eos_token_ids(directory: Path, configured: int | Sequence[int] | None) -> tuple[int, ...]:
+    """End tokens of config.json and generation_config.json together, in order."""
+    found = _ids(configured)
+    if (directory / "generation_config.json").is_file():
+        generation = GenerationConfig.from_pretrained(directory, local_files_only=True)
+        found += _ids(generation.eos_token_id)
+    return tuple(dict.fromkeys(found))
+
+
+def _ids(value: int | Sequence[int] | None) -> list[int]:
+    if value is None:
+        return []
+    return [value] if isinstance(value, int) else list(value)
