@@ -237,7 +237,7 @@ def _top_p(logits: Tensor, top_p: list[float]) -> Tensor:
         through = mass.gather(-1, order).cumsum(dim=-1)
         if width == vocab or bool((through[:, -1:] >= wanted).all()):
             break
-        width = min(16 * width, vocab)
+        width = min(4 * width, vocab)
     num_short = (through < wanted).sum(dim=-1, keepdim=True)  # runs that are too short, by length
     return largest.gather(-1, num_short.clamp_(max=width - 1))
 
