@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
@@ -95,13 +96,15 @@ class EdgeGeneration:
         lost_s: float | None = None
         while True:
             try:
-                async for message in self._link.generate(self._resume(), self._outbox):
-                    if lost_s is not None:
-                        lost_s = None
-                        backoff.reset()
-                        self._num_reconnects += 1
-                        self._metrics.reconnects.inc()
-                    self._receive(message)
+                stream = self._link.generate(self._resume(), self._outbox)
+                async with contextlib.aclosing(stream):
+                    async for message in stream:
+                        if lost_s is not None:
+                            lost_s = None
+                            backoff.reset()
+                            self._num_reconnects += 1
+                            self._metrics.reconnects.inc()
+                        self._receive(message)
                 error: WispError = Unavailable("the server ended the stream without a verdict")
             except WispError as failure:
                 error = failure

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from typing import Any
 
 import grpc
 
@@ -47,31 +49,33 @@ class Link:
 
     async def generate(
         self, opening: wire.Open, outbox: asyncio.Queue[DraftBlock]
-    ) -> AsyncIterator[pb.ServerMessage]:
+    ) -> AsyncGenerator[pb.ServerMessage, None]:
         """One attempt: sends `opening`, then what comes into `outbox`; yields the answers.
 
         Raises what the server's status means, Unavailable when the connection is lost. Closing
         the iterator cancels the stream, which frees the session at once.
         """
-        call = self._stub.Generate(_messages(opening, outbox))
+        call = self._stub.Generate()
+        writer = asyncio.create_task(_write(call, opening, outbox))
         try:
             async for message in call:
                 yield message
         except grpc.aio.AioRpcError as failure:
             raise error_of(failure) from failure
         finally:
+            writer.cancel()
             call.cancel()
 
     async def close(self) -> None:
         await self._channel.close(grace=None)
 
 
-async def _messages(
-    opening: wire.Open, outbox: asyncio.Queue[DraftBlock]
-) -> AsyncIterator[pb.EdgeMessage]:
-    yield wire.encode_open(opening)
-    while True:
-        yield wire.encode_draft(await outbox.get())
+async def _write(call: Any, opening: wire.Open, outbox: asyncio.Queue[DraftBlock]) -> None:
+    # A write fails when the stream has ended; whoever reads the stream learns why.
+    with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        await call.write(wire.encode_open(opening))
+        while True:
+            await call.write(wire.encode_draft(await outbox.get()))
 
 
 class Backoff:

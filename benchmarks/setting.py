@@ -1,0 +1,28 @@
+"""What a figure depends on, printed beside it."""
+
+from __future__ import annotations
+
+import os
+import platform
+from typing import Any
+
+import torch
+import transformers
+
+from wisp import __version__
+
+
+def setting(seed: int, **more: Any) -> dict[str, Any]:
+    return {
+        "wisp": __version__,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "seed": seed,
+        **more,
+    }
+
+
+def describe(values: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())
