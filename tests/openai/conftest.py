@@ -21,7 +21,7 @@ from wisp.openai.scripted import ScriptedBackend
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
-    "{% endfor %}{% if mood is defined %}[{{ mood }}]{% endif %}<|im_start|>assistant\n"
+    "{% endfor %}{% if mood is defined %}[{{ mood }}]{% endif %}<|im_start|>assistant{{ '\n' }}"
 )
 TEXT = ["the cat sat on the mat and the dog stood by the door while the rain fell on the town"]
 
@@ -54,8 +54,12 @@ def backend(tokenizer: Tokenizer) -> ScriptedBackend:
 @pytest.fixture
 async def address(backend: ScriptedBackend) -> AsyncIterator[str]:
     # Connections wait in the socket's backlog until the server runs, so the test need not.
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(create_app(backend), log_level="warning"))
+    # Its protocol is named because asyncio sets TCP_NODELAY only where it sees TCP.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()
+    config = uvicorn.Config(create_app(backend), log_level="warning", lifespan="off")
+    server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     server.should_exit = server.force_exit = True

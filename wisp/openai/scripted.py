@@ -131,13 +131,13 @@ def _steps(script: Script, request: GenerationRequest, eos: int) -> list[Verdict
     return verdicts
 
 
-def _ended(tokens: list[int], sampling: Sampling) -> tuple[list[int], FinishReason | None]:
+def _ended(tokens: list[int], sampling: Sampling) -> tuple[list[int], FinishReason]:
     for index, token in enumerate(tokens):
         if token in sampling.stop_token_ids:
             return tokens[: index + 1], FinishReason.STOP
         if index + 1 == sampling.max_tokens:
             return tokens[: index + 1], FinishReason.LENGTH
-    return tokens, None
+    return tokens, FinishReason.STOP
 
 
 def _logprobs(tokens: list[int], num: int | None) -> list[TokenLogprob] | None:

@@ -47,6 +47,7 @@ class _Group:
     tokens: list[int]
     is_draft: bool
     logprob: TokenLogprob | None = None
+    is_end: bool = False  # the end token, which has no text
 
 
 @dataclass(slots=True)
@@ -90,23 +91,27 @@ class Answer:
         return self._delta(text, FinishReason.STOP if stopped else verdict.finish_reason)
 
     def _groups(self, verdict: Verdict) -> Iterator[_Group]:
-        tokens, accepted = list(verdict.tokens), verdict.num_accepted
+        accepted, num_text = verdict.num_accepted, len(verdict.tokens)
         if verdict.finish_reason is FinishReason.STOP:
-            self._count(_Group([tokens.pop()], accepted > len(tokens)))  # it has no text
-        if not self._token_by_token:
+            num_text -= 1
+        tokens, end = verdict.tokens[:num_text], verdict.tokens[num_text:]
+        if self._token_by_token:
+            logprobs: Sequence[TokenLogprob | None] = verdict.logprobs or [None] * len(tokens)
+            for index, token in enumerate(tokens):
+                yield _Group([token], index < accepted, logprobs[index])
+        else:
             yield _Group(tokens[:accepted], True)
             yield _Group(tokens[accepted:], False)
-            return
-        logprobs = verdict.logprobs or []
-        for index, token in enumerate(tokens):
-            logprob = logprobs[index] if index < len(logprobs) else None
-            yield _Group([token], index < accepted, logprob)
+        if end:
+            yield _Group(end, num_text < accepted, is_end=True)
 
     def _take(self, group: _Group) -> str:
         """The text that this group makes safe to give out."""
         if not group.tokens:
             return ""
         self._count(group)
+        if group.is_end:
+            return ""
         if group.logprob is not None:
             entry = Entry(group.tokens[0], self._num_detokenized, group.logprob)
             self._pending.logprobs.append(entry)

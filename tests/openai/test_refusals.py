@@ -1,0 +1,198 @@
+"""Every refusal: its status, and a body that says what is wrong and where."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import openai
+import pytest
+from httpx import AsyncClient, Response
+from openai import AsyncOpenAI
+
+from wisp import errors
+from wisp.openai.errors import TABLE, error_body
+from wisp.openai.scripted import Script, ScriptedBackend
+
+CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
+GOOD: dict[str, dict[str, Any]] = {
+    CHAT: {"model": "scripted", "messages": [{"role": "user", "content": "hi"}]},
+    TEXT: {"model": "scripted", "prompt": "hi"},
+}
+
+
+def refused(response: Response, status: int) -> dict[str, Any]:
+    assert response.status_code == status, response.text
+    body = response.json()
+    assert list(body) == ["error"]
+    error: dict[str, Any] = body["error"]
+    assert sorted(error) == ["code", "message", "param", "type"]
+    assert error["message"]
+    return error
+
+
+Case = tuple[dict[str, Any], str, str | None]
+BOTH: list[Case] = [
+    ({"colour": 1}, "colour", "unknown_parameter"),
+    ({"model": None}, "model", "missing_required_parameter"),
+    ({"model": 3}, "model", "invalid_type"),
+    ({"temperature": 2.1}, "temperature", "invalid_value"),
+    ({"temperature": -0.1}, "temperature", "invalid_value"),
+    ({"temperature": "1"}, "temperature", "invalid_type"),
+    ({"top_p": 0}, "top_p", "invalid_value"),
+    ({"top_k": -2}, "top_k", "invalid_value"),
+    ({"min_p": 1.5}, "min_p", "invalid_value"),
+    ({"n": 2}, "n", "unsupported_value"),
+    ({"best_of": 2}, "best_of", "unsupported_value"),
+    ({"stop": ["a"] * 5}, "stop", "invalid_value"),
+    ({"stop": ""}, "stop[0]", "invalid_value"),
+    ({"seed": 2**64}, "seed", "invalid_value"),
+    ({"seed": -(2**63) - 1}, "seed", "invalid_value"),
+    ({"presence_penalty": 3}, "presence_penalty", "invalid_value"),
+    ({"frequency_penalty": -3}, "frequency_penalty", "invalid_value"),
+    ({"repetition_penalty": 0}, "repetition_penalty", "invalid_value"),
+    ({"logit_bias": {"5": 101}}, "logit_bias[5]", "invalid_value"),
+    ({"logit_bias": {"five": 1}}, "logit_bias", "invalid_value"),
+    ({"logit_bias": {"99999": 1}}, "logit_bias", "invalid_value"),
+    ({"stop_token_ids": [-1]}, "stop_token_ids", "invalid_value"),
+    ({"max_tokens": 0}, "max_tokens", "invalid_value"),
+    ({"min_tokens": 5, "max_tokens": 4}, "min_tokens", "invalid_value"),
+    ({"stream_options": {"include_usage": True}}, "stream_options", "invalid_value"),
+    ({"stream": True, "stream_options": {"x": 1}}, "stream_options.x", "unknown_parameter"),
+    ({"tools": [{}]}, "tools", "unsupported_parameter"),
+    ({"functions": [{}]}, "functions", "unsupported_parameter"),
+    ({"response_format": {"type": "json_object"}}, "response_format", "unsupported_parameter"),
+    ({"suffix": "end"}, "suffix", "unsupported_parameter"),
+    ({"echo": True}, "echo", "unsupported_parameter"),
+    (
+        {"wisp": {"slo": {"tokens_per_s": 5}}},
+        "wisp.slo.first_token_s",
+        "missing_required_parameter",
+    ),
+    ({"wisp": {"slo": {"tokens_per_s": 0, "first_token_s": 1}}}, "wisp.slo.tokens_per_s", None),
+    ({"wisp": {"drafts": 5}}, "wisp.drafts", "unknown_parameter"),
+]
+ONLY_CHAT: list[Case] = [
+    ({"messages": []}, "messages", "invalid_value"),
+    ({"messages": None}, "messages", "missing_required_parameter"),
+    ({"messages": [{"role": "king", "content": ""}]}, "messages[0].role", "invalid_value"),
+    ({"messages": [{"role": "tool", "content": ""}]}, "messages[0].role", "unsupported_value"),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
+        "messages[0].content",
+        "unsupported_value",
+    ),
+    ({"messages": [{"role": "user"}]}, "messages[0].content", "missing_required_parameter"),
+    ({"top_logprobs": 2}, "top_logprobs", "invalid_value"),
+    ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "invalid_value"),
+    ({"max_tokens": 1, "max_completion_tokens": 2}, "max_tokens", "invalid_value"),
+    ({"chat_template_kwargs": {"chat_template": "x"}}, "chat_template_kwargs", "invalid_value"),
+    ({"prompt": "x"}, "prompt", "unknown_parameter"),
+]
+ONLY_TEXT: list[Case] = [
+    ({"prompt": ["a", "b"]}, "prompt", "unsupported_value"),
+    ({"prompt": [[1], [2]]}, "prompt", "unsupported_value"),
+    ({"prompt": [1, "a"]}, "prompt", "invalid_type"),
+    ({"prompt": []}, "prompt", "invalid_value"),
+    ({"prompt": ""}, "prompt", "invalid_value"),
+    ({"prompt": [99999]}, "prompt", "invalid_value"),
+    ({"logprobs": 21}, "logprobs", "invalid_value"),
+]
+CASES: list[tuple[str, dict[str, Any], str, str | None]] = [
+    *[(path, *case) for path in GOOD for case in BOTH],
+    *[(CHAT, *case) for case in ONLY_CHAT],
+    *[(TEXT, *case) for case in ONLY_TEXT],
+]
+
+
+async def test_wrong_fields_are_named(backend: ScriptedBackend, http: AsyncClient) -> None:
+    for path, fields, param, code in CASES:
+        error = refused(await http.post(path, json=GOOD[path] | fields), 400)
+        assert error["type"] == "invalid_request_error", fields
+        assert error["param"] == param, error
+        assert error["code"] == (code or "invalid_value"), error
+    assert backend.generations == []
+
+
+async def test_a_prompt_without_room_is_too_long(http: AsyncClient) -> None:
+    long: dict[str, Any] = {"model": "scripted", "prompt": [5] * 4096}
+    for fields in (long, GOOD[TEXT] | {"max_tokens": 4096}, GOOD[TEXT] | {"prompt": "x" * 10**6}):
+        error = refused(await http.post(TEXT, json=fields), 400)
+        assert error["code"] == "context_length_exceeded"
+        assert "4096" in error["message"]
+
+
+async def test_another_model_is_not_found(http: AsyncClient, sdk: AsyncOpenAI) -> None:
+    for path, good in GOOD.items():
+        error = refused(await http.post(path, json=good | {"model": "gpt-5"}), 404)
+        assert error["code"] == "model_not_found"
+        assert "'scripted'" in error["message"]
+    refused(await http.get("/v1/models/some/other"), 404)
+    with pytest.raises(openai.NotFoundError):
+        await sdk.models.retrieve("other")
+
+
+@pytest.mark.parametrize("body", [b"{", b"[]", b'"x"', b'{"temperature": NaN}', b"\xff", b""])
+async def test_malformed_json(http: AsyncClient, body: bytes) -> None:
+    headers = {"content-type": "application/json"}
+    refused(await http.post(CHAT, content=body, headers=headers), 400)
+
+
+async def test_wrong_type_path_method_and_size(http: AsyncClient) -> None:
+    error = refused(
+        await http.post(CHAT, content=b"{}", headers={"content-type": "text/plain"}), 415
+    )
+    assert error["code"] == "unsupported_media_type"
+    assert "application/json" in error["message"]
+    refused(await http.post(CHAT, content=b"{}"), 415)
+    assert refused(await http.post("/v1/responses", json={}), 404)["code"] == "unknown_url"
+    response = await http.get(CHAT)
+    assert refused(response, 405)["code"] == "method_not_allowed"
+    assert response.headers["allow"] == "POST"
+    big = b" " * (16 * 2**20 + 1)
+    headers = {"content-type": "application/json; charset=utf-8"}
+    refused(await http.post(CHAT, content=big, headers=headers), 413)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("kind", [kind for kind in TABLE if kind is not errors.WispError])
+async def test_every_error_of_the_tree(
+    backend: ScriptedBackend, http: AsyncClient, kind: type[errors.WispError], stream: bool
+) -> None:
+    for script in (Script(open_error=kind("It failed.")), Script(error=kind("It failed."))):
+        backend.script = script
+        response = await http.post(CHAT, json=GOOD[CHAT] | {"stream": stream})
+        error = refused(response, TABLE[kind].status)
+        assert (error["message"], error["type"]) == ("It failed.", TABLE[kind].type)
+        assert error["code"] == TABLE[kind].code
+        assert ("retry-after" in response.headers) == (response.status_code in (429, 503))
+    assert [generation.num_closes for generation in backend.generations] == [1]
+
+
+async def test_retry_after(backend: ScriptedBackend, http: AsyncClient) -> None:
+    backend.script = Script(open_error=errors.Overloaded("Full.", retry_after_s=2.3))
+    response = await http.post(CHAT, json=GOOD[CHAT])
+    assert response.headers["retry-after"] == "3"
+    assert response.headers["retry-after-ms"] == "2300"
+
+
+async def test_no_model_yet(backend: ScriptedBackend, http: AsyncClient) -> None:
+    backend.model_error = errors.Unavailable("The engine is loading.")
+    refused(await http.post(CHAT, json=GOOD[CHAT]), 503)
+    refused(await http.get("/v1/models"), 503)
+
+
+async def test_an_unforeseen_fault_keeps_its_details_in_the_log(
+    backend: ScriptedBackend, http: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("secret")
+
+    monkeypatch.setattr(backend, "generate", fail)
+    error = refused(await http.post(CHAT, json=GOOD[CHAT]), 500)
+    assert "secret" not in error["message"]
+
+
+def test_every_class_of_the_tree_is_in_the_table() -> None:
+    tree = [kind for kind in vars(errors).values() if isinstance(kind, type)]
+    assert set(tree) == set(TABLE)
+    assert error_body(errors.BadRequest("No.", "x"))["error"]["param"] == "x"
