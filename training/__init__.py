@@ -1,0 +1,1 @@
+"""Training of the bundled tiny pair: corpus, tokenizer, target, distilled drafter, evaluation."""
