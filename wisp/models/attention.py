@@ -20,8 +20,9 @@ NAME = "wisp_slots"
 class SlotCache:
     """Keys and values of all slots, layer by layer: [num_slots * capacity, kv heads, head dim].
 
-    A layer's tensors are made when its first keys are seen, so their shapes need no config. They are
-    zeros that the system maps lazily: on the CPU, pages that no token has touched cost nothing.
+    A layer's tensors are made when its first keys are seen, so their shapes need no config.
+    They are zeros, which the system maps lazily: pages of the CPU that no token has touched cost
+    nothing.
     """
 
     def __init__(self, num_slots: int, capacity: int, block: int) -> None:

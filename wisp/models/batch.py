@@ -15,11 +15,11 @@ from torch import Tensor
 
 # On the CPU a matrix product gives a row the same bits whatever rows stand beside it if the number
 # of rows is a multiple of 4: fewer than 4 take other kernels, and threads split rows by 4. A sum
-# over keys has the same bits whatever zeros follow if it is cut where we cut it: the kernels cut at
-# places that depend on the whole length. So rows are rounded up to ROWS, and keys are summed in
-# blocks of KEYS.
+# over keys has the same bits whatever zeros follow if all of its parts are summed alike: where the
+# kernels cut a sum, and in what order they add, depends on its length. So rows are rounded up to
+# ROWS, and keys are summed in blocks of KEYS, the last one filled with zeros.
 ROWS = 4
-KEYS = 256
+KEYS = 128
 
 
 class Item(NamedTuple):
@@ -99,14 +99,14 @@ def lay_out(
     longest = max(span.num_keys for span in spans)
     batch = SlotBatch(
         num_tokens=num_tokens,
-        rows=torch.tensor(rows, device=device),
+        rows=torch.tensor(rows, dtype=torch.int64, device=device),
         spans=spans,
         bias=causal_bias(position_ids[0], longest, group, dtype),
     )
     return Layout(
         torch.tensor([ids], device=device),
         position_ids,
-        torch.tensor(wanted, device=device),
+        torch.tensor(wanted, dtype=torch.int64, device=device),
         num_logits,
         batch,
     )

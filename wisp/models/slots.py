@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.activations import SiLUActivation
 
 from wisp.errors import ConfigError
 from wisp.models import attention
@@ -31,13 +32,13 @@ class SlotModel:
         num_slots: int,
         max_len: int | None = None,
         device: str = "cpu",
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
         num_threads: int | None = None,
     ) -> None:
         if num_threads is not None:
             torch.set_num_threads(num_threads)
         self.device = torch.device(device)
-        self.dtype = dtype or (torch.float32 if self.device.type == "cpu" else torch.bfloat16)
+        self.dtype = _dtype(dtype, self.device)
         self.num_slots = num_slots
         self.config = _load_config(Path(directory))
         self.max_len = max_len or _positions(self.config, directory)
@@ -60,6 +61,8 @@ class SlotModel:
             )
         except (OSError, ValueError) as error:
             raise ConfigError(f"the model in {directory} cannot be loaded: {error}") from error
+        if self.device.type == "cpu":
+            _replace_silu(model)
         return model.to(self.device).eval().requires_grad_(False)
 
     @torch.inference_mode()
@@ -116,6 +119,35 @@ class SlotModel:
             raise ConfigError(
                 f"{cannot}its attention sees {window} tokens only: set the longest sequence to that"
             )
+
+
+class _Silu(nn.Module):
+    """x * sigmoid(x), the same bits for an element wherever it lies.
+
+    torch's own kernel rounds differently at the ragged end of what a thread works on, and where
+    that is depends on the number of tokens if there are several threads.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x / x.neg().exp_().add_(1.0)
+
+
+def _replace_silu(model: nn.Module) -> None:
+    if torch.get_num_threads() == 1:  # whole rows of 4 tokens leave no ragged end
+        return
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, nn.SiLU | SiLUActivation):
+                setattr(parent, name, _Silu())
+
+
+def _dtype(asked: torch.dtype | str | None, device: torch.device) -> torch.dtype:
+    if asked is None:
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    dtype = getattr(torch, asked, None) if isinstance(asked, str) else asked
+    if not isinstance(dtype, torch.dtype):
+        raise ConfigError(f"{asked} is not a dtype of torch: give float32, bfloat16 or float16")
+    return dtype
 
 
 def _load_config(directory: Path) -> Any:

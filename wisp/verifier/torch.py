@@ -32,7 +32,7 @@ class TorchVerifier:
         max_sessions: int,
         max_model_len: int | None = None,
         device: str = "cpu",
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
         num_threads: int | None = None,
         model: str | None = None,
     ) -> None:

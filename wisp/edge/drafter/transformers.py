@@ -32,7 +32,7 @@ class TransformersDrafter:
         max_sessions: int,
         max_model_len: int | None = None,
         device: str = "cpu",
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
         num_threads: int | None = None,
     ) -> None:
         self._model = SlotModel(directory, max_sessions, max_model_len, device, dtype, num_threads)

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from tests.models.tiny import VOCAB_SIZE, save_random_model
+from wisp.edge.drafter.base import DraftJob
+from wisp.edge.drafter.scripted import ScriptedDrafter
+from wisp.edge.drafter.transformers import TransformersDrafter, common_prefix, propose
+from wisp.errors import Overloaded
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_random_model(tmp_path_factory.mktemp("draft"), "llama", num_hidden_layers=2)
+
+
+@pytest.fixture
+def drafter(directory: Path) -> TransformersDrafter:
+    return TransformersDrafter(directory, max_sessions=3, num_threads=1)
+
+
+@pytest.fixture(scope="module")
+def plain(directory: Path) -> Any:
+    return AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+
+
+def next_token(plain: Any, tokens: list[int]) -> int:
+    with torch.inference_mode():
+        return int(plain(torch.tensor([tokens])).logits[0, -1].argmax())
+
+
+def test_drafts_are_the_models_whatever_was_drafted_before(
+    drafter: TransformersDrafter, plain: Any
+) -> None:
+    rng = random.Random(0)
+    texts = {key: rng.choices(range(VOCAB_SIZE), k=10 + key) for key in range(3)}
+    for key in texts:
+        drafter.open(key)
+    for _ in range(25):
+        for tokens in texts.values():
+            if rng.random() < 0.4:  # a rejection: back to somewhere, and on with another token
+                del tokens[rng.randint(1, len(tokens)) :]
+                tokens.append(rng.randrange(VOCAB_SIZE))
+        keys = rng.sample(sorted(texts), rng.randint(1, 3))
+        for key, proposal in zip(
+            keys, drafter.step([DraftJob(key, texts[key]) for key in keys]), strict=True
+        ):
+            assert proposal.token == next_token(plain, texts[key])
+            texts[key].append(proposal.token)
+
+
+def test_only_new_tokens_are_computed_and_long_prompts_in_chunks(
+    drafter: TransformersDrafter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed: list[list[int]] = []
+    forward = drafter._model.forward
+
+    def counted(items: Any) -> Tensor:
+        computed.append([len(item.tokens) for item in items])
+        return forward(items)
+
+    monkeypatch.setattr(drafter._model, "forward", counted)
+    tokens = random.Random(1).choices(range(VOCAB_SIZE), k=1000)
+    drafter.open(1)
+    drafter.open(2)
+    drafter.step([DraftJob(1, tokens), DraftJob(2, tokens[:3])])
+    assert computed == [[512], [488, 3]]
+    computed.clear()
+    drafter.step([DraftJob(1, tokens)])  # the same again: its last token is all that is needed
+    drafter.step([DraftJob(1, [*tokens, 5])])
+    drafter.step([DraftJob(1, [*tokens[:990], 6])])
+    assert computed == [[1], [1], [1]]
+
+
+def test_a_key_opened_again_starts_afresh(drafter: TransformersDrafter, plain: Any) -> None:
+    for tokens in ([1, 2, 3, 4], [1, 2, 9]):
+        drafter.open(7)
+        assert drafter.step([DraftJob(7, tokens)])[0].token == next_token(plain, tokens)
+        drafter.close(7)
+    drafter.close(7)
+
+
+def test_a_full_drafter_refuses(drafter: TransformersDrafter) -> None:
+    for key in range(3):
+        drafter.open(key)
+    with pytest.raises(Overloaded, match="all 3"):
+        drafter.open(3)
+    drafter.close(0)
+    drafter.open(3)
+
+
+@pytest.mark.parametrize(
+    ("held", "tokens", "limit", "expected"),
+    [
+        ([], [1], 0, 0),
+        ([1, 2, 3], [1, 2, 3, 4], 3, 3),
+        ([1, 2, 3], [1, 2, 3], 2, 2),
+        ([1, 2, 3, 4], [1, 2, 9], 2, 2),
+        ([5, 2, 3, 4], [1, 2, 9], 2, 0),
+        ([1, 2, 3, 4, 5, 6, 7], [1, 2, 3, 4, 5, 0, 7, 8], 7, 5),
+    ],
+)
+def test_common_prefix(held: list[int], tokens: list[int], limit: int, expected: int) -> None:
+    assert common_prefix(held, tokens, limit) == expected
+
+
+def test_a_proposal_describes_its_distribution() -> None:
+    logits = torch.tensor([[0.0, 0.0, 2.0, float("-inf")], [1.0, 3.0, 1.0, 1.0]])
+    logits[0, 3] = -1e30
+    first, second = propose(logits)
+    assert (first.token, second.token) == (2, 1)
+    total = 2 + torch.tensor(2.0).exp().item()
+    assert first.confidence == pytest.approx((total - 2) / total, rel=1e-5)
+    assert first.margin == pytest.approx((total - 3) / total, rel=1e-5)
+    assert second.spread == pytest.approx(1.0)
+    logprobs = logits[1].log_softmax(-1)
+    assert second.entropy == pytest.approx(-(logprobs.exp() * logprobs).sum().item(), rel=1e-5)
+
+
+def test_the_scripted_drafter_is_right_as_often_as_asked() -> None:
+    def truth(key: int, position: int, previous: int) -> int:
+        return (previous + position) % 4096
+
+    steps: list[int] = []
+    drafter = ScriptedDrafter(truth, acceptance=0.7, on_step=lambda jobs: steps.append(len(jobs)))
+    drafter.open(1)
+    jobs = [DraftJob(1, list(range(length))) for length in range(1, 1001)]
+    tokens = [drafter.step([job])[0].token for job in jobs]
+    right = [
+        token == truth(1, len(j.tokens), j.tokens[-1])
+        for token, j in zip(tokens, jobs, strict=True)
+    ]
+    assert 0.65 < sum(right) / len(right) < 0.75
+    assert tokens == [drafter.step([job])[0].token for job in jobs]
+    assert len(steps) == 2000
