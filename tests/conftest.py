@@ -1,0 +1,39 @@
+"""Real processes for the tests that go over real sockets, started once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from wisp.launch import Process
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session")
+def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("logs")
+
+
+@pytest.fixture(scope="session")
+def server(logs: Path) -> Iterator[Process]:
+    with start_server(logs) as process:
+        yield process
+
+
+@pytest.fixture(scope="session")
+def edge(server: Process, logs: Path) -> Iterator[Process]:
+    with start_edge(server, logs) as process:
+        yield process
+
+
+def start_server(logs: Path, *flags: str) -> Process:
+    return Process("server", "--http.port=0", "--grpc.port=0", *flags, log=logs / "server")
+
+
+def start_edge(server: Process, logs: Path, *flags: str) -> Process:
+    address = f"--server=127.0.0.1:{server.facts['grpc']}"
+    return Process("edge", address, "--http.port=0", *flags, log=logs / "edge")

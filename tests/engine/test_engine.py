@@ -1,0 +1,252 @@
+"""The engine's turn, on the scripted verifier and a virtual clock."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from wisp.core import Batch, Directive, DraftBlock, FinishReason, Sampling, Slo, Verdict
+from wisp.engine.engine import Engine
+from wisp.engine.messages import Close, Draft, Failed, FromEngine, Open, Shutdown, Verdicts
+from wisp.scheduler.policy import Fcfs
+from wisp.verifier.scripted import ScriptedVerifier
+
+DIRECTIVE = Directive(window=8, threshold=0.3)
+PROMPT = [5, 6, 7]
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def verifier() -> ScriptedVerifier:
+    return ScriptedVerifier(max_sessions=4)
+
+
+@pytest.fixture
+def engine(verifier: ScriptedVerifier, clock: Clock) -> Engine:
+    policy = Fcfs(DIRECTIVE, block_tokens=4, max_step_tokens=64)
+    return Engine(verifier, policy, max_window=16, clock=clock)
+
+
+def opening(session_id: int = 1, *, has_edge: bool = False, **sampling: int) -> Open:
+    return Open(
+        session_id=session_id,
+        prompt=PROMPT,
+        committed=[],
+        sampling=Sampling(**{"max_tokens": 10, "seed": 3, **sampling}),
+        slo=Slo(tokens_per_s=10, first_token_s=1),
+        has_edge=has_edge,
+    )
+
+
+def draft(session_id: int, epoch: int, position: int, tokens: list[int], now: float = 0.0) -> Draft:
+    return Draft(session_id, DraftBlock(epoch, position, tokens, [0.9] * len(tokens)), now)
+
+
+def verdicts(published: list[FromEngine], session_id: int = 1) -> list[Verdict]:
+    return [
+        verdict
+        for message in published
+        if isinstance(message, Verdicts)
+        for owner, verdict in message.verdicts
+        if owner == session_id
+    ]
+
+
+def run_to_end(engine: Engine, session_id: int = 1) -> list[int]:
+    tokens: list[int] = []
+    while session_id in engine.sessions:
+        for verdict in verdicts(engine.turn([]), session_id):
+            tokens += verdict.tokens
+    return tokens
+
+
+def test_a_plain_session_gets_the_targets_text(engine: Engine, verifier: ScriptedVerifier) -> None:
+    message = opening()
+    first = verdicts(engine.turn([message]))
+    assert first[0].position == len(PROMPT)
+    tokens = first[0].tokens + run_to_end(engine)
+    assert tokens == verifier.expected(PROMPT, message.sampling, 10)
+    assert verifier.num_open == 0
+
+
+def test_right_drafts_are_accepted_with_one_choice_more(
+    engine: Engine, verifier: ScriptedVerifier
+) -> None:
+    message = opening(has_edge=True)
+    truth = verifier.expected(PROMPT, message.sampling, 10)
+    (verdict,) = verdicts(engine.turn([message, draft(1, 1, 3, truth[:4])]))
+    assert verdict.tokens == truth[:5]
+    assert (verdict.num_drafted, verdict.num_accepted) == (4, 4)
+    assert verdict.directive == DIRECTIVE
+
+
+def test_wrong_drafts_cost_nothing_but_themselves(
+    engine: Engine, verifier: ScriptedVerifier
+) -> None:
+    message = opening(has_edge=True)
+    truth = verifier.expected(PROMPT, message.sampling, 10)
+    wrong = [truth[0], truth[1], truth[2] + 1, truth[3]]
+    (verdict,) = verdicts(engine.turn([message, draft(1, 1, 3, wrong)]))
+    assert verdict.tokens == truth[:3]
+    (after,) = verdicts(engine.turn([draft(1, 2, 6, truth[3:7])]))
+    assert after.tokens == truth[3:8]
+
+
+def test_the_server_decodes_on_when_no_draft_comes(
+    engine: Engine, verifier: ScriptedVerifier, clock: Clock
+) -> None:
+    message = opening(has_edge=True)
+    assert verdicts(engine.turn([message]))
+    assert engine.turn([]) == []
+    assert engine.wait_s() == pytest.approx(0.1)
+    clock.now = 0.1
+    assert len(verdicts(engine.turn([]))) == 1
+    assert engine.wait_s() == 0.0  # the edge was late: it is not waited for again
+    run_to_end(engine)
+
+
+def test_an_idle_engine_waits_for_ever(engine: Engine) -> None:
+    assert engine.wait_s() is None
+
+
+def test_the_last_verdict_says_why(engine: Engine, verifier: ScriptedVerifier) -> None:
+    engine.turn([opening(max_tokens=2)])
+    (verdict,) = verdicts(engine.turn([]))
+    assert verdict.finish_reason is FinishReason.LENGTH
+
+
+def test_logprobs_end_with_the_tokens(engine: Engine, verifier: ScriptedVerifier) -> None:
+    message = opening(has_edge=True, num_logprobs=1, max_tokens=3)
+    truth = verifier.expected(PROMPT, message.sampling, 3)
+    (verdict,) = verdicts(engine.turn([message, draft(1, 1, 3, [*truth[:2], 9])]))
+    assert verdict.logprobs is not None
+    assert len(verdict.logprobs) == len(verdict.tokens) == 3
+
+
+def test_closing_frees_the_session_at_once(engine: Engine, verifier: ScriptedVerifier) -> None:
+    engine.turn([opening()])
+    assert engine.turn([Close(1), Close(1)]) == []
+    assert verifier.num_open == 0
+
+
+def test_a_draft_for_a_session_that_ended_is_ignored(engine: Engine) -> None:
+    assert engine.turn([draft(9, 1, 3, [1])]) == []
+
+
+def test_a_protocol_error_ends_that_session_alone(
+    engine: Engine, verifier: ScriptedVerifier
+) -> None:
+    engine.turn([opening(1, has_edge=True), opening(2)])
+    published = engine.turn([draft(1, 1, 99, [1])])
+    failures = [message for message in published if isinstance(message, Failed)]
+    assert [(f.session_id, f.kind) for f in failures] == [(1, "protocol")]
+    assert len(verdicts(published, 2)) == 1
+    assert verifier.num_open == 1
+
+
+def test_more_sessions_than_slots_are_refused(engine: Engine) -> None:
+    published = engine.turn([opening(number) for number in range(5)])
+    failures = [message for message in published if isinstance(message, Failed)]
+    assert [(f.session_id, f.kind) for f in failures] == [(4, "overloaded")]
+
+
+def test_a_session_that_fails_the_step_takes_nobody_along(
+    engine: Engine, verifier: ScriptedVerifier
+) -> None:
+    def fail(batch: Batch) -> None:
+        if any(seat.session.id == 2 for seat in batch.seats):
+            raise RuntimeError("this session's tokens are poison")
+
+    verifier.on_step = fail
+    published = engine.turn([opening(number) for number in (1, 2, 3)])
+    failures = [message for message in published if isinstance(message, Failed)]
+    assert [(f.session_id, f.kind) for f in failures] == [(2, "internal")]
+    while engine.sessions:
+        published += engine.turn([])
+    for number in (1, 3):
+        tokens = [token for v in verdicts(published, number) for token in v.tokens]
+        assert tokens == verifier.expected(PROMPT, opening().sampling, 10)
+
+
+def test_shutdown_stops_the_engine(engine: Engine) -> None:
+    engine.turn([Shutdown()])
+    assert engine.stopped
+
+
+def test_a_resumed_session_goes_on_where_it_was(engine: Engine, verifier: ScriptedVerifier) -> None:
+    message = opening()
+    truth = verifier.expected(PROMPT, message.sampling, 10)
+    resumed = Open(
+        session_id=1,
+        prompt=PROMPT,
+        committed=truth[:4],
+        sampling=message.sampling,
+        slo=message.slo,
+        has_edge=False,
+    )
+    (first,) = verdicts(engine.turn([resumed]))
+    assert first.position == len(PROMPT) + 4
+    assert first.tokens + run_to_end(engine) == truth[4:]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_random_sessions_all_get_their_text(seed: int, clock: Clock) -> None:
+    """Sessions join, draft rightly and wrongly, and leave, in random order and any number."""
+    chance = random.Random(seed)
+    verifier = ScriptedVerifier(max_sessions=64, vocab_size=50)
+    policy = Fcfs(DIRECTIVE, block_tokens=3, max_step_tokens=chance.choice([8, 32, 128]))
+    engine = Engine(verifier, policy, max_window=16, clock=clock)
+    texts: dict[int, list[int]] = {}
+    openings: dict[int, Open] = {}
+    gone: set[int] = set()
+    epochs: dict[int, int] = {}
+    num_finished = 0
+    while num_finished + len(gone) < 40:
+        inbox: list[Open | Draft | Close] = []
+        if len(openings) < 40 and chance.random() < 0.5:
+            number = len(openings)
+            prompt = [chance.randrange(50) for _ in range(chance.randrange(1, 40))]
+            openings[number] = Open(
+                session_id=number,
+                prompt=prompt,
+                committed=[],
+                sampling=Sampling(max_tokens=chance.randrange(1, 30), seed=number),
+                slo=Slo(tokens_per_s=10, first_token_s=1),
+                has_edge=chance.random() < 0.7,
+            )
+            texts[number] = []
+            inbox.append(openings[number])
+        for number, session in engine.sessions.items():
+            if chance.random() < 0.02:
+                inbox.append(Close(number))
+                gone.add(number)
+            elif session.has_edge and chance.random() < 0.5:
+                truth = verifier.expected(
+                    openings[number].prompt, session.sampling, session.num_output + 4
+                )[session.num_output :]
+                tokens = [t if chance.random() < 0.7 else 49 - t for t in truth]
+                epochs[number] = epochs.get(number, 0) + 1
+                inbox.append(draft(number, epochs[number], len(session.tokens), tokens, clock()))
+        for message in engine.turn(inbox):
+            assert isinstance(message, Verdicts), message
+            for number, verdict in message.verdicts:
+                texts[number] += verdict.tokens
+                num_finished += verdict.finish_reason is not None
+        clock.now += 0.01
+    assert verifier.num_open == len(engine.sessions) == 0
+    for number, message in openings.items():
+        truth = verifier.expected(message.prompt, message.sampling, 30)
+        assert texts[number] == truth[: len(texts[number])]
+        assert number in gone or len(texts[number]) == message.sampling.max_tokens

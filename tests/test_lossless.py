@@ -1,0 +1,250 @@
+"""Law 1, end to end in one process: whatever the edges do, the text is the target's own.
+
+The engine, the verifier and the drafter are the real ones, on the bundled pair; the edges' streams
+are the real ones too, only the network between is a list of blocks in virtual time.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterator, Sequence
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from wisp.config import TINY
+from wisp.core import Directive, DraftBlock, Sampling, Slo, Verdict
+from wisp.edge.drafter.base import Drafter, DraftJob
+from wisp.edge.drafter.transformers import TransformersDrafter
+from wisp.edge.stream import Stream
+from wisp.engine.engine import Engine
+from wisp.engine.messages import Draft, Failed, FromEngine, Open, ToEngine, Verdicts
+from wisp.models.tokenizer import Tokenizer
+from wisp.sampling.choice import choose
+from wisp.sampling.processors import Row
+from wisp.scheduler.policy import Fcfs
+from wisp.verifier.base import Verifier
+from wisp.verifier.torch import TorchVerifier
+
+NUM_PROMPTS, NUM_TOKENS = 100, 40
+DIRECTIVE = Directive(window=8, threshold=0.3)
+SLO = Slo(tokens_per_s=10, first_token_s=10)
+SAMPLINGS = {
+    "greedy": {"temperature": 0.0},
+    "nucleus": {"temperature": 0.8, "top_p": 0.95},
+    "hot": {"temperature": 1.2},
+}
+Propose = Callable[[Sequence[DraftJob]], list[tuple[int, float]]]  # (token, acceptance) of each
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Edge:
+    """One session's edge: its stream, and the blocks on their way with the turn they come in."""
+
+    def __init__(self, key: int, stream: Stream) -> None:
+        self.key = key
+        self.stream = stream
+        self.alive = True
+        self.on_their_way: list[tuple[int, DraftBlock]] = []
+
+    def send(self, turn: int, delays: Sequence[int]) -> None:
+        if block := self.stream.take_block(4):
+            self.on_their_way.extend((turn + delay, block) for delay in delays)
+
+    def receive(self, turn: int) -> Iterator[DraftBlock]:
+        yield from (block for due, block in self.on_their_way if due <= turn)
+        self.on_their_way = [(due, block) for due, block in self.on_their_way if due > turn]
+
+
+class World:
+    """All sessions at once through one engine."""
+
+    def __init__(self, verifier: Verifier) -> None:
+        self.clock = Clock()
+        policy = Fcfs(DIRECTIVE, block_tokens=4, max_step_tokens=512)
+        self.engine = Engine(verifier, policy, max_window=64, clock=self.clock)
+
+    def generate(
+        self,
+        prompts: list[list[int]],
+        samplings: list[Sampling],
+        propose: Propose | None = None,
+        delays: Sequence[int] = (0,),
+        dies_after: int = NUM_TOKENS,
+    ) -> list[list[int]]:
+        """The output tokens of each prompt. `delays`: in turns, one for each copy of a block."""
+        edges = [
+            Edge(key, Stream(prompt, sampling.max_tokens))
+            for key, (prompt, sampling) in enumerate(zip(prompts, samplings, strict=True))
+        ]
+        inbox: list[ToEngine] = [
+            Open(
+                session_id=edge.key,
+                prompt=prompts[edge.key],
+                committed=[],
+                sampling=samplings[edge.key],
+                slo=SLO,
+                has_edge=propose is not None,
+            )
+            for edge in edges
+        ]
+        turn = 0
+        while inbox or self.engine.sessions:
+            turn += 1
+            published = self.engine.turn(inbox)
+            for verdict, edge in _verdicts(published, edges):
+                edge.stream.take_verdict(verdict)
+                edge.alive = edge.alive and len(edge.stream.committed) < (
+                    edge.stream.num_prompt + dies_after
+                )
+            if propose:
+                _draft([edge for edge in edges if edge.alive], propose)
+            inbox = []
+            for edge in edges:
+                edge.send(turn, delays)
+                inbox += [Draft(edge.key, block, self.clock()) for block in edge.receive(turn)]
+            self.clock.now += 0.001
+            if not published and not inbox and not any(edge.on_their_way for edge in edges):
+                self.clock.now += self.engine.wait_s() or 0.0
+        return [edge.stream.committed[edge.stream.num_prompt :] for edge in edges]
+
+
+def _verdicts(published: list[FromEngine], edges: list[Edge]) -> Iterator[tuple[Verdict, Edge]]:
+    for message in published:
+        assert not isinstance(message, Failed), message
+        if isinstance(message, Verdicts):
+            for key, verdict in message.verdicts:
+                yield verdict, edges[key]
+
+
+def _draft(edges: list[Edge], propose: Propose) -> None:
+    while wanting := [edge for edge in edges if edge.stream.wants_token]:
+        proposals = propose([DraftJob(edge.key, edge.stream.tokens) for edge in wanting])
+        for edge, (token, acceptance) in zip(wanting, proposals, strict=True):
+            edge.stream.append(token, acceptance)
+
+
+@pytest.fixture(scope="module")
+def prompts() -> list[list[int]]:
+    tokenizer = Tokenizer(TINY / "target")
+    texts = [p["prompt"] for p in json.loads((TINY / "prompts.json").read_text())]
+    return [tokenizer.encode(text)[:24] for text in texts[:NUM_PROMPTS]]
+
+
+@pytest.fixture(scope="module")
+def verifier() -> TorchVerifier:
+    return TorchVerifier(
+        TINY / "target", max_sessions=NUM_PROMPTS, max_model_len=128, num_threads=1
+    )
+
+
+@pytest.fixture(scope="module")
+def drafter() -> TransformersDrafter:
+    return TransformersDrafter(
+        TINY / "draft", max_sessions=NUM_PROMPTS, max_model_len=128, num_threads=1
+    )
+
+
+@pytest.fixture(scope="module", params=SAMPLINGS)
+def samplings(request: pytest.FixtureRequest) -> list[Sampling]:
+    return [
+        Sampling(max_tokens=NUM_TOKENS, seed=1000 + number, **SAMPLINGS[request.param])
+        for number in range(NUM_PROMPTS)
+    ]
+
+
+@pytest.fixture(scope="module")
+def alone(
+    verifier: TorchVerifier, prompts: list[list[int]], samplings: list[Sampling]
+) -> list[list[int]]:
+    return World(verifier).generate(prompts, samplings)
+
+
+def test_without_an_edge_every_choice_is_that_of_plain_transformers(
+    prompts: list[list[int]], samplings: list[Sampling], alone: list[list[int]]
+) -> None:
+    """The oracle shares nothing with the slots: one forward over each whole text, no cache."""
+    model = AutoModelForCausalLM.from_pretrained(TINY / "target", dtype=torch.float32)
+    for prompt, sampling, output in zip(prompts, samplings, alone, strict=True):
+        tokens = prompt + output
+        with torch.inference_mode():
+            logits = model(torch.tensor([tokens])).logits[0, len(prompt) - 1 : -1]
+        positions = range(len(prompt), len(tokens))
+        choices, _ = choose(logits, [Row(sampling, tokens, len(prompt), p) for p in positions])
+        assert choices == output
+        assert len(output) == NUM_TOKENS
+
+
+@pytest.fixture
+def honest(drafter: TransformersDrafter) -> Iterator[Propose]:
+    with _opened(drafter) as propose:
+        yield propose
+
+
+class _opened:
+    """A drafter with a slot for every session."""
+
+    def __init__(self, drafter: Drafter) -> None:
+        self._drafter = drafter
+
+    def __enter__(self) -> Propose:
+        for key in range(NUM_PROMPTS):
+            self._drafter.open(key)
+        return lambda jobs: [(p.token, p.confidence) for p in self._drafter.step(jobs)]
+
+    def __exit__(self, *_: object) -> None:
+        for key in range(NUM_PROMPTS):
+            self._drafter.close(key)
+
+
+def test_an_honest_edge(
+    verifier: TorchVerifier,
+    prompts: list[list[int]],
+    samplings: list[Sampling],
+    alone: list[list[int]],
+    honest: Propose,
+) -> None:
+    assert World(verifier).generate(prompts, samplings, honest) == alone
+
+
+def test_an_edge_whose_drafts_are_random(
+    verifier: TorchVerifier,
+    prompts: list[list[int]],
+    samplings: list[Sampling],
+    alone: list[list[int]],
+) -> None:
+    chance = random.Random(5)
+
+    def propose(jobs: Sequence[DraftJob]) -> list[tuple[int, float]]:
+        return [(chance.randrange(verifier.facts.vocab_size), chance.random()) for _ in jobs]
+
+    assert World(verifier).generate(prompts, samplings, propose) == alone
+
+
+def test_an_edge_that_sends_every_block_twice_and_late(
+    verifier: TorchVerifier,
+    prompts: list[list[int]],
+    samplings: list[Sampling],
+    alone: list[list[int]],
+    honest: Propose,
+) -> None:
+    assert World(verifier).generate(prompts, samplings, honest, delays=(2, 5)) == alone
+
+
+def test_an_edge_that_is_killed_half_way(
+    verifier: TorchVerifier,
+    prompts: list[list[int]],
+    samplings: list[Sampling],
+    alone: list[list[int]],
+    honest: Propose,
+) -> None:
+    world = World(verifier)
+    assert world.generate(prompts, samplings, honest, dies_after=NUM_TOKENS // 2) == alone

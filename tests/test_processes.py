@@ -1,0 +1,269 @@
+"""wisp-server and wisp-edge as users run them: real processes, real sockets, the real SDK."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from openai import OpenAI
+
+from tests.conftest import start_edge, start_server
+from wisp.errors import Unavailable
+from wisp.launch import Process
+
+CHAT = [{"role": "user", "content": "Write the function shutil.copyfile."}]
+PROMPT = "def test_"
+MODEL = "target"
+LONG = {"max_tokens": 600, "logit_bias": {"0": -100, "2": -100}}  # it cannot end by itself
+
+
+def client(process: Process) -> Any:
+    return OpenAI(base_url=f"{process.url}/v1", api_key="none", max_retries=0)
+
+
+@pytest.fixture(params=["server", "edge"])
+def endpoint(request: pytest.FixtureRequest) -> Process:
+    process: Process = request.getfixturevalue(request.param)
+    return process
+
+
+def sampling(**more: Any) -> dict[str, Any]:
+    return {"model": MODEL, "max_tokens": 24, "seed": 11, "temperature": 0.8, **more}
+
+
+def metric(process: Process, name: str) -> float:
+    text = httpx.get(f"{process.url}/metrics").text
+    found = re.search(rf"^{name} (\S+)$", text, re.MULTILINE)
+    assert found, f"no metric {name}"
+    return float(found[1])
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    """Ask again and again (each asking is a request): pytest's time-out bounds it."""
+    while not holds():
+        pass
+
+
+def test_chat(endpoint: Process) -> None:
+    answer = client(endpoint).chat.completions.create(messages=CHAT, **sampling())
+    assert answer.choices[0].message.content
+    assert 0 < answer.usage.completion_tokens <= 24
+    assert answer.usage.model_extra["wisp"]["seed"] == 11
+
+
+def test_completion(endpoint: Process) -> None:
+    answer = client(endpoint).completions.create(prompt=PROMPT, **sampling(logprobs=2))
+    assert answer.choices[0].text
+    assert len(answer.choices[0].logprobs.tokens) == answer.usage.completion_tokens
+
+
+def test_streams_equal_whole_answers(endpoint: Process) -> None:
+    chat, text = client(endpoint).chat.completions, client(endpoint).completions
+    whole = chat.create(messages=CHAT, **sampling()).choices[0].message.content
+    chunks = chat.create(messages=CHAT, stream=True, **sampling())
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == whole
+    whole = text.create(prompt=PROMPT, **sampling()).choices[0].text
+    chunks = text.create(prompt=PROMPT, stream=True, **sampling())
+    assert "".join(chunk.choices[0].text for chunk in chunks) == whole
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8, 1.2])
+def test_both_endpoints_give_the_same_text(
+    server: Process, edge: Process, temperature: float
+) -> None:
+    fields = sampling(temperature=temperature, max_tokens=48)
+    alone = client(server).completions.create(prompt=PROMPT, **fields)
+    drafted = client(edge).completions.create(prompt=PROMPT, **fields)
+    assert drafted.choices[0].text == alone.choices[0].text
+    assert drafted.usage.model_extra["wisp"]["drafted_tokens"] > 0
+    assert alone.usage.model_extra["wisp"]["drafted_tokens"] == 0
+
+
+def test_speculation_can_be_turned_off(edge: Process) -> None:
+    off = {"wisp": {"speculation": False}}
+    answer = client(edge).completions.create(prompt=PROMPT, extra_body=off, **sampling())
+    assert answer.usage.model_extra["wisp"]["drafted_tokens"] == 0
+
+
+def test_models_and_health(endpoint: Process) -> None:
+    assert [model.id for model in client(endpoint).models.list()] == [MODEL]
+    assert httpx.get(f"{endpoint.url}/health").json() == {"status": "ok"}
+
+
+def test_an_unknown_model_is_named(endpoint: Process) -> None:
+    with pytest.raises(openai.NotFoundError, match=r"'gpt-9' is not served here: use 'target'"):
+        client(endpoint).completions.create(prompt=PROMPT, **sampling(model="gpt-9"))
+
+
+def test_too_long_a_prompt_is_refused(endpoint: Process) -> None:
+    with pytest.raises(openai.BadRequestError, match="context is 2048 tokens") as caught:
+        client(endpoint).completions.create(prompt="word " * 5000, **sampling())
+    assert caught.value.code == "context_length_exceeded"
+
+
+def test_a_token_outside_the_vocabulary_is_refused(endpoint: Process) -> None:
+    with pytest.raises(openai.BadRequestError, match="4096"):
+        client(endpoint).completions.create(prompt=[1, 4096], **sampling())
+
+
+def test_more_than_one_choice_is_refused(endpoint: Process) -> None:
+    with pytest.raises(openai.BadRequestError, match="n"):
+        client(endpoint).completions.create(prompt=PROMPT, n=2, **sampling())
+
+
+def test_a_cancelled_stream_frees_its_session(server: Process, endpoint: Process) -> None:
+    with client(endpoint).completions.create(
+        prompt=PROMPT, stream=True, **sampling(**LONG)
+    ) as stream:
+        next(iter(stream))
+        assert metric(server, "wisp_sessions") == 1
+    wait_until(lambda: metric(server, "wisp_sessions") == 0)
+
+
+def test_a_cancelled_whole_answer_frees_its_session(server: Process, endpoint: Process) -> None:
+    body = {"prompt": PROMPT, **sampling(**LONG)}
+    thread = threading.Thread(target=_give_up, args=(f"{endpoint.url}/v1/completions", body))
+    thread.start()
+    wait_until(lambda: metric(server, "wisp_sessions") == 1)
+    thread.join()
+    wait_until(lambda: metric(server, "wisp_sessions") == 0)
+
+
+def _give_up(url: str, body: dict[str, Any]) -> None:
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(url, json=body, timeout=0.5)
+
+
+def test_a_full_server_refuses_at_once(logs: Path) -> None:
+    with start_server(logs, "--engine.max_sessions=1") as server:
+        one = client(server)
+        with one.completions.create(prompt=PROMPT, stream=True, **sampling(**LONG)) as stream:
+            next(iter(stream))
+            with pytest.raises(openai.RateLimitError, match="all 1 sessions are taken") as caught:
+                one.completions.create(prompt=PROMPT, **sampling())
+            assert float(caught.value.response.headers["retry-after"]) > 0
+
+
+def test_a_lost_server_is_only_a_pause(server: Process, logs: Path) -> None:
+    fields = sampling(max_tokens=300, temperature=0.8, logit_bias=LONG["logit_bias"])
+    alone = client(server).completions.create(prompt=PROMPT, **fields).choices[0].text
+    with start_server(logs) as first:
+        ports = (f"--http.port={first.facts['http']}", f"--grpc.port={first.facts['grpc']}")
+        with start_edge(first, logs) as edge:
+            stream = client(edge).completions.create(
+                prompt=PROMPT,
+                stream=True,
+                stream_options={"include_usage": True},
+                **fields,
+            )
+            text = "".join(next(stream).choices[0].text for _ in range(5))
+            first.kill()
+            first.wait()
+            with start_server(logs, *ports):
+                for chunk in stream:
+                    text += chunk.choices[0].text if chunk.choices else ""
+                    usage = chunk.usage
+    assert text == alone
+    assert usage.model_extra["wisp"]["reconnects"] == 1
+    assert usage.completion_tokens == 300
+
+
+def test_sigterm_drains(logs: Path) -> None:
+    with start_server(logs) as server, start_edge(server, logs) as edge:
+        stream = client(edge).completions.create(
+            prompt=PROMPT, stream=True, **sampling(max_tokens=200, logit_bias=LONG["logit_bias"])
+        )
+        next(stream)
+        server.terminate()
+        wait_until(lambda: httpx.get(f"{server.url}/health").status_code == 503)
+        with pytest.raises(openai.InternalServerError, match="draining") as caught:
+            client(server).completions.create(prompt=PROMPT, **sampling())
+        assert caught.value.status_code == 503
+        assert [c.choices[0].finish_reason for c in stream][-1] == "length"
+        assert server.wait() == 0
+        edge.terminate()
+        assert edge.wait() == 0
+
+
+def test_a_lost_engine_leaves_no_request_without_an_answer(logs: Path) -> None:
+    with start_server(logs) as server:
+        stream = client(server).completions.create(prompt=PROMPT, stream=True, **sampling(**LONG))
+        next(stream)
+        (engine,) = _children(server.pid)
+        os.kill(engine, signal.SIGKILL)
+        with pytest.raises(openai.APIError, match="the engine has stopped"):
+            list(stream)
+        assert server.wait() == 1
+
+
+def _children(pid: int) -> list[int]:
+    """The engine process among the server's children (multiprocessing has a tracker as well)."""
+    listed = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(c) for c in listed if b"spawn_main" in Path(f"/proc/{c}/cmdline").read_bytes()]
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--target=/nowhere"], "/nowhere"),
+        (["--engine.max_model_len=1"], "engine.max_model_len"),
+        (["--speculation.window=99"], "window 99 exceeds max_window 64"),
+        (["--colour=red"], "unrecognized arguments: --colour=red"),
+    ],
+)
+def test_a_wrong_flag_gets_a_sentence(flags: list[str], sentence: str, logs: Path) -> None:
+    log = logs / "refused"
+    with pytest.raises(Unavailable, match="ended with code 2") as caught:
+        Process("server", *flags, log=log)
+    assert sentence in str(caught.value)
+
+
+def test_an_unknown_key_in_a_file_gets_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "server.yaml").write_text("http:\n  prot: 80\n")
+    with pytest.raises(Unavailable, match=r"unknown key 'http\.prot'"):
+        Process("server", f"--config={tmp_path / 'server.yaml'}", log=tmp_path / "log")
+
+
+@pytest.mark.parametrize("front", ["http", "grpc"])
+def test_a_port_in_use_gets_a_sentence(front: str, logs: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(Unavailable, match=f"choose another with --{front}.port"):
+            start_server(logs, f"--{front}.port={port}")
+
+
+def test_a_drafter_with_another_tokenizer_is_refused(
+    server: Process, tmp_path: Path, logs: Path
+) -> None:
+    other = _with_another_tokenizer(tmp_path / "other")
+    process = start_edge(server, logs, f"--draft={other}")
+    with process:
+        assert process.wait() == 2
+    said = (logs / "edge").read_text()
+    assert "the tokenizer 'other'" in said
+    assert "is not that of the target 'target'" in said
+
+
+def _with_another_tokenizer(directory: Path) -> Path:
+    import json
+    import shutil
+
+    from wisp.config import TINY
+
+    shutil.copytree(TINY / "draft", directory)
+    path = directory / "tokenizer.json"
+    content = json.loads(path.read_text())
+    vocabulary = content["model"]["vocab"]
+    first, second, *_ = (token for token, id in vocabulary.items() if id > 300)
+    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    path.write_text(json.dumps(content))
+    return directory
