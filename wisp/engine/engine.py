@@ -108,7 +108,7 @@ class Engine:
         step_time_s = now - step_start_s
         verdicts = []
         for seat, outcome in outcomes:
-            seat.session.num_computed += seat.num_context + outcome.num_accepted
+            seat.session.num_computed = outcome.computed_after(seat)
             if outcome.tokens:
                 verdict = self._commit(seat, outcome, step_time_s, now)
                 verdicts.append((seat.session.id, verdict))

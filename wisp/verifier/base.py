@@ -3,7 +3,8 @@
 A session is opened once, takes part in any number of steps, and is closed once. Between steps the
 verifier keeps the KV of its first `session.num_computed` tokens; what a step computed for rejected
 draft tokens lies beyond that and is overwritten by the next step (so rollback costs nothing and has
-no call of its own). The caller advances `num_computed`; the verifier only reads it.
+no call of its own). The caller sets `num_computed` (`Outcome.computed_after`); the verifier only
+reads it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from wisp.core import Batch, Session, TokenLogprob
+from wisp.core import Batch, Seat, Session, TokenLogprob
 
 
 class Facts(Struct, frozen=True, kw_only=True):
@@ -30,15 +31,26 @@ class Facts(Struct, frozen=True, kw_only=True):
 class Outcome:
     """Of one seat: the accepted draft tokens, then the target's own next choice.
 
-    Empty when the seat ended inside the prompt (`Seat.chooses` is false).
+    Empty when the step ended inside the prompt (`Seat.chooses` is false), and when the verifier had
+    given the session's KV to a more urgent one: then nothing is committed, and the session has more
+    to compute.
     """
 
     tokens: list[int]
     logprobs: list[TokenLogprob] | None = None  # one for each of `tokens`, if they were asked for
+    # Committed tokens, those of this step included, whose KV the verifier now holds, where that is
+    # not what the seat asked for: more after a hit in a prefix cache, fewer if KV was taken away.
+    num_computed: int | None = None
 
     @property
     def num_accepted(self) -> int:
         return max(0, len(self.tokens) - 1)
+
+    def computed_after(self, seat: Seat) -> int:
+        """What `session.num_computed` is from now on."""
+        if self.num_computed is not None:
+            return self.num_computed
+        return seat.session.num_computed + seat.num_context + self.num_accepted
 
 
 class Verifier(Protocol):

@@ -1,0 +1,98 @@
+"""vLLM's engine arguments: what WISP sets itself, and what passes through."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vllm.engine.arg_utils import EngineArgs
+from vllm.platforms import current_platform
+
+from wisp.errors import ConfigError
+
+MOST_DRAFT_TOKENS = 128  # vLLM's own limit for one request in one step
+
+# Each with where it is set instead; the mechanism would break, or two settings would disagree.
+_OWNED = {
+    "model": "set 'target'",
+    "tokenizer": "the fronts tokenize",
+    "skip_tokenizer_init": "the fronts tokenize",
+    "served_model_name": "set 'model'",
+    "max_model_len": "set 'engine.max_model_len'",
+    "max_num_seqs": "set 'engine.max_sessions'",
+    "max_num_batched_tokens": "set 'scheduling.max_step_tokens'",
+    "max_num_scheduled_tokens": "set 'scheduling.max_step_tokens'",
+    "scheduler_cls": "WISP schedules",
+    "scheduling_policy": "WISP schedules",
+    "async_scheduling": "WISP schedules",
+    "enable_chunked_prefill": "WISP schedules",
+    "long_prefill_token_threshold": "WISP schedules",
+    "max_num_partial_prefills": "WISP schedules",
+    "max_long_partial_prefills": "WISP schedules",
+    "speculative_config": "drafts come from the edges",
+    "enable_prefix_caching": "it is always on",
+    "worker_extension_cls": "the choice is made there",
+    "logits_processors": "the choice is WISP's own",
+    "generation_config": "sampling comes with each request",
+    "disable_log_stats": "WISP has its own metrics",
+    "pipeline_parallel_size": "use tensor_parallel_size",
+    "data_parallel_size": "run one wisp-server for each replica",
+    "runner": "the target generates",
+}
+
+
+def engine_args(
+    directory: Path,
+    options: Mapping[str, Any],
+    *,
+    max_sessions: int,
+    max_model_len: int | None,
+    max_window: int,
+    max_step_tokens: int,
+) -> EngineArgs:
+    """Raises ConfigError for an option that vLLM does not have, or that WISP sets itself."""
+    _check(options)
+    if not 0 <= max_window <= MOST_DRAFT_TOKENS:
+        raise ConfigError(
+            f"max_window is {max_window} but vLLM verifies at most {MOST_DRAFT_TOKENS} draft "
+            "tokens of a session in one step"
+        )
+    num_seats = min(max_sessions, max_step_tokens)  # a seat holds at least one token
+    ours: dict[str, Any] = {
+        "model": str(directory),
+        "skip_tokenizer_init": True,
+        "max_model_len": max_model_len,
+        "max_num_seqs": num_seats,
+        "max_num_batched_tokens": max_step_tokens,
+        "scheduler_cls": "wisp.verifier.vllm.scheduler.SeatScheduler",
+        "worker_extension_cls": "wisp.verifier.vllm.sampler.WorkerExtension",
+        "async_scheduling": False,
+        "enable_chunked_prefill": True,
+        "enable_prefix_caching": True,
+        "generation_config": "vllm",
+        "disable_log_stats": True,
+        "speculative_config": {
+            "method": "custom_class",
+            "model": "wisp.verifier.vllm.proposer.NullProposer",
+            "num_speculative_tokens": max(1, max_window),
+        },
+    }
+    defaults = {"dtype": "float32"} if current_platform.is_cpu() else {}
+    try:
+        return EngineArgs(**{**defaults, **options, **ours})
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"vLLM refuses its options: {error}") from error
+
+
+def _check(options: Mapping[str, Any]) -> None:
+    known = [field.name for field in dataclasses.fields(EngineArgs) if field.init]
+    for name in options:
+        if name in _OWNED:
+            raise ConfigError(f"vLLM's option '{name}' is not yours to set: {_OWNED[name]}")
+        if name not in known:
+            close = difflib.get_close_matches(name, known, 1)
+            hint = f"; did you mean '{close[0]}'?" if close else ""
+            raise ConfigError(f"vLLM has no option '{name}'{hint}")

@@ -1,0 +1,206 @@
+"""The verifier on vLLM: sessions are resident requests, a step is one step of EngineCore."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from wisp.verifier.vllm import versions
+
+versions.check()  # before vLLM is imported: its own errors would say less
+
+from vllm.v1.engine.core import EngineCore  # noqa: E402
+from vllm.v1.executor import Executor  # noqa: E402
+from vllm.v1.request import Request  # noqa: E402
+
+from wisp.core import Batch, Seat, Session, TokenLogprob  # noqa: E402
+from wisp.errors import ConfigError, InternalError, Overloaded, WispError  # noqa: E402
+from wisp.verifier.base import Facts, Outcome  # noqa: E402
+from wisp.verifier.torch import eos_token_ids  # noqa: E402
+from wisp.verifier.vllm.options import engine_args  # noqa: E402
+from wisp.verifier.vllm.sampler import sampling_params  # noqa: E402
+from wisp.verifier.vllm.scheduler import Place, SeatScheduler  # noqa: E402
+
+log = logging.getLogger(__name__)
+
+
+class VllmVerifier:
+    """Implements `wisp.verifier.base.Verifier`; `options` are engine arguments of vLLM.
+
+    A seat's number of tokens is the most that a step computes for it. Less is computed where the
+    prefix cache holds the rest, and a session that lost its KV to a more urgent one is recomputed
+    first: `Outcome.num_computed` says how far each session is.
+    """
+
+    def __init__(
+        self,
+        directory: str | Path,
+        *,
+        max_sessions: int,
+        max_model_len: int | None = None,
+        max_window: int,
+        max_step_tokens: int,
+        model: str | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        directory = Path(directory)
+        self._core = _start(
+            engine_args(
+                directory,
+                options or {},
+                max_sessions=max_sessions,
+                max_model_len=max_model_len,
+                max_window=max_window,
+                max_step_tokens=max_step_tokens,
+            )
+        )
+        self._core.collective_rpc("wisp_install")
+        scheduler = self._core.scheduler
+        assert isinstance(scheduler, SeatScheduler)
+        scheduler.due_s = self._due_s
+        self.scheduler = scheduler
+        config = self._core.vllm_config.model_config
+        self.facts = Facts(
+            model=model or directory.resolve().name,
+            vocab_size=config.get_vocab_size(),
+            max_model_len=config.max_model_len,
+            max_sessions=max_sessions,
+            eos_token_ids=eos_token_ids(directory, config.hf_config.eos_token_id),
+        )
+        self._numbers = itertools.count()  # never the ids of sessions alone: one may be reopened
+        self._sessions: dict[str, Session] = {}  # by request id
+        self._request_ids: dict[int, str] = {}  # by session id
+
+    def open(self, session: Session) -> None:
+        if session.id in self._request_ids:
+            raise ValueError(f"session {session.id} is open already")
+        if len(self._sessions) >= self.facts.max_sessions:
+            raise Overloaded(f"all {self.facts.max_sessions} sessions of the target are taken")
+        longest = min(session.num_prompt + session.sampling.max_tokens, self.facts.max_model_len)
+        wanted, there_are = self.scheduler.blocks_for(longest), self.scheduler.num_blocks
+        if wanted > there_are:
+            raise Overloaded(
+                f"prompt and answer may need {wanted} KV blocks but there are {there_are}: "
+                "ask for fewer tokens"
+            )
+        self._add(session)
+
+    def step(self, batch: Batch) -> list[Outcome]:
+        if not batch:
+            return []
+        seats = sorted(batch.seats, key=lambda seat: seat.session.due_s)
+        self.scheduler.plan([self._place(seat) for seat in seats])
+        try:
+            found, _ = self._core.step()
+        except Exception:
+            self._recover(batch)
+            raise
+        tokens = {o.request_id: o.new_token_ids for each in found.values() for o in each.outputs}
+        logprobs = self._logprobs(batch)
+        return [self._outcome(seat.session, tokens, logprobs) for seat in batch.seats]
+
+    def close(self, session: Session) -> None:
+        request_id = self._request_ids.pop(session.id, None)
+        if request_id is None:
+            return
+        del self._sessions[request_id]
+        if request := self.scheduler.requests.get(request_id):
+            self.scheduler.keep_prefix(request)
+            self._core.abort_requests([request_id])
+
+    def shutdown(self) -> None:
+        for session in list(self._sessions.values()):
+            self.close(session)
+        self._core.shutdown()
+
+    def _add(self, session: Session) -> None:
+        request_id = f"{session.id}-{next(self._numbers)}"
+        params = sampling_params(session.sampling, session.num_prompt, self.facts.max_model_len)
+        request, _ = self._core.preprocess_add_request(
+            versions.engine_core_request(
+                request_id=request_id,
+                prompt_token_ids=list(session.tokens),
+                mm_features=None,
+                sampling_params=params,
+                pooling_params=None,
+                arrival_time=time.time(),
+                lora_request=None,
+                cache_salt=None,
+                data_parallel_rank=None,
+            )
+        )
+        self._core.add_request(request)
+        self._request_ids[session.id] = request_id
+        self._sessions[request_id] = session
+
+    def _place(self, seat: Seat) -> Place:
+        request = self._request(seat.session)
+        place = Place(request.request_id, seat.num_tokens)
+        num_missing = request.num_tokens - request.num_computed_tokens
+        if seat.draft and num_missing <= seat.num_context:  # else its KV was taken meanwhile
+            place.draft = _known(seat.draft, self.facts.vocab_size)
+        return place
+
+    def _request(self, session: Session) -> Request:
+        request = self.scheduler.requests.get(self._request_ids[session.id])
+        if request is None:
+            raise InternalError(f"vLLM ended session {session.id} before WISP did")
+        if request.num_tokens != len(session.tokens):
+            raise InternalError(
+                f"session {session.id} has {len(session.tokens)} tokens, vLLM {request.num_tokens}"
+            )
+        return request
+
+    def _outcome(
+        self,
+        session: Session,
+        tokens: Mapping[str, list[int]],
+        logprobs: Mapping[str, list[TokenLogprob]],
+    ) -> Outcome:
+        request_id = self._request_ids[session.id]
+        request = self.scheduler.requests.get(request_id)
+        chosen = tokens.get(request_id, [])
+        # vLLM ends a request that fills the model's context; then so does the session.
+        num_computed = request.num_computed_tokens if request else None
+        return Outcome(chosen, logprobs.get(request_id), num_computed)
+
+    def _logprobs(self, batch: Batch) -> dict[str, list[TokenLogprob]]:
+        if all(seat.session.sampling.num_logprobs is None for seat in batch.seats):
+            return {}
+        found: dict[str, list[TokenLogprob]] = self._core.collective_rpc("wisp_logprobs")[0]
+        return found
+
+    def _due_s(self, request_id: str) -> float:
+        return self._sessions[request_id].due_s
+
+    def _recover(self, batch: Batch) -> None:
+        """Start the sessions of a failed step anew, and recompute all others when next seated."""
+        for seat in batch.seats:
+            if request_id := self._request_ids.pop(seat.session.id, None):
+                del self._sessions[request_id]
+                self._core.abort_requests([request_id])
+                self._add(seat.session)
+        self.scheduler.forget_all_kv()
+
+
+def _start(args: Any) -> EngineCore:
+    try:
+        config = args.create_engine_config()
+        return EngineCore(config, Executor.get_class(config), log_stats=False)
+    except WispError:
+        raise
+    except Exception as error:
+        log.exception("vLLM cannot start")
+        raise ConfigError(f"vLLM cannot start: {' '.join(str(error).split())}") from error
+
+
+def _known(draft: list[int], vocab_size: int) -> list[int]:
+    """The draft up to the first id that is no token: it could not be accepted, only do harm."""
+    for index, token in enumerate(draft):
+        if not 0 <= token < vocab_size:
+            return draft[:index]
+    return list(draft)
