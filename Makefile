@@ -12,7 +12,7 @@ demo: $(READY)
 	$(RUN) -m wisp.cli demo
 
 test: $(READY)
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n auto --dist loadfile
 
 lint: $(READY)
 	$(RUN) -m ruff check .

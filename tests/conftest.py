@@ -11,6 +11,7 @@ import pytest
 from wisp.launch import Process
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side, a core each
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -31,7 +32,7 @@ from wisp.verifier.torch import TorchVerifier
 NUM_PROMPTS, NUM_TOKENS = 100, 40
 DIRECTIVE = Directive(window=8, threshold=0.3)
 SLO = Slo(tokens_per_s=10, first_token_s=10)
-SAMPLINGS = {
+SAMPLINGS: dict[str, dict[str, Any]] = {
     "greedy": {"temperature": 0.0},
     "nucleus": {"temperature": 0.8, "top_p": 0.95},
     "hot": {"temperature": 1.2},

@@ -240,18 +240,9 @@ def _explain(console: Console, config: DemoConfig) -> None:
 
 def _report(console: Console, pairs: list[Pair], summary: dict[str, Any]) -> None:
     table = Table(title="Through an edge, and by the target alone")
-    for column in (
-        "edge",
-        "temperature",
-        "tokens",
-        "acceptance",
-        "tokens/step",
-        "wasted drafts",
-        "tok/s",
-        "alone",
-        "same text",
-    ):
-        table.add_column(column, justify="right")
+    columns = "edge", "temp.", "tokens", "accepted", "tok/step", "wasted", "tok/s", "alone", "equal"
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
     for pair in pairs:
         table.add_row(
             str(pair.edge + 1),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 
@@ -39,12 +40,12 @@ def engine(verifier: ScriptedVerifier, clock: Clock) -> Engine:
     return Engine(verifier, policy, max_window=16, clock=clock)
 
 
-def opening(session_id: int = 1, *, has_edge: bool = False, **sampling: int) -> Open:
+def opening(session_id: int = 1, *, has_edge: bool = False, **sampling: Any) -> Open:
     return Open(
         session_id=session_id,
         prompt=PROMPT,
         committed=[],
-        sampling=Sampling(**{"max_tokens": 10, "seed": 3, **sampling}),
+        sampling=Sampling(**({"max_tokens": 10, "seed": 3} | sampling)),
         slo=Slo(tokens_per_s=10, first_token_s=1),
         has_edge=has_edge,
     )
@@ -246,7 +247,7 @@ def test_random_sessions_all_get_their_text(seed: int, clock: Clock) -> None:
                 num_finished += verdict.finish_reason is not None
         clock.now += 0.01
     assert verifier.num_open == len(engine.sessions) == 0
-    for number, message in openings.items():
-        truth = verifier.expected(message.prompt, message.sampling, 30)
+    for number, opened in openings.items():
+        truth = verifier.expected(opened.prompt, opened.sampling, 30)
         assert texts[number] == truth[: len(texts[number])]
-        assert number in gone or len(texts[number]) == message.sampling.max_tokens
+        assert number in gone or len(texts[number]) == opened.sampling.max_tokens

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.utils import logging as transformers_logging
 from transformers.activations import SiLUActivation
 
 from wisp.errors import ConfigError
@@ -51,6 +52,7 @@ class SlotModel:
         self._warm_up(directory)
 
     def _load(self, directory: Path) -> Any:
+        transformers_logging.disable_progress_bar()  # a server's log is no terminal
         try:
             model = AutoModelForCausalLM.from_pretrained(
                 directory,

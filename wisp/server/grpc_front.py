@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from msgspec import structs
@@ -54,6 +55,7 @@ class WispServicer(wisp_pb2_grpc.WispServicer):
     async def Generate(
         self, requests: AsyncIterator[pb.EdgeMessage], context: Context
     ) -> AsyncIterator[pb.ServerMessage]:
+        requests = _parsed(requests)
         try:
             session = await self._open(requests)
             reader = asyncio.create_task(_read_drafts(requests, session))
@@ -83,6 +85,14 @@ class WispServicer(wisp_pb2_grpc.WispServicer):
         server_time_s = verdict.server_time_s + time.monotonic() - verdict.committed_s
         self._metrics.round_overhead_s.observe(server_time_s - verdict.step_time_s)
         return structs.replace(verdict, server_time_s=server_time_s)
+
+
+async def _parsed(requests: AsyncIterator[pb.EdgeMessage]) -> AsyncIterator[pb.EdgeMessage]:
+    try:
+        async for message in requests:
+            yield message
+    except DecodeError as error:
+        raise ProtocolError("these bytes are not a message of wisp.v1") from error
 
 
 async def _read_drafts(requests: AsyncIterator[pb.EdgeMessage], session: ServerSession) -> None:

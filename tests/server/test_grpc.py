@@ -1,0 +1,175 @@
+"""The gRPC front over a real socket: what breaks the rules is answered, and harms nobody else."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from msgspec import structs
+
+from wisp import wire
+from wisp.config import TINY
+from wisp.core import DraftBlock, Sampling, Slo
+from wisp.launch import Process
+from wisp.models.tokenizer import Tokenizer
+from wisp.v1 import wisp_pb2 as pb
+from wisp.v1 import wisp_pb2_grpc
+
+PROMPT = [300, 301, 302]
+
+
+@pytest.fixture
+def channel(server: Process) -> Iterator[grpc.Channel]:
+    with grpc.insecure_channel(f"127.0.0.1:{server.facts['grpc']}") as channel:
+        yield channel
+
+
+@pytest.fixture(scope="module")
+def opening() -> wire.Open:
+    tokenizer = Tokenizer(TINY / "draft")
+    return wire.Open(
+        prompt=PROMPT,
+        sampling=Sampling(max_tokens=12, seed=4, temperature=0.0),
+        slo=Slo(tokens_per_s=1000, first_token_s=1),
+        tokenizer_name=tokenizer.name,
+        tokenizer_fingerprint=tokenizer.fingerprint,
+    )
+
+
+class Stream:
+    """One Generate stream: messages go out of a queue until it is closed."""
+
+    def __init__(self, channel: grpc.Channel, *messages: pb.EdgeMessage) -> None:
+        stub: Any = wisp_pb2_grpc.WispStub(channel)  # type: ignore[no-untyped-call]
+        self._out: queue.Queue[pb.EdgeMessage | None] = queue.Queue()
+        for message in messages:
+            self._out.put(message)
+        self.answers = stub.Generate(iter(self._out.get, None))
+
+    def send(self, message: pb.EdgeMessage) -> None:
+        self._out.put(message)
+
+    def close(self) -> None:
+        self._out.put(None)
+
+    def tokens(self) -> list[int]:
+        """All that is committed until the stream ends."""
+        try:
+            return [t for answer in self.answers for t in answer.verdict.tokens]
+        finally:
+            self.close()
+
+    def refusal(self) -> grpc.RpcError:
+        with pytest.raises(grpc.RpcError) as caught:
+            self.tokens()
+        return caught.value
+
+
+def draft(epoch: int, position: int, tokens: list[int]) -> pb.EdgeMessage:
+    return wire.encode_draft(DraftBlock(epoch, position, tokens, [1.0] * len(tokens)))
+
+
+def test_a_session_that_sends_no_drafts_gets_its_text(
+    channel: grpc.Channel, opening: wire.Open
+) -> None:
+    assert len(Stream(channel, wire.encode_open(opening)).tokens()) == 12
+
+
+def test_right_drafts_are_accepted(channel: grpc.Channel, opening: wire.Open) -> None:
+    text = Stream(channel, wire.encode_open(opening)).tokens()
+    patient = structs.replace(opening, slo=Slo(tokens_per_s=0.1, first_token_s=1))
+    stream = Stream(channel, wire.encode_open(patient), draft(1, 3, text[:8]))
+    verdicts = [answer.verdict for answer in stream.answers if answer.HasField("verdict")]
+    stream.close()
+    assert [t for verdict in verdicts for t in verdict.tokens] == text
+    assert sum(verdict.num_accepted for verdict in verdicts) >= 7
+    assert all(v.server_time_s > v.step_time_s for v in verdicts if v.num_drafted)
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "sentence"),
+    [
+        ({"prompt": []}, "INVALID_ARGUMENT", "the prompt is empty"),
+        ({"prompt": [4096]}, "INVALID_ARGUMENT", "prompt holds token 4096"),
+        ({"prompt": [7] * 2040}, "OUT_OF_RANGE", "exceed the context of 2048"),
+        ({"model": "other"}, "NOT_FOUND", "'other' is not served here: use 'target'"),
+        ({"protocol": 9}, "FAILED_PRECONDITION", "the edge speaks protocol 9"),
+        ({"tokenizer_fingerprint": "0"}, "FAILED_PRECONDITION", "'draft' (0) is not that of"),
+        ({"committed": [1] * 12}, "INVALID_ARGUMENT", "already complete"),
+        ({"slo": Slo(tokens_per_s=0, first_token_s=1)}, "INVALID_ARGUMENT", "above 0"),
+        ({"sampling": Sampling(max_tokens=5, seed=1, top_p=0.0)}, "INVALID_ARGUMENT", "top_p"),
+        ({"sampling": Sampling(max_tokens=0, seed=1)}, "INVALID_ARGUMENT", "max_tokens"),
+    ],
+)
+def test_a_wrong_opening_is_refused(
+    channel: grpc.Channel, opening: wire.Open, change: dict[str, Any], code: str, sentence: str
+) -> None:
+    message = wire.encode_open(structs.replace(opening, **change))
+    refusal = Stream(channel, message).refusal()
+    assert refusal.code().name == code
+    assert sentence in str(refusal.details())
+
+
+@pytest.mark.parametrize(
+    ("message", "sentence"),
+    [
+        (draft(1, 50, [1]), "starts at position 50 but the stream ends at"),
+        (draft(1, 3, [4096]), "draft holds token 4096"),
+        (draft(1, 3, [1] * 2000), "at most 64 may"),
+        (pb.EdgeMessage(), "after Open a stream takes Drafts alone"),
+        (
+            pb.EdgeMessage(draft=pb.Draft(epoch=1, position=3, tokens=[1, 2], acceptance=b"1")),
+            "as many acceptance bytes",
+        ),
+    ],
+)
+def test_a_broken_stream_ends_alone(
+    channel: grpc.Channel, opening: wire.Open, message: pb.EdgeMessage, sentence: str
+) -> None:
+    patient = structs.replace(opening, slo=Slo(tokens_per_s=0.1, first_token_s=9))
+    neighbour = Stream(channel, wire.encode_open(opening))
+    refusal = Stream(channel, wire.encode_open(patient), message).refusal()
+    assert refusal.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert sentence in str(refusal.details())
+    assert len(neighbour.tokens()) == 12
+
+
+def test_a_stream_that_begins_with_a_draft_is_refused(channel: grpc.Channel) -> None:
+    refusal = Stream(channel, draft(1, 3, [1])).refusal()
+    assert refusal.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "must begin with Open" in str(refusal.details())
+
+
+def test_a_stream_that_ends_before_it_began_is_refused(channel: grpc.Channel) -> None:
+    stream = Stream(channel)
+    stream.close()
+    assert "must begin with Open" in str(stream.refusal().details())
+
+
+def test_bytes_that_are_no_message_are_refused(channel: grpc.Channel, opening: wire.Open) -> None:
+    raw: Any = channel.stream_stream("/wisp.v1.Wisp/Generate", bytes, bytes)
+    neighbour = Stream(channel, wire.encode_open(opening))
+    with pytest.raises(grpc.RpcError) as caught:
+        list(raw(iter([b"\xff\xff\xff"])))
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "not a message of wisp.v1" in str(caught.value.details())
+    assert len(neighbour.tokens()) == 12
+
+
+def test_the_standard_health_service_answers(channel: grpc.Channel) -> None:
+    stub = health_pb2_grpc.HealthStub(channel)
+    for service in ("", "wisp.v1.Wisp"):
+        answer = stub.Check(health_pb2.HealthCheckRequest(service=service))
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+def test_reflection_lists_the_service(channel: grpc.Channel) -> None:
+    stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+    request = reflection_pb2.ServerReflectionRequest(list_services="")
+    (answer,) = stub.ServerReflectionInfo(iter([request]))
+    assert "wisp.v1.Wisp" in [s.name for s in answer.list_services_response.service]

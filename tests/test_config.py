@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from wisp.config import DemoConfig, EdgeConfig, ServerConfig, load
+from wisp.errors import ConfigError
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+KINDS: dict[str, Any] = {"server": ServerConfig, "edge": EdgeConfig, "demo": DemoConfig}
+
+
+def test_a_flag_wins_over_the_environment_over_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "server.yaml"
+    path.write_text("http: {port: 1}\ngrpc: {port: 1}\ndrain_s: 1\n")
+    monkeypatch.setenv("WISP_SERVER_HTTP__PORT", "2")
+    monkeypatch.setenv("WISP_SERVER_GRPC__PORT", "2")
+    config = load(ServerConfig, [f"--config={path}", "--grpc.port", "3"], "wisp-server")
+    assert (config.drain_s, config.http.port, config.grpc.port) == (1, 2, 3)
+    assert type(config) is ServerConfig
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_shipped_file_is_the_default(name: str) -> None:
+    shipped = load(KINDS[name], [f"--config={CONFIGS / name}.yaml"], "wisp")
+    assert shipped == load(KINDS[name], [], "wisp")
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_shipped_file_has_every_key(name: str) -> None:
+    text = (CONFIGS / f"{name}.yaml").read_text().replace("# target: DIR", "target: x")
+    content = yaml.safe_load(text.replace("# draft: DIR", "draft: x"))
+    assert _keys(content) == _fields(KINDS[name])
+
+
+def _keys(content: dict[str, Any]) -> set[str]:
+    nested = {k: v for k, v in content.items() if isinstance(v, dict) and v}
+    below = {f"{name}.{key}" for name, value in nested.items() for key in _keys(value)}
+    return below | (content.keys() - nested.keys())
+
+
+def _fields(kind: type[BaseModel]) -> set[str]:
+    found: set[str] = set()
+    for name, field in kind.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            found |= {f"{name}.{key}" for key in _fields(field.annotation)}
+        else:
+            found.add(str(field.validation_alias or name))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("prot: 1", "unknown key 'prot'"),
+        ("http: {port: many}", "'http.port' is 'many'"),
+        ("[1, 2]", "must hold keys and values"),
+        ("a: [", "is not YAML"),
+        ("speculation: {window: 65}", "window 65 exceeds max_window 64"),
+    ],
+)
+def test_a_wrong_file_gets_a_sentence(tmp_path: Path, text: str, sentence: str) -> None:
+    path = tmp_path / "server.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=sentence.replace(".", r"\.").replace("[", r"\[")):
+        load(ServerConfig, ["--config", str(path)], "wisp-server")
+
+
+def test_a_missing_file_gets_a_sentence() -> None:
+    with pytest.raises(ConfigError, match="cannot read nowhere"):
+        load(ServerConfig, ["--config", "nowhere"], "wisp-server")
+
+
+def test_help_explains_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        load(EdgeConfig, ["--help"], "wisp-edge")
+    assert caught.value.code == 0
+    said = capsys.readouterr().out
+    assert "--drafter.block_tokens" in said
+    assert "most draft tokens held back in one message" in said

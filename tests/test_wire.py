@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wisp import wire
+from wisp.core import (
+    Directive,
+    DraftBlock,
+    FinishReason,
+    Sampling,
+    Slo,
+    TokenLogprob,
+    Verdict,
+)
+from wisp.errors import BadRequest, ProtocolError
+from wisp.v1 import wisp_pb2 as pb
+
+ROOT = Path(__file__).parent.parent
+TOKENS = st.lists(st.integers(0, 2**32 - 1), max_size=20)
+FLOATS = st.floats(-2, 2)
+SAMPLINGS = st.builds(
+    Sampling,
+    max_tokens=st.integers(1, 1000),
+    seed=st.integers(0, 2**64 - 1),
+    temperature=st.floats(0, 2),
+    top_p=st.floats(0, 1),
+    top_k=st.integers(0, 100),
+    min_p=st.floats(0, 1),
+    presence_penalty=FLOATS,
+    frequency_penalty=FLOATS,
+    repetition_penalty=st.floats(0, 2),
+    logit_bias=st.dictionaries(st.integers(0, 2**32 - 1), FLOATS, max_size=3),
+    min_tokens=st.integers(0, 9),
+    stop_token_ids=TOKENS.map(tuple),
+    num_logprobs=st.none() | st.integers(0, 20),
+)
+
+
+@given(
+    st.builds(
+        wire.Open,
+        prompt=TOKENS,
+        committed=TOKENS,
+        sampling=SAMPLINGS,
+        slo=st.none()
+        | st.builds(
+            Slo, tokens_per_s=st.floats(0, 9), first_token_s=st.floats(0, 9), name=st.just("gold")
+        ),
+        drafts=st.booleans(),
+        model=st.text(max_size=5),
+        tokenizer_name=st.text(max_size=5),
+        tokenizer_fingerprint=st.text(max_size=5),
+    )
+)
+def test_open_there_and_back(opening: wire.Open) -> None:
+    sent = wire.encode_open(opening).SerializeToString()
+    assert wire.decode_open(pb.EdgeMessage.FromString(sent)) == opening
+
+
+def test_a_block_of_four_is_tens_of_bytes() -> None:
+    block = DraftBlock(7, 1000, [100_000] * 4, [0.5] * 4, draft_time_s=0.1)
+    assert len(wire.encode_draft(block).SerializeToString()) < 50
+
+
+def test_draft_there_and_back() -> None:
+    block = DraftBlock(7, 10, [1, 2], [1.0, 51 / 255], draft_time_s=0.5, complete=True)
+    assert wire.decode_draft(wire.encode_draft(block)) == block
+
+
+@pytest.mark.parametrize("reason", [None, *FinishReason])
+def test_verdict_there_and_back(reason: FinishReason | None) -> None:
+    verdict = Verdict(
+        position=5,
+        tokens=[1, 2],
+        num_drafted=3,
+        num_accepted=1,
+        directive=Directive(4, 0.25),
+        finish_reason=reason,
+        logprobs=[TokenLogprob(-1.0, [(1, -1.0), (9, -2.0)]), TokenLogprob(-0.5)],
+        server_time_s=0.5,
+        step_time_s=0.25,
+    )
+    assert wire.decode_verdict(wire.encode_verdict(verdict).verdict) == verdict
+
+
+def test_absent_parameters_are_neutral() -> None:
+    message = pb.EdgeMessage(open=pb.Open(sampling=pb.Sampling(max_tokens=3, seed=1)))
+    assert wire.decode_open(message).sampling == Sampling(max_tokens=3, seed=1)
+
+
+def test_an_opening_needs_sampling_parameters() -> None:
+    with pytest.raises(ProtocolError, match="lacks its sampling"):
+        wire.decode_open(pb.EdgeMessage(open=pb.Open(prompt=[1])))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_tokens", 0),
+        ("temperature", -0.1),
+        ("temperature", math.nan),
+        ("top_p", 0.0),
+        ("min_p", 1.5),
+        ("presence_penalty", math.inf),
+        ("frequency_penalty", math.nan),
+        ("repetition_penalty", 0.0),
+        ("logit_bias", {1: math.inf}),
+    ],
+)
+def test_values_that_no_sampler_could_use_are_named(name: str, value: object) -> None:
+    with pytest.raises(BadRequest, match=name):
+        wire.check_sampling(Sampling(**{"max_tokens": 1, "seed": 0, name: value}))  # type: ignore[arg-type]
+
+
+def test_the_generated_code_is_fresh(tmp_path: Path) -> None:
+    """If this fails, run `make proto`."""
+    command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{ROOT / 'proto'}"]
+    out = [f"--{kind}_out={tmp_path}" for kind in ("python", "pyi", "grpc_python")]
+    subprocess.run([*command, *out, "wisp/v1/wisp.proto"], check=True)
+    for made in (tmp_path / "wisp" / "v1").iterdir():
+        assert made.read_text() == (ROOT / "wisp" / "v1" / made.name).read_text(), made.name
