@@ -25,6 +25,8 @@ TINY = Path(__file__).parent / "models" / "tiny"
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 
+EngineKind = Literal["torch", "vllm"]
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -36,7 +38,10 @@ class Listen(_Section):
 
 
 class Engine(_Section):
-    kind: Literal["torch"] = Field("torch", description="the verifier behind the engine")
+    kind: EngineKind = Field("torch", description="the verifier behind the engine: torch or vllm")
+    options: dict[str, Any] = Field(
+        {}, description="vllm: further engine arguments, e.g. {gpu_memory_utilization: 0.8}"
+    )
     device: str = Field("cpu", description="torch device, e.g. cpu or cuda:0")
     dtype: Dtype | None = Field(None, description="null: float32 on the CPU, bfloat16 on a GPU")
     num_threads: int = Field(1, ge=1, description="CPU threads of the target")
@@ -123,7 +128,7 @@ class DemoConfig(BaseSettings):
 
     target: Path = Field(TINY / "target", description="Hugging Face directory of the target")
     draft: Path = Field(TINY / "draft", description="Hugging Face directory of the drafter")
-    engine: Literal["torch"] = Field("torch", description="the verifier behind the engine")
+    engine: EngineKind = Field("torch", description="the verifier behind the engine: torch or vllm")
     requests: int = Field(6, ge=1, description="requests, shared out to the two edges")
     max_tokens: int = Field(96, ge=2, description="tokens of an answer at most")
     as_json: bool = Field(

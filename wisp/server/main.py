@@ -10,6 +10,7 @@ from wisp.config import ServerConfig
 from wisp.engine.client import EngineClient
 from wisp.engine.engine import Engine
 from wisp.engine.messages import StepReport
+from wisp.errors import ConfigError
 from wisp.lifecycle import announce, stop_signal
 from wisp.metrics import ServerMetrics, metrics_route
 from wisp.models.tokenizer import Tokenizer
@@ -65,24 +66,42 @@ async def _serve(
 
 def build_engine(config: ServerConfig) -> tuple[Verifier, Engine]:
     """Runs in the engine process: the only one that loads the target."""
-    from wisp.verifier.torch import TorchVerifier
-
-    options = config.engine
-    verifier = TorchVerifier(
-        config.target,
-        model=config.model,
-        max_sessions=options.max_sessions,
-        max_model_len=options.max_model_len,
-        device=options.device,
-        dtype=options.dtype,
-        num_threads=options.num_threads,
-    )
+    verifier = _build_verifier(config)
     policy = Fcfs(
         first_directive(config),
         block_tokens=config.speculation.block_tokens,
         max_step_tokens=config.scheduling.max_step_tokens,
     )
     return verifier, Engine(verifier, policy, max_window=config.speculation.max_window)
+
+
+def _build_verifier(config: ServerConfig) -> Verifier:
+    engine = config.engine
+    if engine.options and engine.kind != "vllm":
+        raise ConfigError("'engine.options' are for the engine 'vllm' alone")
+    if engine.kind == "vllm":
+        from wisp.verifier.vllm import load
+
+        return load(
+            config.target,
+            model=config.model,
+            max_sessions=engine.max_sessions,
+            max_model_len=engine.max_model_len,
+            max_window=config.speculation.max_window,
+            max_step_tokens=config.scheduling.max_step_tokens,
+            options=engine.options | ({"dtype": engine.dtype} if engine.dtype else {}),
+        )
+    from wisp.verifier.torch import TorchVerifier
+
+    return TorchVerifier(
+        config.target,
+        model=config.model,
+        max_sessions=engine.max_sessions,
+        max_model_len=engine.max_model_len,
+        device=engine.device,
+        dtype=engine.dtype,
+        num_threads=engine.num_threads,
+    )
 
 
 def _count(metrics: ServerMetrics, step: StepReport) -> None:

@@ -6,3 +6,20 @@ sampler     law 1 inside vLLM's workers: the choice of wisp.sampling
 options     vLLM's engine arguments: what WISP owns, what passes through
 versions    the versions that are supported, and every name that differs between them
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from wisp.verifier.vllm.verifier import VllmVerifier
+
+
+def load(*args: Any, **kwargs: Any) -> VllmVerifier:
+    """A VllmVerifier. Raises ConfigError if no vLLM of a supported version is installed."""
+    from wisp.verifier.vllm import versions
+
+    versions.prepare()
+    from wisp.verifier.vllm.verifier import VllmVerifier
+
+    return VllmVerifier(*args, **kwargs)

@@ -33,8 +33,10 @@ class Place:
     draft: list[int] = field(default_factory=list)
 
 
-class SeatScheduler(Scheduler):
+class SeatScheduler(Scheduler):  # type: ignore[misc]
     """The scheduler of EngineCore (`scheduler_cls`)."""
+
+    need_mamba_block_aligned_split: bool
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -9,21 +9,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vllm.v1.engine.core import EngineCore
+from vllm.v1.executor import Executor
+from vllm.v1.request import Request
+
+from wisp.core import Batch, Seat, Session, TokenLogprob
+from wisp.errors import ConfigError, InternalError, Overloaded, WispError
+from wisp.verifier.base import Facts, Outcome
+from wisp.verifier.torch import eos_token_ids
 from wisp.verifier.vllm import versions
-
-versions.check()  # before vLLM is imported: its own errors would say less
-
-from vllm.v1.engine.core import EngineCore  # noqa: E402
-from vllm.v1.executor import Executor  # noqa: E402
-from vllm.v1.request import Request  # noqa: E402
-
-from wisp.core import Batch, Seat, Session, TokenLogprob  # noqa: E402
-from wisp.errors import ConfigError, InternalError, Overloaded, WispError  # noqa: E402
-from wisp.verifier.base import Facts, Outcome  # noqa: E402
-from wisp.verifier.torch import eos_token_ids  # noqa: E402
-from wisp.verifier.vllm.options import engine_args  # noqa: E402
-from wisp.verifier.vllm.sampler import sampling_params  # noqa: E402
-from wisp.verifier.vllm.scheduler import Place, SeatScheduler  # noqa: E402
+from wisp.verifier.vllm.options import engine_args
+from wisp.verifier.vllm.sampler import sampling_params
+from wisp.verifier.vllm.scheduler import Place, SeatScheduler
 
 log = logging.getLogger(__name__)
 

