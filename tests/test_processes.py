@@ -267,3 +267,25 @@ def _with_another_tokenizer(directory: Path) -> Path:
     vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
     path.write_text(json.dumps(content))
     return directory
+
+
+def test_an_edge_without_a_server_says_so(logs: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        address = f"127.0.0.1:{closed.getsockname()[1]}"
+    with Process("edge", f"--server={address}", "--http.port=0", log=logs / "edge") as edge:
+        health = httpx.get(f"{edge.url}/health")
+        assert health.status_code == 503
+        assert address in health.json()["error"]["message"]
+        with pytest.raises(openai.InternalServerError) as caught:
+            client(edge).completions.create(prompt=PROMPT, **sampling())
+        assert caught.value.status_code == 503
+
+
+def test_a_server_that_stays_away_ends_the_request_with_an_error(logs: Path) -> None:
+    with start_server(logs) as server, start_edge(server, logs, "--reconnect_s=0.1") as edge:
+        stream = client(edge).completions.create(prompt=PROMPT, stream=True, **sampling(**LONG))
+        next(stream)
+        server.kill()
+        with pytest.raises(openai.APIError):
+            list(stream)
+        assert metric(edge, "wisp_edge_sessions") == 0
