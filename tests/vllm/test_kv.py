@@ -1,0 +1,135 @@
+"""KV blocks: who loses them, who gets them back, and that none is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.vllm.conftest import BLOCK, NUM_BLOCKS
+from tests.vllm.driver import Driver, expected, finish, prompts, same, step
+from wisp.core import Batch, Sampling
+from wisp.errors import Overloaded
+
+SAMPLING = Sampling(max_tokens=60, seed=3, temperature=0.8)
+
+
+def long_prompt(number: int, length: int = 100) -> list[int]:
+    tokens = [token for prompt in prompts()[number * 12 :] for token in prompt]
+    return tokens[:length]
+
+
+def test_a_seat_computes_no_more_than_it_asks_for(verifier: Any) -> None:
+    verifier.scheduler.reset_prefix_cache()
+    one, two = Driver(0, long_prompt(0), SAMPLING), Driver(1, long_prompt(1), SAMPLING)
+    verifier.open(one.session)
+    verifier.open(two.session)
+    step(verifier, [(one, one.seat(30)), (two, two.seat(17))])
+    assert (one.session.num_computed, two.session.num_computed) == (30, 17)
+    step(verifier, [(two, two.seat(5))])
+    assert (one.session.num_computed, two.session.num_computed) == (30, 22)
+    step(verifier, [(one, one.seat(70)), (two, two.seat(1))])
+    assert (one.session.num_computed, two.session.num_computed) == (100, 23)
+    assert len(one.text) == 1
+    verifier.close(one.session)
+    verifier.close(two.session)
+
+
+def test_closing_frees_the_blocks_at_once(verifier: Any) -> None:
+    free = verifier.scheduler.num_free_blocks
+    driver = Driver(0, long_prompt(0), SAMPLING)
+    verifier.open(driver.session)
+    step(verifier, [(driver, driver.seat(256))])
+    assert verifier.scheduler.num_free_blocks == free - 4
+    verifier.close(driver.session)
+    assert verifier.scheduler.num_free_blocks == free
+    verifier.close(driver.session)  # does nothing
+
+
+def test_a_second_turn_recomputes_one_block_at_most(verifier: Any) -> None:
+    first = Driver(0, long_prompt(2), SAMPLING)
+    finish(verifier, [first])
+    prompt = first.session.tokens + long_prompt(3, 10)
+    second = Driver(1, prompt, SAMPLING)
+    verifier.open(second.session)
+    step(verifier, [(second, second.seat(1))])
+    # Its last token has no KV: the first turn chose it and ended.
+    assert second.session.num_computed >= len(first.session.tokens) - 1 - BLOCK + 1
+    while not second.done:
+        step(verifier, [(second, second.seat(256))])
+    verifier.close(second.session)
+    assert second.text == expected(prompt, SAMPLING)
+
+
+def test_the_latest_due_gives_way_and_resumes(verifier: Any, hoard: Callable[[int], None]) -> None:
+    drivers = [Driver(n, long_prompt(n), SAMPLING, due_s=float(n)) for n in range(3)]
+    hoard(12)  # 4 blocks hold a prompt, 5 all of a session: three do not fit to the end
+    for driver in drivers:
+        verifier.open(driver.session)
+        step(verifier, [(driver, driver.seat(256))], now=driver.session.due_s)
+    before = verifier.scheduler.num_evictions
+    while not drivers[0].done:
+        step(verifier, [(drivers[0], drivers[0].seat(256))])
+    while not drivers[1].done:
+        step(verifier, [(drivers[1], drivers[1].seat(256))], now=1.0)
+    assert verifier.scheduler.num_evictions == before + 1
+    victim = verifier.scheduler.requests[verifier._request_ids[2]]
+    assert victim.num_computed_tokens == 0
+    verifier.close(drivers[0].session)
+    verifier.close(drivers[1].session)
+    while not drivers[2].done:
+        step(verifier, [(drivers[2], drivers[2].seat(256, [7, 7]))])
+    verifier.close(drivers[2].session)
+    assert all(same(driver) for driver in drivers)
+
+
+def test_when_all_are_seated_the_latest_due_waits(
+    verifier: Any, hoard: Callable[[int], None]
+) -> None:
+    drivers = [Driver(n, long_prompt(n), SAMPLING, due_s=-float(n)) for n in range(4)]
+    hoard(7)
+    finish(verifier, drivers)
+    assert all(same(driver) for driver in drivers)
+
+
+def test_what_can_never_fit_is_refused(verifier: Any) -> None:
+    scheduler = verifier.scheduler
+    assert scheduler.num_blocks == NUM_BLOCKS - 1
+    pool = scheduler.kv_cache_manager.block_pool
+    all_blocks, pool.num_gpu_blocks = pool.num_gpu_blocks, 4
+    driver = Driver(0, long_prompt(0), SAMPLING)
+    try:
+        with pytest.raises(Overloaded, match="5 KV blocks but there are 3"):
+            verifier.open(driver.session)
+    finally:
+        pool.num_gpu_blocks = all_blocks
+
+
+def test_more_sessions_than_agreed_are_refused(verifier: Any) -> None:
+    drivers = [Driver(n, prompts()[0], SAMPLING) for n in range(65)]
+    for driver in drivers[:64]:
+        verifier.open(driver.session)
+    with pytest.raises(Overloaded, match="all 64 sessions"):
+        verifier.open(drivers[64].session)
+    for driver in drivers:
+        verifier.close(driver.session)
+
+
+def test_after_a_failed_step_every_text_goes_on(
+    verifier: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drivers = [Driver(n, long_prompt(n), SAMPLING) for n in range(4)]
+    for driver in drivers:
+        verifier.open(driver.session)
+    for _ in range(5):
+        step(verifier, [(driver, driver.seat(60)) for driver in drivers])
+    with monkeypatch.context() as patch:
+        patch.setattr("wisp.verifier.vllm.sampler.choose", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            verifier.step(Batch([driver.seat(60) for driver in drivers[:2]]))
+    while live := [driver for driver in drivers if not driver.done]:
+        step(verifier, [(driver, driver.seat(60)) for driver in live])
+    for driver in drivers:
+        verifier.close(driver.session)
+        assert same(driver)

@@ -1,0 +1,62 @@
+"""What passes through to vLLM, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wisp.errors import ConfigError
+from wisp.verifier.vllm import versions
+
+
+def args(**options: Any) -> Any:
+    from wisp.verifier.vllm.options import engine_args
+
+    return engine_args(
+        Path("target"),
+        options,
+        max_sessions=8,
+        max_model_len=64,
+        max_window=options.pop("max_window", 4),
+        max_step_tokens=32,
+    )
+
+
+def test_options_pass_through() -> None:
+    made = args(tensor_parallel_size=2, quantization="fp8", gpu_memory_utilization=0.5)
+    assert (made.tensor_parallel_size, made.quantization) == (2, "fp8")
+    assert made.max_num_batched_tokens == 32
+    assert made.async_scheduling is False
+
+
+def test_unknown_options_are_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match="no option 'gpu_memory'; did you mean 'gpu_memory_util"):
+        args(gpu_memory=0.5)
+
+
+@pytest.mark.parametrize(
+    "name", ["scheduler_cls", "speculative_config", "async_scheduling", "model"]
+)
+def test_what_wisp_owns_is_refused_by_name(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"'{name}' is not yours to set"):
+        args(**{name: None})
+
+
+def test_a_window_beyond_vllms_limit_is_refused() -> None:
+    with pytest.raises(ConfigError, match="at most 128"):
+        args(max_window=129)
+
+
+@pytest.mark.parametrize("found", ["0.25.3", "0.33.0", "1.0", "dev"])
+def test_other_versions_are_refused(found: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(versions, "_installed", lambda: found)
+    with pytest.raises(ConfigError, match=rf"vLLM {found} .* works with 0\.26 to 0\.32"):
+        versions.prepare()
+
+
+def test_a_missing_vllm_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(versions, "_installed", lambda: None)
+    with pytest.raises(ConfigError, match="needs vLLM 0.26 to 0.32"):
+        versions.prepare()
