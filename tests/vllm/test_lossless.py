@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.vllm.driver import Driver, drafter, expected, finish, learn, oracle, prompts, same
+from tests.vllm.driver import Draft, Driver, drafter, expected, finish, learn, oracle, prompts, same
 from wisp.core import Sampling
 
 NUM_TOKENS = 40
@@ -64,13 +64,16 @@ def test_logprobs_are_the_torch_verifiers(verifier: Any, temperature: float) -> 
     for prompt in prompts()[:4]:
         ours, theirs = Driver(0, prompt, sampling), Driver(1, prompt, sampling)
         plain = Driver(2, prompts()[9], Sampling(max_tokens=24, seed=1))  # asks for none
-        draft = drafter(0, prompt, sampling)
-        finish(verifier, [plain, ours], lambda s, draft=draft: draft(s) if s.id == 0 else [])
+        finish(verifier, [plain, ours], only(0, drafter(0, prompt, sampling)))
         finish(oracle(), [theirs])
         assert ours.text == theirs.text
         assert len(ours.logprobs) == len(ours.text)
         assert ours.logprobs == pytest.approx(theirs.logprobs, abs=1e-3)
         assert not plain.logprobs
+
+
+def only(number: int, draft: Draft) -> Draft:
+    return lambda session: draft(session) if session.id == number else []
 
 
 def test_drafts_outside_the_vocabulary_are_not_taken(verifier: Any) -> None:

@@ -58,5 +58,5 @@ def test_other_versions_are_refused(found: str, monkeypatch: pytest.MonkeyPatch)
 
 def test_a_missing_vllm_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(versions, "_installed", lambda: None)
-    with pytest.raises(ConfigError, match="needs vLLM 0.26 to 0.32"):
+    with pytest.raises(ConfigError, match=r"needs vLLM 0\.26 to 0\.32"):
         versions.prepare()
