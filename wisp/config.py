@@ -67,8 +67,12 @@ class Speculation(_Section):
 
 
 class Scheduling(_Section):
-    policy: Literal["fcfs"] = Field("fcfs", description="who is verified next")
+    policy: Literal["wisp", "wisp-paper", "sled", "fcfs", "centralized"] = Field(
+        "fcfs", description="who is verified next: wisp, wisp-paper, sled, fcfs or centralized"
+    )
     max_step_tokens: int = Field(256, ge=1, description="tokens in one step, prefill included")
+    batch_size: int = Field(8, ge=1, description="sled: sessions of one static batch")
+    batch_wait_s: float = Field(0.05, ge=0, description="sled: longest wait for a full batch")
 
 
 class SloClass(_Section):

@@ -7,6 +7,7 @@ seconds of a monotonic clock.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -90,6 +91,37 @@ class Verdict(Struct, frozen=True, kw_only=True):
     committed_s: float = 0.0  # when, on the server's clock; stays on the server
 
 
+@dataclass(slots=True)
+class EdgeHistory:
+    """What the server saw of one session's edge; `wisp.controller` reads it and lets it fade."""
+
+    examined: float = 4.0  # draft tokens verified, up to the first rejected one of each round
+    accepted: float = 2.8  # of those; the start is a prior of 4 tokens at 0.7
+    predicted: float = 2.8  # what the edge said `accepted` would be
+    trust: float = 1.0  # accepted / predicted: what the edge's predictions are multiplied by
+    num_examined: int = 0  # never fades
+    draft_time_s: float | None = None  # of one token
+    round_trip_s: float | None = None  # without the drafting
+    contradicted_s: float | None = None  # such a verdict, until the next epoch's first block
+    switched_s: float | None = None  # when drafting was last switched on or off, or probed
+    probed_from: int | None = None  # num_examined when the running probe began
+    num_failed_probes: int = 0
+
+    def arrived(self, block: DraftBlock, new_epoch: bool, now: float) -> None:
+        """Learn the edge's speed and distance from a block."""
+        if block.tokens and block.draft_time_s > 0:
+            time_s = block.draft_time_s / len(block.tokens)
+            self.draft_time_s = _blend(self.draft_time_s, time_s)
+        if new_epoch and self.contradicted_s is not None:
+            time_s = max(0.0, now - self.contradicted_s - block.draft_time_s)
+            self.round_trip_s = _blend(self.round_trip_s, time_s)
+            self.contradicted_s = None
+
+
+def _blend(old: float | None, new: float) -> float:
+    return new if old is None else 0.75 * old + 0.25 * new
+
+
 class Session:
     """One generation: its committed tokens, and the live epoch of its draft stream.
 
@@ -115,6 +147,7 @@ class Session:
         self.num_prompt = len(prompt)
         self.num_computed = 0  # tokens whose KV the verifier holds
         self.sampling = sampling
+        self.end = len(prompt) + sampling.max_tokens  # the position behind its last token
         self.slo = slo
         self.directive = directive
         self.has_edge = has_edge
@@ -125,10 +158,11 @@ class Session:
         self.epoch = 0
         self.epoch_dead = False
         self.buffer: list[int] = []  # draft tokens for positions len(tokens), ...
-        self.acceptance: list[float] = []  # of each: P(accepted | all before it were)
+        self.acceptance = array("d")  # of each: P(accepted | all before it were)
         self.block_complete = False  # the edge waits for a verdict on the buffer
         self.edge_late = False  # the last token had to be decoded without its edge
         self.block_arrived_s = now  # when the last block that changed the buffer came
+        self.history = EdgeHistory()
 
     @property
     def num_output(self) -> int:
@@ -137,7 +171,7 @@ class Session:
     @property
     def num_remaining(self) -> int:
         """Output tokens still to come at most."""
-        return self.sampling.max_tokens - self.num_output
+        return self.end - len(self.tokens)
 
     @property
     def num_missing(self) -> int:
@@ -166,6 +200,7 @@ class Session:
         """
         if block.epoch < self.epoch or (block.epoch == self.epoch and self.epoch_dead):
             return
+        self.history.arrived(block, block.epoch > self.epoch, now)
         if block.epoch > self.epoch:
             self.epoch, self.epoch_dead = block.epoch, False
             self._forget_buffer()
@@ -220,6 +255,7 @@ class Session:
         overlap = min(len(taken), len(self.buffer))
         if self.buffer[:overlap] != taken[:overlap]:
             self._kill_epoch()
+            self.history.contradicted_s = now
         elif len(taken) >= len(self.buffer):
             self._forget_buffer()
         else:
@@ -228,7 +264,7 @@ class Session:
 
     def _forget_buffer(self) -> None:
         self.buffer.clear()
-        self.acceptance.clear()
+        del self.acceptance[:]
         self.block_complete = False
 
     def _kill_epoch(self) -> None:
@@ -236,13 +272,13 @@ class Session:
         self._forget_buffer()
 
 
-@dataclass(slots=True)
-class Seat:
+class Seat(Struct, gc=False):  # a thousand are made for one step; nothing refers back to them
     """One session's part in a step."""
 
     session: Session
     num_context: int  # committed tokens to compute, from session.num_computed on
-    draft: list[int] = field(default_factory=list)  # verified behind them, if they reach the end
+    draft: list[int] = []  # verified behind them, if they reach the end
+    edge_late: bool = False  # its edge was waited for until the deadline, in vain
 
     @property
     def num_tokens(self) -> int:

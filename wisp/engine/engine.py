@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 
+from wisp.controller.calibration import learn
 from wisp.core import Batch, Seat, Session, Verdict
 from wisp.engine.messages import (
     Close,
@@ -19,7 +20,7 @@ from wisp.engine.messages import (
     Verdicts,
 )
 from wisp.errors import Overloaded, ProtocolError
-from wisp.scheduler.policy import Policy
+from wisp.scheduler.base import Policy
 from wisp.verifier.base import Outcome, Verifier
 
 log = logging.getLogger(__name__)
@@ -86,11 +87,24 @@ class Engine:
         )
         session.directive = self._policy.directive(session)
         try:
+            self._admit(session)
             self._verifier.open(session)
         except Overloaded as error:
             self._outbox.append(Failed(session.id, "overloaded", str(error)))
         else:
             self.sessions[session.id] = session
+
+    def _admit(self, session: Session) -> None:
+        """Raises Overloaded if the promises made to others would break."""
+        others = self.sessions.values()
+        wait_s = self._policy.admits(others, session.slo, self._clock())
+        if wait_s is not None:
+            raise Overloaded(
+                f"another session at {session.slo.tokens_per_s:g} tokens/s would slow the "
+                f"{len(others)} running ones below what they were promised: "
+                f"try again in {wait_s:.1f} s",
+                retry_after_s=wait_s,
+            )
 
     def _draft(self, message: Draft) -> None:
         session = self.sessions.get(message.session_id)
@@ -106,6 +120,9 @@ class Engine:
         outcomes = self._step(batch)
         now = self._clock()
         step_time_s = now - step_start_s
+        if len(outcomes) == len(batch):  # else it took several steps, and tells nothing
+            num_committed = [len(outcome.tokens) for _, outcome in outcomes]
+            self._policy.observe(batch, num_committed, step_time_s, now)
         verdicts = []
         for seat, outcome in outcomes:
             seat.session.num_computed = outcome.computed_after(seat)
@@ -140,9 +157,9 @@ class Engine:
     def _commit(self, seat: Seat, outcome: Outcome, step_time_s: float, now: float) -> Verdict:
         session = seat.session
         position = len(session.tokens)
+        learn(session.history, session.acceptance[: len(seat.draft)], outcome.num_accepted)
         tokens = session.commit(outcome.tokens, now)
-        if session.waits_for_edge and seat.num_tokens == 1:  # plain decoding, at the deadline
-            session.edge_late = True
+        session.edge_late |= seat.edge_late
         session.directive = self._policy.directive(session)
         logprobs = outcome.logprobs and outcome.logprobs[: len(tokens)]
         return Verdict(

@@ -1,64 +1,53 @@
-"""Who takes part in the next step, and with how many tokens. Pure: no I/O, no clock."""
+"""The policies by name."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Protocol
+from typing import Literal, get_args
 
-from wisp.core import Batch, Directive, Seat, Session
+from wisp.core import Directive
+from wisp.estimator.base import Estimator
+from wisp.scheduler.base import Policy
+from wisp.scheduler.centralized import Centralized
+from wisp.scheduler.fcfs import Fcfs
+from wisp.scheduler.paper import WispPaper
+from wisp.scheduler.sled import Sled
+from wisp.scheduler.wisp import Wisp
+
+__all__ = ["POLICIES", "Fcfs", "Policy", "PolicyName", "make_policy"]
+
+PolicyName = Literal["wisp", "wisp-paper", "sled", "fcfs", "centralized"]
+POLICIES: tuple[PolicyName, ...] = get_args(PolicyName)
 
 
-class Policy(Protocol):
-    def schedule(self, sessions: Collection[Session], now: float) -> Batch:
-        """The batch of the next step; empty when there is nothing to do yet."""
+def make_policy(
+    name: PolicyName,
+    *,
+    estimator: Estimator,
+    first: Directive,
+    block_tokens: int = 4,
+    max_window: int = 64,
+    max_step_tokens: int = 256,
+    batch_size: int = 8,
+    batch_wait_s: float = 0.05,
+) -> Policy:
+    """`first`: the directive before anything is known of an edge, and for ever where it is fixed.
 
-    def wake_s(self, sessions: Collection[Session], now: float) -> float | None:
-        """When `schedule` would seat somebody if no message came before; None: never."""
-
-    def directive(self, session: Session) -> Directive:
-        """What the session's edge is asked to do from now on."""
-
-
-class Fcfs:
-    """First come, first served, with a fixed window: whoever is ready joins the next step.
-
-    A session that waits for its edge is ready when the edge rests, when `block_tokens` drafts have
-    come, or when its next token falls due (law 2: no edge holds a user up). Verification comes
-    before prefill, so that a long prompt cannot delay a verdict by more than one chunk.
+    `batch_size` and `batch_wait_s` are those of `sled` alone.
     """
-
-    def __init__(self, directive: Directive, block_tokens: int, max_step_tokens: int) -> None:
-        self._directive = directive
-        self._block_tokens = block_tokens
-        self._max_step_tokens = max_step_tokens
-
-    def directive(self, session: Session) -> Directive:
-        return self._directive
-
-    def schedule(self, sessions: Collection[Session], now: float) -> Batch:
-        batch = Batch()
-        room = self._max_step_tokens
-        ready = sorted(
-            (s for s in sessions if self._ready_s(s, now) <= now),
-            key=lambda s: (not s.decoding, s.committed_s),
-        )
-        for session in ready:
-            if room <= 0:
-                break
-            num_context = min(session.num_missing, room)
-            seat = Seat(session, num_context)
-            if seat.chooses:
-                most = min(room - num_context, session.num_remaining - 1)
-                seat.draft = session.buffer[:most]
-            room -= seat.num_tokens
-            batch.seats.append(seat)
-        return batch
-
-    def wake_s(self, sessions: Collection[Session], now: float) -> float | None:
-        return min((self._ready_s(s, now) for s in sessions), default=None)
-
-    def _ready_s(self, session: Session, now: float) -> float:
-        waits = session.decoding and session.waits_for_edge
-        if not waits or session.edge_resting or len(session.buffer) >= self._block_tokens:
-            return now
-        return session.due_s
+    match name:
+        case "wisp":
+            return Wisp(
+                estimator,
+                first,
+                block_tokens=block_tokens,
+                max_window=max_window,
+                max_step_tokens=max_step_tokens,
+            )
+        case "wisp-paper":
+            return WispPaper(estimator, first, block_tokens, max_step_tokens)
+        case "sled":
+            return Sled(block_tokens, batch_size, batch_wait_s, max_step_tokens)
+        case "fcfs":
+            return Fcfs(first, block_tokens, max_step_tokens)
+        case "centralized":
+            return Centralized(max_step_tokens)

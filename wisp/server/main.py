@@ -16,7 +16,8 @@ from wisp.metrics import ServerMetrics, metrics_route
 from wisp.models.tokenizer import Tokenizer
 from wisp.openai.front import HttpFront
 from wisp.openai.routes import create_app
-from wisp.scheduler.policy import Fcfs
+from wisp.scheduler.floor_and_slope import FloorAndSlope
+from wisp.scheduler.policy import make_policy
 from wisp.server.backend import ServerBackend
 from wisp.server.grpc_front import GrpcFront
 from wisp.server.service import Service, first_directive
@@ -67,10 +68,15 @@ async def _serve(
 def build_engine(config: ServerConfig) -> tuple[Verifier, Engine]:
     """Runs in the engine process: the only one that loads the target."""
     verifier = _build_verifier(config)
-    policy = Fcfs(
-        first_directive(config),
+    policy = make_policy(
+        config.scheduling.policy,
+        estimator=FloorAndSlope(),
+        first=first_directive(config),
         block_tokens=config.speculation.block_tokens,
+        max_window=config.speculation.max_window,
         max_step_tokens=config.scheduling.max_step_tokens,
+        batch_size=config.scheduling.batch_size,
+        batch_wait_s=config.scheduling.batch_wait_s,
     )
     return verifier, Engine(verifier, policy, max_window=config.speculation.max_window)
 

@@ -1,0 +1,100 @@
+"""How long a scheduling decision takes, for each policy.
+
+    python -m benchmarks.scheduler [--json] [--decisions 200]
+
+Every session decodes, has an edge and 8 buffered drafts of random acceptance; deadlines lie
+anywhere between 100 and 500 ms ahead, and the step's cost is a floor and a slope such as an H200 shows for
+an 8B target. Decisions are made on one core; nothing is verified between them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import random
+import statistics
+import time
+from typing import Any
+
+from benchmarks.setting import describe, setting
+from wisp.core import Directive, DraftBlock, Sampling, Session, Slo
+from wisp.scheduler.floor_and_slope import FloorAndSlope
+from wisp.scheduler.policy import POLICIES, PolicyName, make_policy
+
+SEED = 7
+NUM_SESSIONS = (100, 300, 1000)
+NUM_DRAFTS = 8
+FIRST = Directive(window=NUM_DRAFTS, threshold=0.3)
+
+
+def make_sessions(count: int) -> list[Session]:
+    chance = random.Random(SEED)
+    return [_make_session(number, chance) for number in range(count)]
+
+
+def _make_session(number: int, chance: random.Random) -> Session:
+    length = chance.randrange(64, 512)
+    session = Session(
+        number,
+        list(range(length)),
+        Sampling(max_tokens=256, seed=number),
+        Slo(tokens_per_s=chance.choice([2, 4, 6, 8]), first_token_s=1),
+        directive=FIRST,
+        has_edge=True,
+    )
+    session.num_computed = length
+    session.commit([0], now=0.0)
+    session.due_s = chance.uniform(0.1, 0.5)
+    acceptance = [chance.uniform(0.3, 1.0) for _ in range(NUM_DRAFTS)]
+    session.offer(DraftBlock(1, length + 1, list(range(NUM_DRAFTS)), acceptance, 0.08), now=0.0)
+    return session
+
+
+def measure(policy_name: PolicyName, count: int, num_decisions: int) -> dict[str, Any]:
+    policy = make_policy(
+        policy_name,
+        estimator=FloorAndSlope(learns=False),
+        first=FIRST,
+        max_step_tokens=4096,
+        batch_size=64,
+    )
+    sessions = {session.id: session for session in make_sessions(count)}
+    times_ms = []
+    gc.collect()
+    gc.freeze()  # as the engine's process has its sessions, not the benchmark's imports, to scan
+    for _ in range(num_decisions):
+        start_s = time.perf_counter()
+        batch = policy.schedule(sessions.values(), 0.0)
+        times_ms.append(1000 * (time.perf_counter() - start_s))
+    return {
+        "policy": policy_name,
+        "sessions": count,
+        "seats": len(batch),
+        "step_tokens": batch.num_tokens,
+        "median_ms": statistics.median(times_ms),
+        "p99_ms": statistics.quantiles(times_ms, n=100)[-1],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--decisions", type=int, default=200, help="for each policy and load")
+    options = parser.parse_args()
+    rows = [measure(name, count, options.decisions) for name in POLICIES for count in NUM_SESSIONS]
+    facts = setting(SEED, drafts_per_session=NUM_DRAFTS, decisions=options.decisions)
+    if options.json:
+        print(json.dumps({"setting": facts, "decisions": rows}))
+        return
+    print(describe(facts))
+    for row in rows:
+        print(
+            f"{row['policy']:12} {row['sessions']:5} sessions  {row['seats']:5} seats  "
+            f"{row['step_tokens']:5} tokens  median {row['median_ms']:7.3f} ms  "
+            f"p99 {row['p99_ms']:7.3f} ms"
+        )
+
+
+if __name__ == "__main__":
+    main()

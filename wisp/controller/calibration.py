@@ -1,0 +1,51 @@
+"""What an edge's predictions are worth: predicted against observed acceptance, per session.
+
+An edge reports of each draft token P(accepted | all before it were). The server multiplies it by
+(observed acceptance) / (predicted acceptance) over the recent past: a scale with one parameter that
+an honest edge leaves at 1, and that takes a liar's drafts to nearly nothing. Both sums fade with
+every examined token, the prior in them too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wisp.core import EdgeHistory
+
+Floats = NDArray[np.float64]
+
+_KEPT = 0.98  # of the past, with every examined token: a memory of 50 tokens
+_LEAST = 1e-3  # so that a bad edge's drafts stay in order, and are verified where that is free
+
+
+def learn(history: EdgeHistory, acceptance: Sequence[float], num_accepted: int) -> None:
+    """Of one verified block: the tokens behind the first rejected one tell nothing."""
+    for index, predicted in enumerate(acceptance[: num_accepted + 1]):
+        history.examined = _KEPT * history.examined + 1.0
+        history.predicted = _KEPT * history.predicted + predicted
+        history.accepted = _KEPT * history.accepted + (index < num_accepted)
+        history.num_examined += 1
+    history.trust = max(_LEAST, history.accepted / max(history.predicted, 1e-9))
+
+
+def observed_acceptance(history: EdgeHistory) -> float:
+    """P(a draft token is accepted | all before it were), over the recent past."""
+    return history.accepted / history.examined
+
+
+def survivals(acceptance: Floats, trusts: Floats) -> Floats:
+    """[sessions, drafts] of P(accepted | all before it) to P(it and all before it are accepted)."""
+    survival: Floats = np.minimum(acceptance * trusts[:, None], 1.0)
+    np.cumprod(survival, axis=1, out=survival)
+    return survival
+
+
+def forget(history: EdgeHistory, weight: float = 2.0) -> None:
+    """Keep the ratios, but only `weight` tokens of evidence: what comes next decides."""
+    factor = min(1.0, weight / history.examined)
+    history.examined *= factor
+    history.accepted *= factor
+    history.predicted *= factor

@@ -1,0 +1,32 @@
+"""Who takes part in the next step, and with how many tokens. Pure: no I/O, no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Protocol
+
+from wisp.core import Batch, Directive, Session, Slo
+
+
+class Policy(Protocol):
+    def schedule(self, sessions: Collection[Session], now: float) -> Batch:
+        """The batch of the next step; empty when there is nothing to do yet."""
+
+    def wake_s(self, sessions: Collection[Session], now: float) -> float | None:
+        """When `schedule` would seat somebody if no message came before; None: never."""
+
+    def directive(self, session: Session) -> Directive:
+        """What the session's edge is asked to do from now on."""
+
+    def observe(
+        self, batch: Batch, num_committed: Sequence[int], step_time_s: float, now: float
+    ) -> None:
+        """Learn from a step, before its outcomes change the sessions.
+
+        `num_committed`: tokens that each seat's outcome holds.
+        """
+        return
+
+    def admits(self, sessions: Collection[Session], slo: Slo, now: float) -> float | None:
+        """None: a session with this SLO may join; else in how many seconds it may ask again."""
+        return None

@@ -1,0 +1,199 @@
+"""One decision in the making: who is seated, what that costs, and how long it may take."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wisp.estimator.base import StepShape
+from wisp.scheduler.columns import Columns
+from wisp.scheduler.costs import Costs, Curve
+from wisp.scheduler.knapsack import Drafts
+
+Bools = NDArray[np.bool_]
+Ints = NDArray[np.int64]
+
+_LEAST_CHUNK = 16  # of a prompt whose first token is late, whatever else is promised
+
+
+class Plan:
+    """Filled from the most to the least pressing; `limit_s` is the tightest slack still to hold.
+
+    A deadline that the urgent sessions alone already break limits nothing: it is missed anyway,
+    and the others' should not be.
+    """
+
+    def __init__(
+        self, columns: Columns, costs: Costs, max_tokens: int, step_s: float, now: float
+    ) -> None:
+        self._costs = costs
+        self._max_tokens = max_tokens
+        self._columns = columns
+        self._slack_s = columns.due_s - now
+        self._order = np.argsort(columns.due_s, kind="stable")  # earliest deadline first
+        ready = columns.decoding & ~columns.waiting
+        plain_s = self._upper_s(
+            StepShape(max(1, int(ready.sum())), int(columns.length[ready].sum()), 0.0)
+        )
+        self._horizon_s = 2.0 * max(step_s, plain_s)  # this step and the next
+        self.urgent: Bools = self._slack_s < self._horizon_s
+        self.decodes: Bools = np.zeros(len(columns.sessions), dtype=bool)
+        self.chunks: dict[int, int] = {}  # prompt tokens, by row
+        self._prefilling = ~columns.decoding
+        self._has_prefill = bool(self._prefilling.any())
+        self.shape = StepShape(0, 0, 0.0)
+        self.limit_s = math.inf
+
+    @property
+    def room(self) -> int:
+        return self._max_tokens - self.shape.num_tokens
+
+    def seat_urgent(self) -> None:
+        """Those that would be late if left to the next step, the late ones included."""
+        rows = self._rows(self._columns.decoding & self.urgent)
+        late_prompts = self._rows(self._prefilling & self._prompt_urgent())
+        reserve = min(_LEAST_CHUNK, self._max_tokens // 2) if len(late_prompts) else 0
+        self._decode(rows[: self._max_tokens - reserve])
+        self._tighten(rows)
+        for row in late_prompts.tolist():
+            self._chunk(row, least=_LEAST_CHUNK)
+        self.limit_s = math.inf
+        self._tighten(rows)
+
+    def seat_ready(self) -> None:
+        """The next token of everybody else; who waits for drafts joins only a free step."""
+        columns = self._columns
+        rest = columns.decoding & ~self.decodes & ~self.urgent
+        self._decode_within(self._rows(rest & ~columns.waiting), self._draft_room)
+        most = self._costs.free_tokens - self.shape.num_tokens
+        if most > 0:
+            self._decode_within(self._rows(rest & columns.waiting), min(most, self._draft_room))
+
+    def fill_prompts(self, num_drafts: int) -> bool:
+        """Prefill in what is left beside `num_drafts`, the earliest first token first."""
+        before = dict(self.chunks)
+        if self._has_prefill:
+            for row in self._rows(self._prefilling).tolist():
+                if self.room - num_drafts <= 0:
+                    break
+                self._chunk(row, least=0, beside=num_drafts)
+        return self.chunks != before
+
+    def best_drafts(self, drafts: Drafts) -> int:
+        """How many to verify; every seated deadline holds with them."""
+        most = max(0, min(self._draft_room, drafts.num_tokens, self._fitting_drafts()))
+        mean = self._costs.mean
+        extra_s = mean.extra_s(self.shape.num_context, self.shape.prefill_product)
+        value = float(self.decodes.sum())
+        while most:
+            count = drafts.best_count(value, self.shape.num_tokens, extra_s, mean, most)
+            if self._upper_s(self.with_drafts(count)) <= self.limit_s:
+                return count
+            most = count * 7 // 8  # the curve is an interpolation: the estimator has the last word
+        return 0
+
+    def with_drafts(self, count: int) -> StepShape:
+        tokens, context, product = self.shape
+        return StepShape(tokens + count, context + count, product)
+
+    def _fitting_drafts(self) -> int:
+        """How many the curve lets in before the limit."""
+        upper = self._costs.upper
+        extra_s = upper.extra_s(self.shape.num_context, self.shape.prefill_product)
+        if self.limit_s - extra_s >= upper.times_s[-1]:
+            return self.room
+        end = int(np.searchsorted(upper.times_s, self.limit_s - extra_s, side="right"))
+        if end == 0:
+            return 0
+        ends = slice(end - 1, end + 1)
+        fits = np.interp(self.limit_s - extra_s, upper.times_s[ends], upper.tokens[ends])
+        return int(fits) - self.shape.num_tokens
+
+    @property
+    def _draft_room(self) -> int:
+        """A prompt that waits keeps a little of every step."""
+        waits = self._has_prefill and not self.chunks
+        return self.room - (min(_LEAST_CHUNK, self._max_tokens // 4) if waits else 0)
+
+    def _prompt_urgent(self) -> Bools:
+        """A prompt needs several steps, each full of it."""
+        full_s = float(self._costs.upper.times_s[-1])
+        steps = np.ceil(self._columns.missing / self._max_tokens)
+        found: Bools = self._slack_s < steps * full_s + self._horizon_s
+        return found
+
+    def _rows(self, mask: Bools) -> Ints:
+        """Earliest deadline first."""
+        return self._order[mask[self._order]]
+
+    def _upper_s(self, shape: StepShape) -> float:
+        return self._costs.estimator.upper_s(shape)
+
+    def _decode(self, rows: Ints) -> None:
+        self.decodes[rows] = True
+        tokens, context, product = self.shape
+        context += int(self._columns.length[rows].sum())
+        self.shape = StepShape(tokens + len(rows), context, product)
+
+    def _decode_within(self, rows: Ints, most: int) -> None:
+        """As many as deadlines allow, theirs included: the first of them is the tightest."""
+        rows = rows[: max(0, most)]
+        if len(rows) == 0:
+            return
+        limit_s = min(self.limit_s, float(self._slack_s[rows[0]]))
+        upper: Curve = self._costs.upper
+        context = self.shape.num_context + np.cumsum(self._columns.length[rows])
+        prefill_s = upper.product_s * self.shape.prefill_product
+        extra_s = np.asarray(upper.context_s * context + prefill_s, dtype=np.float64)
+        ends = np.arange(1, len(rows) + 1) + self.shape.num_tokens
+        count = int((upper.at(ends, extra_s) <= limit_s).sum())
+        while count:
+            tokens, read, product = self.shape
+            read += int(self._columns.length[rows[:count]].sum())
+            if self._upper_s(StepShape(tokens + count, read, product)) <= limit_s:
+                break
+            count = count * 7 // 8  # the curve is an interpolation
+        if count:
+            self._decode(rows[:count])
+            self.limit_s = limit_s
+
+    def _chunk(self, row: int, least: int, beside: int = 0) -> None:
+        """The most of a prompt that fits room and deadlines, but `least` even if it breaks them."""
+        missing = int(self._columns.missing[row])
+        most = min(missing, self._max_tokens - self.shape.num_tokens - beside)
+        most += self.chunks.get(row, 0)
+        most = min(missing, most)
+        before = self._without(row)
+        chunk = most
+        while chunk > least and self._chunked_s(before, row, chunk, beside) > self.limit_s:
+            chunk //= 2
+        chunk = max(chunk, min(least, most), self.chunks.get(row, 0))
+        if chunk > 0:
+            self.chunks[row] = chunk
+            self.shape = self._with_chunk(before, row, chunk)
+
+    def _without(self, row: int) -> StepShape:
+        chunk = self.chunks.get(row, 0)
+        return self._with_chunk(self.shape, row, chunk, sign=-1) if chunk else self.shape
+
+    def _with_chunk(self, shape: StepShape, row: int, chunk: int, sign: int = 1) -> StepShape:
+        columns = self._columns
+        length = int(columns.length[row] - columns.missing[row]) + chunk
+        product = float(chunk * length) if chunk > 1 else 0.0
+        return StepShape(
+            shape.num_tokens + sign * chunk,
+            shape.num_context + sign * length,
+            shape.prefill_product + sign * product,
+        )
+
+    def _chunked_s(self, before: StepShape, row: int, chunk: int, beside: int) -> float:
+        tokens, context, product = self._with_chunk(before, row, chunk)
+        return self._upper_s(StepShape(tokens + beside, context + beside, product))
+
+    def _tighten(self, rows: Ints) -> None:
+        """The tightest of these deadlines that what is seated now does not break."""
+        slack_s = self._slack_s[rows]
+        holding = slack_s[self.decodes[rows] & (slack_s >= self._upper_s(self.shape))]
+        self.limit_s = min(self.limit_s, float(holding.min(initial=math.inf)))

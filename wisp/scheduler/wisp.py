@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wisp.controller.controller import Load, SpeculationController
+from wisp.core import Batch, Directive, Seat, Session, Slo
+from wisp.estimator.base import Estimator
+from wisp.scheduler.admission import retry_after_s
+from wisp.scheduler.base import Policy
+from wisp.scheduler.columns import Columns
+from wisp.scheduler.costs import Costs
+from wisp.scheduler.knapsack import Drafts
+from wisp.scheduler.plan import Plan
+
+Ints = NDArray[np.int64]
+
+
+class Wisp(Policy):
+    """SLO-aware batches over tokens, and a speculation controller that knows their price.
+
+    Urgent sessions first, earliest deadline first; then the next token of everybody who does not
+    wait for drafts, and of those who do while the step is free anyway; then draft tokens as long
+    as they raise (expected committed tokens) / (predicted time); then prefill in the room left.
+    Every deadline seated is checked with the estimator's upper quantile.
+    """
+
+    def __init__(
+        self,
+        estimator: Estimator,
+        first: Directive,
+        *,
+        block_tokens: int,
+        max_window: int,
+        max_step_tokens: int,
+    ) -> None:
+        self._estimator = estimator
+        self._costs = Costs(estimator, max_step_tokens)
+        self._controller = SpeculationController(first, block_tokens, max_window)
+        self._block_tokens = block_tokens
+        self._max_step_tokens = max_step_tokens
+        self._tokens_per_seat = self._committed_per_seat = 1.0
+        self.load = Load()
+
+    def directive(self, session: Session) -> Directive:
+        return self._controller.directive(session, self.load)
+
+    def wake_s(self, sessions: Collection[Session], now: float) -> float | None:
+        return now if sessions else None  # a step for waiting sessions alone is free
+
+    def admits(self, sessions: Collection[Session], slo: Slo, now: float) -> float | None:
+        seat = self._tokens_per_seat, self._committed_per_seat
+        return retry_after_s(sessions, slo, self._estimator, *seat)
+
+    def observe(
+        self, batch: Batch, num_committed: Sequence[int], step_time_s: float, now: float
+    ) -> None:
+        self._costs.observe(batch, step_time_s)
+        step_s = self.load.step_s or step_time_s
+        self.load = self.load._replace(step_s=0.8 * step_s + 0.2 * step_time_s)
+        choosing = [seat.num_tokens for seat in batch.seats if seat.num_context == 1]
+        if choosing:
+            committed = sum(
+                number
+                for seat, number in zip(batch.seats, num_committed, strict=True)
+                if seat.num_context == 1
+            )
+            self._tokens_per_seat += 0.1 * (sum(choosing) / len(choosing) - self._tokens_per_seat)
+            self._committed_per_seat += 0.1 * (
+                max(1.0, committed / len(choosing)) - self._committed_per_seat
+            )
+
+    def schedule(self, sessions: Collection[Session], now: float) -> Batch:
+        if not sessions:
+            return Batch()
+        columns = Columns(sessions, self._block_tokens)
+        plan = Plan(columns, self._costs, self._max_step_tokens, self.load.step_s, now)
+        plan.seat_urgent()
+        plan.seat_ready()
+        drafts = Drafts(columns.survivals() * plan.decodes[:, None])
+        num_drafts = plan.best_drafts(drafts)
+        if plan.fill_prompts(num_drafts):
+            num_drafts = min(num_drafts, plan.best_drafts(drafts))
+        self._price(columns, plan, drafts, num_drafts)
+        return _batch(columns, plan, drafts.by_row(num_drafts))
+
+    def _price(self, columns: Columns, plan: Plan, drafts: Drafts, num_drafts: int) -> None:
+        """What the controller needs to know of this decision, smoothed."""
+        mean = self._costs.mean
+        extra_s = mean.extra_s(int(columns.length.sum()), 0.0)
+        load = self.load._replace(plain_s=float(mean.at(len(columns.sessions), extra_s)))
+        value = float(plan.decodes.sum() + drafts.value(num_drafts))
+        if value:
+            tokens, context, product = plan.with_drafts(num_drafts)
+            time_s = float(mean.at(tokens, mean.extra_s(context, product)))
+            price = mean.slope_s(tokens) * value / max(time_s, 1e-9)
+            load = load._replace(price=0.8 * load.price + 0.2 * price)
+        self.load = load
+
+
+def _batch(columns: Columns, plan: Plan, num_drafts: Ints) -> Batch:
+    sessions = columns.sessions
+    rows = np.flatnonzero(plan.decodes)
+    counts = num_drafts[rows].tolist()
+    seats = [
+        Seat(session, 1, session.buffer[:count])
+        for session, count in zip(map(sessions.__getitem__, rows.tolist()), counts, strict=True)
+    ]
+    late = plan.urgent & columns.waiting & (columns.usable == 0)
+    for index in np.flatnonzero(late[rows]).tolist():
+        seats[index].edge_late = True
+    seats += [Seat(sessions[row], chunk) for row, chunk in plan.chunks.items()]
+    return Batch(seats)
