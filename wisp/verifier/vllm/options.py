@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,11 @@ def engine_args(
             "num_speculative_tokens": max(1, max_window),
         },
     }
-    defaults = {"dtype": "float32"} if current_platform.is_cpu() else {}
+    defaults: dict[str, Any] = {}
+    if current_platform.is_cpu():
+        defaults["dtype"] = "float32"
+        if "gpu_memory_utilization" not in options:  # its default claims nearly all memory
+            os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # GiB
     try:
         return EngineArgs(**{**defaults, **options, **ours})
     except (TypeError, ValueError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import multiprocessing
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -185,6 +186,7 @@ class VllmVerifier:
 
 
 def _start(args: Any) -> EngineCore:
+    _allow_workers()
     try:
         config = args.create_engine_config()
         return EngineCore(config, Executor.get_class(config), log_stats=False)
@@ -193,6 +195,15 @@ def _start(args: Any) -> EngineCore:
     except Exception as error:
         log.exception("vLLM cannot start")
         raise ConfigError(f"vLLM cannot start: {' '.join(str(error).split())}") from error
+
+
+def _allow_workers() -> None:
+    """With tensor parallelism vLLM starts processes, which Python forbids to a daemonic one.
+
+    The engine's process is daemonic so that it does not outlive the server. Its workers do not
+    outlive it: they are daemonic too, and end when the pipe to it breaks.
+    """
+    multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
 
 
 def _known(draft: list[int], vocab_size: int) -> list[int]:
