@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vllm.v1.engine import EngineCoreRequest
 from vllm.v1.engine.core import EngineCore
 from vllm.v1.executor import Executor
 from vllm.v1.request import Request
@@ -18,7 +19,6 @@ from wisp.core import Batch, Seat, Session, TokenLogprob
 from wisp.errors import ConfigError, InternalError, Overloaded, WispError
 from wisp.verifier.base import Facts, Outcome
 from wisp.verifier.torch import eos_token_ids
-from wisp.verifier.vllm import versions
 from wisp.verifier.vllm.options import engine_args
 from wisp.verifier.vllm.sampler import sampling_params
 from wisp.verifier.vllm.scheduler import Place, SeatScheduler
@@ -119,7 +119,7 @@ class VllmVerifier:
         request_id = f"{session.id}-{next(self._numbers)}"
         params = sampling_params(session.sampling, session.num_prompt, self.facts.max_model_len)
         request, _ = self._core.preprocess_add_request(
-            versions.engine_core_request(
+            EngineCoreRequest(
                 request_id=request_id,
                 prompt_token_ids=list(session.tokens),
                 mm_features=None,

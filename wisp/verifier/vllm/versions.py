@@ -57,12 +57,3 @@ def forget_deferred(scheduler: Any) -> None:
     """0.32 also keeps a set of the requests that its scan of the waiting queue skipped."""
     if hasattr(scheduler, "deferred_waiting"):
         scheduler.deferred_waiting.clear()
-
-
-def engine_core_request(**fields: Any) -> Any:
-    """An EngineCoreRequest; fields of other versions that this one lacks stay unset."""
-    from vllm.v1.engine import EngineCoreRequest
-
-    known = EngineCoreRequest.__struct_fields__
-    missing = {name: None for name in ("eos_token_id",) if name in known}
-    return EngineCoreRequest(**missing, **fields)
