@@ -3,8 +3,8 @@
     python -m benchmarks.scheduler [--json] [--decisions 200]
 
 Every session decodes, has an edge and 8 buffered drafts of random acceptance; deadlines lie
-anywhere between 100 and 500 ms ahead, and the step's cost is a floor and a slope such as an H200 shows for
-an 8B target. Decisions are made on one core; nothing is verified between them.
+anywhere between 100 and 500 ms ahead, and the step's cost is a floor and a slope such as an H200
+shows for an 8B target. Decisions are made on one core; nothing is verified between them.
 """
 
 from __future__ import annotations

@@ -57,8 +57,8 @@ class Plan:
         reserve = min(_LEAST_CHUNK, self._max_tokens // 2) if len(late_prompts) else 0
         self._decode(rows[: self._max_tokens - reserve])
         self._tighten(rows)
-        for row in late_prompts.tolist():
-            self._chunk(row, least=_LEAST_CHUNK)
+        for index, row in enumerate(late_prompts.tolist()):
+            self._chunk(row, least=0 if index else _LEAST_CHUNK)
         self.limit_s = math.inf
         self._tighten(rows)
 
@@ -90,9 +90,21 @@ class Plan:
         while most:
             count = drafts.best_count(value, self.shape.num_tokens, extra_s, mean, most)
             if self._upper_s(self.with_drafts(count)) <= self.limit_s:
-                return count
+                return self._best_of(drafts, count)
             most = count * 7 // 8  # the curve is an interpolation: the estimator has the last word
         return 0
+
+    def _best_of(self, drafts: Drafts, count: int) -> int:
+        """`count`, the end of the tile below it, or none: by the estimator, not by the curve."""
+        grid, tokens = self._costs.mean.tokens, self.shape.num_tokens
+        below = int(grid[max(0, int(np.searchsorted(grid, tokens + count)) - 1)]) - tokens
+        value = float(self.decodes.sum())
+
+        def rate(count: int) -> float:
+            time_s = self._costs.estimator.predict_s(self.with_drafts(count))
+            return (value + float(drafts.value(count))) / max(time_s, 1e-9)
+
+        return max(count, max(0, below), 0, key=rate)
 
     def with_drafts(self, count: int) -> StepShape:
         tokens, context, product = self.shape

@@ -1,0 +1,145 @@
+"""Properties of one decision, over random loads."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.scheduler.worlds import FIRST, Tiled, exact, make_session, value
+from wisp.core import Batch, Seat, Session
+from wisp.estimator.base import Estimator
+from wisp.scheduler.costs import shape_of
+from wisp.scheduler.policy import make_policy
+
+ESTIMATORS: list[Callable[[], Estimator]] = [exact, Tiled]
+MAX_STEP_TOKENS = 512
+
+
+@st.composite
+def loads(draw: st.DrawFn, prefill: bool = False) -> list[Session]:
+    chance = random.Random(draw(st.integers(0, 2**32)))  # far faster than drawing each number
+    tightest = draw(st.sampled_from([-0.05, 0.0, 0.02, 0.1]))
+    found = []
+    for number in range(draw(st.integers(1, 120))):
+        length = chance.randrange(2, 400)
+        found.append(
+            make_session(
+                number,
+                due_s=chance.uniform(tightest, 0.4),
+                length=length,
+                acceptance=[chance.random() for _ in range(chance.randrange(9))],
+                has_edge=chance.random() < 0.7,
+                missing=length if prefill and chance.random() < 0.2 else 1,
+                complete=chance.random() < 0.5,
+            )
+        )
+    return found
+
+
+def schedule(sessions: list[Session], costs: Estimator) -> Batch:
+    policy = make_policy("wisp", estimator=costs, first=FIRST, max_step_tokens=MAX_STEP_TOKENS)
+    return policy.schedule(sessions, 0.0)
+
+
+def ready(session: Session) -> bool:
+    drafts_here = session.edge_resting or len(session.buffer) >= 4
+    return session.decoding and (drafts_here or not session.waits_for_edge)
+
+
+def plain(seats: list[Seat]) -> Batch:
+    return Batch([Seat(seat.session, seat.num_context) for seat in seats])
+
+
+@pytest.mark.parametrize("costs", ESTIMATORS)
+@settings(deadline=None, max_examples=60)
+@given(loads(prefill=True))
+def test_a_batch_is_well_formed(costs: Callable[[], Estimator], sessions: list[Session]) -> None:
+    batch = schedule(sessions, costs())
+    assert batch
+    assert batch.num_tokens <= MAX_STEP_TOKENS
+    assert len({seat.session.id for seat in batch.seats}) == len(batch)
+    for seat in batch.seats:
+        assert 0 < seat.num_context <= seat.session.num_missing
+        assert seat.draft == seat.session.buffer[: len(seat.draft)]
+        assert len(seat.draft) < seat.session.num_remaining
+
+
+@pytest.mark.parametrize("costs", ESTIMATORS)
+@settings(deadline=None, max_examples=100)
+@given(loads(prefill=True))
+def test_no_seat_breaks_a_deadline_that_the_urgent_alone_would_hold(
+    costs: Callable[[], Estimator], sessions: list[Session]
+) -> None:
+    truth = costs()
+    batch = schedule(sessions, truth)
+    total_s = truth.upper_s(shape_of(batch))
+    horizon_s = 2 * truth.upper_s(shape_of(Batch([Seat(s, 1) for s in sessions if ready(s)])))
+    urgent = [
+        Seat(seat.session, min(16, seat.num_context))  # a late prompt's least chunk is 16
+        for seat in batch.seats
+        if seat.num_context > 1 or seat.session.due_s < horizon_s
+    ]
+    urgent_s = truth.upper_s(shape_of(Batch(urgent)))
+    for seat in batch.seats:
+        if seat.session.decoding and seat.session.due_s >= urgent_s:
+            assert total_s <= seat.session.due_s + 1e-9
+
+
+@pytest.mark.parametrize("costs", ESTIMATORS)
+@settings(deadline=None, max_examples=100)
+@given(loads())
+def test_a_batch_is_worth_no_less_than_plain_decoding_of_the_same(
+    costs: Callable[[], Estimator], sessions: list[Session]
+) -> None:
+    truth = costs()
+    batch = schedule(sessions, truth)
+    alone = plain(batch.seats)
+    rate = value(batch) / truth.predict_s(shape_of(batch))
+    assert rate >= 0.98 * len(alone) / truth.predict_s(shape_of(alone))
+
+
+@settings(deadline=None, max_examples=60)
+@given(loads())
+def test_whoever_is_late_is_seated_first(sessions: list[Session]) -> None:
+    for session in sessions:
+        session.due_s -= 0.2
+    policy = make_policy("wisp", estimator=exact(), first=FIRST, max_step_tokens=32)
+    seated = {seat.session.id for seat in policy.schedule(sessions, 0.0).seats}
+    late = sorted((s for s in sessions if s.due_s <= 0), key=lambda s: s.due_s)
+    assert {session.id for session in late[:32]} <= seated
+
+
+def test_drafts_are_free_on_the_floor_and_priced_above_it() -> None:
+    few = [make_session(n, due_s=1.0, acceptance=[0.3] * 4) for n in range(8)]
+    many = [make_session(n, due_s=1.0, acceptance=[0.3] * 4) for n in range(400)]
+    assert schedule(few, exact()).num_tokens == 8 * 5
+    assert schedule(many, exact()).num_tokens == 400
+    likely = [make_session(n, due_s=1.0, acceptance=[0.99] * 4) for n in range(100)]
+    assert schedule(likely, exact()).num_tokens == 500
+
+
+def test_the_likeliest_drafts_are_taken_first() -> None:
+    sessions = [make_session(n, due_s=1.0, acceptance=[p] * 4) for n, p in enumerate((0.4, 0.9))]
+    policy = make_policy("wisp", estimator=exact(), first=FIRST, max_step_tokens=6)
+    seats = policy.schedule(sessions, 0.0).seats
+    assert {seat.session.id: len(seat.draft) for seat in seats} == {0: 0, 1: 4}
+
+
+def test_who_waits_for_an_edge_joins_a_free_step_only() -> None:
+    waiting = [make_session(n, due_s=1.0) for n in range(4)]
+    assert len(schedule(waiting, exact())) == 4
+    plainly = [make_session(n, due_s=1.0, has_edge=False) for n in range(10, 210)]
+    batch = schedule([*waiting, *plainly], exact())
+    assert len(batch) == 200
+    assert not any(seat.session.has_edge for seat in batch.seats)
+
+
+def test_a_prompt_gets_the_room_that_is_left() -> None:
+    prompt = make_session(1, due_s=1.0, length=1000, missing=1000)
+    others = [make_session(n, due_s=1.0, has_edge=False) for n in range(2, 12)]
+    batch = schedule([prompt, *others], exact())
+    assert {seat.session.id: seat.num_tokens for seat in batch.seats}[1] == MAX_STEP_TOKENS - 10
