@@ -25,7 +25,8 @@ from wisp.engine.messages import Draft, Failed, FromEngine, Open, ToEngine, Verd
 from wisp.models.tokenizer import Tokenizer
 from wisp.sampling.choice import choose
 from wisp.sampling.processors import Row
-from wisp.scheduler.policy import Fcfs
+from wisp.scheduler.floor_and_slope import FloorAndSlope
+from wisp.scheduler.policy import PolicyName, make_policy
 from wisp.verifier.base import Verifier
 from wisp.verifier.torch import TorchVerifier
 
@@ -68,9 +69,11 @@ class Edge:
 class World:
     """All sessions at once through one engine."""
 
-    def __init__(self, verifier: Verifier) -> None:
+    def __init__(self, verifier: Verifier, policy_name: PolicyName = "fcfs") -> None:
         self.clock = Clock()
-        policy = Fcfs(DIRECTIVE, block_tokens=4, max_step_tokens=512)
+        policy = make_policy(
+            policy_name, estimator=FloorAndSlope(), first=DIRECTIVE, max_step_tokens=512
+        )
         self.engine = Engine(verifier, policy, max_window=64, clock=self.clock)
 
     def generate(
@@ -206,14 +209,16 @@ class _opened:
             self._drafter.close(key)
 
 
+@pytest.mark.parametrize("policy", ["fcfs", "wisp"])
 def test_an_honest_edge(
     verifier: TorchVerifier,
     prompts: list[list[int]],
     samplings: list[Sampling],
     alone: list[list[int]],
     honest: Propose,
+    policy: PolicyName,
 ) -> None:
-    assert World(verifier).generate(prompts, samplings, honest) == alone
+    assert World(verifier, policy).generate(prompts, samplings, honest) == alone
 
 
 def test_an_edge_whose_drafts_are_random(
