@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from wisp.config import TINY
 from wisp.errors import ConfigError
 from wisp.verifier.vllm import versions
 
@@ -15,7 +15,7 @@ def args(**options: Any) -> Any:
     from wisp.verifier.vllm.options import engine_args
 
     return engine_args(
-        Path("target"),
+        TINY / "target",
         options,
         max_sessions=8,
         max_model_len=64,
@@ -32,8 +32,11 @@ def test_options_pass_through() -> None:
 
 
 def test_unknown_options_are_refused_by_name() -> None:
-    with pytest.raises(ConfigError, match="no option 'gpu_memory'; did you mean 'gpu_memory_util"):
-        args(gpu_memory=0.5)
+    with pytest.raises(
+        ConfigError,
+        match="no option 'gpu_memory_utilisation'; did you mean 'gpu_memory_utilization'",
+    ):
+        args(gpu_memory_utilisation=0.5)
 
 
 @pytest.mark.parametrize(
