@@ -114,5 +114,16 @@ class SpeculationController:
         return self._drafting(history, load)
 
 
+def drafts_expected_s(session: Session, block_tokens: int) -> float | None:
+    """When the next block should come, by the edge's speed and distance; None: unknown."""
+    history = session.history
+    if history.draft_time_s is None:
+        return None
+    drafting_s = block_tokens * history.draft_time_s
+    if history.contradicted_s is not None:
+        return history.contradicted_s + _round_trip_s(history) + drafting_s
+    return session.block_arrived_s + drafting_s
+
+
 def _round_trip_s(history: EdgeHistory) -> float:
     return _UNKNOWN_ROUND_TRIP_S if history.round_trip_s is None else history.round_trip_s

@@ -42,13 +42,14 @@ class Wisp(Policy):
         self._block_tokens = block_tokens
         self._max_step_tokens = max_step_tokens
         self._tokens_per_seat = self._committed_per_seat = 1.0
+        self._hold_until_s = 0.0
         self.load = Load()
 
     def directive(self, session: Session) -> Directive:
         return self._controller.directive(session, self.load)
 
     def wake_s(self, sessions: Collection[Session], now: float) -> float | None:
-        return now if sessions else None  # a step for waiting sessions alone is free
+        return max(now, self._hold_until_s) if sessions else None
 
     def admits(self, sessions: Collection[Session], slo: Slo, now: float) -> float | None:
         seat = self._tokens_per_seat, self._committed_per_seat
@@ -76,9 +77,17 @@ class Wisp(Policy):
         if not sessions:
             return Batch()
         columns = Columns(sessions, self._block_tokens)
-        plan = Plan(columns, self._costs, self._max_step_tokens, self.load.step_s, now)
+        plan = Plan(
+            columns,
+            self._costs,
+            self._block_tokens,
+            self._max_step_tokens,
+            self.load.step_s,
+            now,
+        )
         plan.seat_urgent()
         plan.seat_ready()
+        self._hold_until_s = plan.hold_until_s
         drafts = Drafts(columns.survivals() * plan.decodes[:, None])
         num_drafts = plan.best_drafts(drafts)
         if plan.fill_prompts(num_drafts):
