@@ -13,7 +13,8 @@ _DWELL_S = 1.0  # least time between two switches
 _PROBE_S = 5.0  # a resting edge is tried again after so long; twice as long after each failure
 _MOST_DOUBLINGS = 4
 _LEAST_THRESHOLD = 0.05  # below it drafting costs the edge more than it ever brings
-_UNKNOWN_ROUND_TRIP_S = 0.05
+_UNKNOWN_ROUND_TRIP_S = 0.0  # the benefit of the doubt, until the first contradiction tells
+_LEAST_EXAMINED = 16  # draft tokens before an edge is judged
 
 
 class Load(NamedTuple):
@@ -61,8 +62,8 @@ class SpeculationController:
         history, now = session.history, session.committed_s
         if not session.has_edge or self._first.window == 0:
             return REST
-        if history.num_examined == 0 and history.probed_from is None:
-            return self._first  # nothing is known yet
+        if history.num_examined < _LEAST_EXAMINED and history.probed_from is None:
+            return self._first  # too little is known yet
         if history.switched_s is None:
             history.switched_s = now - _DWELL_S
         elapsed_s = now - history.switched_s
