@@ -93,7 +93,7 @@ class Crowd:
 
 
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize(("most", "num_blocks"), [(64, 599), (24, 30), (12, 8)])
+@pytest.mark.parametrize(("most", "num_blocks"), [(64, 599), (24, 20), (12, 8)])
 def test_crowd(verifier: Any, hoard: Callable[[int], None], most: int, num_blocks: int) -> None:
     scheduler = verifier.scheduler
     hoard(min(num_blocks, scheduler.num_free_blocks))
