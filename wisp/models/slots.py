@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
-from transformers.utils import logging as transformers_logging
 from transformers.activations import SiLUActivation
+from transformers.utils import logging as transformers_logging
 
 from wisp.errors import ConfigError
 from wisp.models import attention

@@ -29,27 +29,35 @@ def _argmax(logits: Tensor, rows: Sequence[Row]) -> Tensor:
     """int64 [rows]; rows without noise or processor cost their argmax and nothing else."""
     others = [index for index, row in enumerate(rows) if not is_plain(row)]
     if len(others) == len(rows):
-        return _scores(logits, rows).argmax(dim=-1)
+        return _processed_argmax(logits, rows)
     choices = logits.argmax(dim=-1)
     if others:
-        scores = _scores(logits[others], [rows[index] for index in others])
-        choices[others] = scores.argmax(dim=-1)
+        choices[others] = _processed_argmax(logits[others], [rows[index] for index in others])
     return choices
 
 
-def _scores(logits: Tensor, rows: Sequence[Row]) -> Tensor:
-    """A copy of the logits, processed, with noise where the temperature is not 0."""
+def _processed_argmax(logits: Tensor, rows: Sequence[Row]) -> Tensor:
+    """int64 [rows]: of a processed copy, with noise where the temperature is not 0."""
     scores = process(logits.to(torch.float32, copy=True), rows)
     noisy = [index for index, row in enumerate(rows) if not row.greedy]
-    if noisy:
-        keys = [(signed(rows[index].sampling.seed), rows[index].position) for index in noisy]
-        seeds, positions = torch.tensor(keys, device=logits.device).T
-        noise = gumbel_torch(seeds, positions, logits.shape[1])
-        if len(noisy) == len(rows):
-            scores += noise
-        else:
-            scores[noisy] += noise
-    return scores
+    if not noisy:
+        return scores.argmax(dim=-1)
+    keys = [(signed(rows[index].sampling.seed), rows[index].position) for index in noisy]
+    seeds, positions = torch.tensor(keys, device=logits.device).T.contiguous()
+    if len(noisy) == len(rows):
+        return _noisy_argmax(scores, seeds, positions)
+    choices = scores.argmax(dim=-1)
+    choices[noisy] = _noisy_argmax(scores[noisy], seeds, positions)
+    return choices
+
+
+def _noisy_argmax(scores: Tensor, seeds: Tensor, positions: Tensor) -> Tensor:
+    """int64 [rows]: argmax of scores + noise, which on a GPU never lies in memory."""
+    if scores.is_cuda:
+        from wisp.sampling.fused import noisy_argmax
+
+        return noisy_argmax(scores, seeds, positions)
+    return scores.add_(gumbel_torch(seeds, positions, scores.shape[1])).argmax(dim=-1)
 
 
 def _logprobs(

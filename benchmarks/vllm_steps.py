@@ -1,0 +1,322 @@
+"""The time of a verification step on vLLM, beside plain vLLM and the GPU's own busy time.
+
+    python -m benchmarks.vllm_steps [--shape 8b] [--sessions 1,16,64,128,256] [--drafts 0,4,mixed]
+                                    [--context 512] [--engine both] [--csv FILE] [--json]
+
+Weights are random (load_format=dummy): time does not depend on their values. `wisp` is one step of
+the verifier with k random drafts for every session (mixed: uniform 0..7), medians of 20; its
+`gpu_busy` is the time of its kernels, from the profiler, over its wall time. `plain` is vLLM with
+asynchronous scheduling: (time of 96 tokens - time of 32) / 64, every request with its own prompt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from wisp.config import TINY
+from wisp.core import Batch, Sampling, Seat, Session, Slo
+
+SEED = 11
+MAX_WINDOW = 7
+MAX_STEP_TOKENS = 4096
+WARM_STEPS, TIMED_STEPS, PROFILED_STEPS = 4, 20, 5
+SLO = Slo(tokens_per_s=10, first_token_s=10)
+_QWEN3 = {
+    "architectures": ["Qwen3ForCausalLM"],
+    "model_type": "qwen3",
+    "head_dim": 128,
+    "hidden_act": "silu",
+    "max_position_embeddings": 40960,
+    "num_key_value_heads": 8,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1_000_000,
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+    "vocab_size": 151_936,
+}
+SHAPES = {
+    "8b": {
+        "hidden_size": 4096,
+        "intermediate_size": 12288,
+        "num_attention_heads": 32,
+        "num_hidden_layers": 36,
+    },
+    "32b": {
+        "hidden_size": 5120,
+        "intermediate_size": 25600,
+        "num_attention_heads": 64,
+        "num_hidden_layers": 64,
+    },
+}
+
+
+def main() -> None:
+    options = _arguments()
+    if options.engine == "both":
+        rows = [*_apart("plain", options), *_apart("wisp", options)]
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            measure = measure_wisp if options.engine == "wisp" else measure_plain
+            rows = measure(_model(options.shape, Path(folder)), options)
+    if options.csv:
+        _write(options.csv, rows)
+    if options.json:
+        print(json.dumps({"seed": SEED, "rows": rows}))
+        return
+    for row in rows:
+        print(", ".join(f"{name} {value}" for name, value in row.items()))
+
+
+def measure_wisp(directory: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
+    from wisp.verifier.vllm import load
+
+    sizes = sorted({8, *(n * (k + 1) for n in options.sessions for k in (0, 4, MAX_WINDOW))})
+    captured = [
+        size for size in sizes if size <= options.most_captured and size % (MAX_WINDOW + 1) == 0
+    ]
+    extra: dict[str, Any] = (
+        {}
+        if options.shape == "tiny"
+        else {
+            "load_format": "dummy",
+            "gpu_memory_utilization": 0.85,
+            "compilation_config": {
+                "cudagraph_mode": options.cudagraph_mode,
+                "cudagraph_capture_sizes": captured,
+            },
+        }
+    )
+    verifier = load(
+        directory,
+        max_sessions=max(options.sessions),
+        max_model_len=options.context + 256,
+        max_window=MAX_WINDOW,
+        max_step_tokens=MAX_STEP_TOKENS,
+        options=extra,
+    )
+    rows = []
+    for number in options.sessions:
+        for drafts in options.drafts:
+            for temperature in (0.0, 0.8) if drafts == "4" else (0.0,):
+                fleet = Fleet(verifier, number, options.context, temperature)
+                rows.append(_describe(fleet, drafts, temperature, options))
+                print(rows[-1], file=sys.stderr, flush=True)
+                fleet.close()
+    verifier.shutdown()
+    return rows
+
+
+class Fleet:
+    """Sessions that have read their prompts and decode for ever."""
+
+    def __init__(self, verifier: Any, number: int, context: int, temperature: float) -> None:
+        self._verifier = verifier
+        self._chance = random.Random(SEED)
+        self._vocab_size = verifier.facts.vocab_size
+        self.sessions = [
+            Session(
+                index,
+                [self._chance.randrange(self._vocab_size) for _ in range(context)],
+                Sampling(max_tokens=250, seed=index, temperature=temperature),
+                SLO,
+            )
+            for index in range(number)
+        ]
+        for session in self.sessions:
+            verifier.open(session)
+        each = max(1, MAX_STEP_TOKENS // context)
+        for first in range(0, number, each):
+            seats = [Seat(s, s.num_missing) for s in self.sessions[first : first + each]]
+            self._step(Batch(seats))
+
+    def step(self, drafts: str) -> int:
+        """One step of all; the number of new tokens."""
+        seats = [Seat(session, 1, self._draft(drafts)) for session in self.sessions]
+        self._step(batch := Batch(seats))
+        return batch.num_tokens
+
+    def close(self) -> None:
+        for session in self.sessions:
+            self._verifier.close(session)
+
+    def _draft(self, drafts: str) -> list[int]:
+        count = self._chance.randint(0, MAX_WINDOW) if drafts == "mixed" else int(drafts)
+        return [self._chance.randrange(self._vocab_size) for _ in range(count)]
+
+    def _step(self, batch: Batch) -> None:
+        for seat, outcome in zip(batch.seats, self._verifier.step(batch), strict=True):
+            session = seat.session
+            session.num_computed += seat.num_context + outcome.num_accepted
+            if outcome.num_computed is not None:
+                session.num_computed = outcome.num_computed
+            session.commit(outcome.tokens, now=0.0)
+
+
+def _describe(
+    fleet: Fleet, drafts: str, temperature: float, options: argparse.Namespace
+) -> dict[str, Any]:
+    for _ in range(WARM_STEPS):
+        num_tokens = fleet.step(drafts)
+    times_ms = [1000 * _time(lambda: fleet.step(drafts)) for _ in range(TIMED_STEPS)]
+    deciles = statistics.quantiles(times_ms, n=10)
+    return {
+        "model": options.shape,
+        "engine": "wisp",
+        "batch": len(fleet.sessions),
+        "context": options.context,
+        "k": drafts,
+        "temperature": temperature,
+        "new_tokens": num_tokens,
+        "median_ms": round(statistics.median(times_ms), 3),
+        "p10_ms": round(deciles[0], 3),
+        "p90_ms": round(deciles[-1], 3),
+        "gpu_busy": _busy(fleet, drafts),
+    }
+
+
+def _time(work: Callable[[], object]) -> float:
+    start_s = time.perf_counter()
+    work()
+    return time.perf_counter() - start_s
+
+
+def _busy(fleet: Fleet, drafts: str) -> float | None:
+    """The share of wall time in which a kernel runs; None without a GPU.
+
+    The profiler slows the host, not the kernels: their time is set against unprofiled steps.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    activities = [torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as profile:
+        for _ in range(PROFILED_STEPS):
+            fleet.step(drafts)
+        torch.cuda.synchronize()
+    busy_s = sum(float(event.self_device_time_total) for event in profile.key_averages()) / 1e6
+    unprofiled_s = statistics.median(_time(lambda: fleet.step(drafts)) for _ in range(9))
+    return round(busy_s / PROFILED_STEPS / unprofiled_s, 3)
+
+
+def measure_plain(directory: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
+    from vllm import LLM, SamplingParams
+
+    extra: dict[str, Any] = (
+        {}
+        if options.shape == "tiny"
+        else {
+            "load_format": "dummy",
+            "gpu_memory_utilization": 0.85,
+        }
+    )
+    llm = LLM(
+        str(directory),
+        skip_tokenizer_init=True,
+        max_model_len=options.context + 256,
+        max_num_seqs=max(options.sessions),
+        max_num_batched_tokens=MAX_STEP_TOKENS,
+        seed=SEED,
+        **extra,
+    )
+    chance = random.Random(SEED)
+
+    def generate(number: int, num_tokens: int) -> float:
+        prompts: list[Any] = [
+            {"prompt_token_ids": [chance.randrange(4096) for _ in range(options.context)]}
+            for _ in range(number)
+        ]
+        sampling = SamplingParams(
+            temperature=0.0, max_tokens=num_tokens, ignore_eos=True, detokenize=False
+        )
+        return _time(lambda: llm.generate(prompts, sampling, use_tqdm=False))
+
+    rows = []
+    for number in options.sessions:
+        generate(number, 8)
+        times_ms = [1000 * (generate(number, 96) - generate(number, 32)) / 64 for _ in range(2)]
+        rows.append(
+            {
+                "model": options.shape,
+                "engine": "plain",
+                "batch": number,
+                "context": options.context,
+                "k": "0",
+                "temperature": 0.0,
+                "new_tokens": number,
+                "median_ms": round(statistics.median(times_ms), 3),
+                "p10_ms": round(min(times_ms), 3),
+                "p90_ms": round(max(times_ms), 3),
+                "gpu_busy": None,
+            }
+        )
+        print(rows[-1], file=sys.stderr, flush=True)
+    return rows
+
+
+def _apart(engine: str, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """In a process of its own: two engines do not share a GPU's memory."""
+    command = [sys.executable, "-m", "benchmarks.vllm_steps", "--json", f"--engine={engine}"]
+    command += [f"--shape={options.shape}", f"--context={options.context}"]
+    command += [f"--sessions={','.join(map(str, options.sessions))}"]
+    command += [f"--drafts={','.join(options.drafts)}"]
+    command += [f"--cudagraph-mode={options.cudagraph_mode}"]
+    command += [f"--most-captured={options.most_captured}"]
+    quiet = os.environ | {"VLLM_LOGGING_STREAM": "ext://sys.stderr"}
+    output = subprocess.run(
+        command, stdout=subprocess.PIPE, text=True, check=True, env=quiet
+    ).stdout
+    rows: list[dict[str, Any]] = json.loads(output.splitlines()[-1])["rows"]
+    return rows
+
+
+def _model(shape: str, folder: Path) -> Path:
+    if shape == "tiny":
+        return TINY / "target"
+    (folder / "config.json").write_text(json.dumps(_QWEN3 | SHAPES[shape]))
+    return folder
+
+
+def _write(path: Path, rows: list[dict[str, Any]]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--shape", choices=[*SHAPES, "tiny"], default="8b")
+    parser.add_argument("--engine", choices=["both", "wisp", "plain"], default="both")
+    parser.add_argument("--sessions", type=_numbers, default=[1, 16, 64, 128, 256])
+    parser.add_argument("--drafts", type=lambda text: text.split(","), default=["0", "4", "mixed"])
+    parser.add_argument("--context", type=int, default=512, help="tokens of each prompt")
+    parser.add_argument("--cudagraph-mode", default="FULL", help="of the wisp engine")
+    parser.add_argument(
+        "--most-captured", type=int, default=512, help="tokens of the largest CUDA graph"
+    )
+    parser.add_argument("--csv", type=Path, help="write the rows to this file, too")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    return parser.parse_args()
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
+
+
+if __name__ == "__main__":
+    main()
