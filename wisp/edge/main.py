@@ -74,9 +74,7 @@ def load_drafter(config: EdgeConfig) -> Drafter:
     return drafter
 
 
-def _stats(
-    backend: EdgeBackend, metrics: EdgeMetrics
-) -> Callable[[Request], Awaitable[Response]]:
+def _stats(backend: EdgeBackend, metrics: EdgeMetrics) -> Callable[[Request], Awaitable[Response]]:
     async def stats(request: Request) -> Response:
         def total(name: str) -> float:
             return metrics.registry.get_sample_value(name) or 0.0
