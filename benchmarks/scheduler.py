@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks.setting import describe, setting
 from wisp.core import Directive, DraftBlock, Sampling, Session, Slo
-from wisp.scheduler.floor_and_slope import FloorAndSlope
+from wisp.estimator.floor_and_slope import FloorAndSlope
 from wisp.scheduler.policy import POLICIES, PolicyName, make_policy
 
 SEED = 7

@@ -13,10 +13,12 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 # What each part may know of the others; a part not named here is a leaf that anybody may import.
 MAY_IMPORT = {
-    "scheduler": {"core"},
+    "estimator": {"core"},
+    "controller": {"core", "estimator"},
+    "scheduler": {"core", "errors", "estimator", "controller"},
     "sampling": {"core"},
     "verifier": {"core", "errors", "models", "sampling"},
-    "engine": {"core", "errors", "scheduler", "verifier"},
+    "engine": {"core", "errors", "controller", "scheduler", "verifier"},
     "models": {"errors"},
     "openai": {"core", "errors", "models", "config"},
 }

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.scheduler.worlds import FIRST, Tiled, World, exact
 from wisp.core import Slo
 from wisp.engine.messages import Failed
-from wisp.scheduler.floor_and_slope import FloorAndSlope
+from wisp.estimator.floor_and_slope import FloorAndSlope
 from wisp.scheduler.policy import POLICIES, PolicyName, make_policy
 
 

@@ -9,9 +9,9 @@ from wisp.core import Batch, Directive, DraftBlock, Sampling, Session, Slo, Verd
 from wisp.engine.engine import Engine
 from wisp.engine.messages import Draft, Open, ToEngine, Verdicts
 from wisp.estimator.base import Estimator, StepShape
+from wisp.estimator.floor_and_slope import FloorAndSlope
 from wisp.scheduler.base import Policy
 from wisp.scheduler.costs import shape_of
-from wisp.scheduler.floor_and_slope import FloorAndSlope
 from wisp.verifier.scripted import ScriptedVerifier
 
 FIRST = Directive(window=8, threshold=0.3)

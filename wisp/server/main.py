@@ -11,12 +11,12 @@ from wisp.engine.client import EngineClient
 from wisp.engine.engine import Engine
 from wisp.engine.messages import StepReport
 from wisp.errors import ConfigError
+from wisp.estimator.floor_and_slope import FloorAndSlope
 from wisp.lifecycle import announce, stop_signal
 from wisp.metrics import ServerMetrics, metrics_route
 from wisp.models.tokenizer import Tokenizer
 from wisp.openai.front import HttpFront
 from wisp.openai.routes import create_app
-from wisp.scheduler.floor_and_slope import FloorAndSlope
 from wisp.scheduler.policy import make_policy
 from wisp.server.backend import ServerBackend
 from wisp.server.grpc_front import GrpcFront
