@@ -160,7 +160,7 @@ def test_a_protocol_error_ends_that_session_alone(
 def test_more_sessions_than_slots_are_refused(engine: Engine) -> None:
     published = engine.turn([opening(number) for number in range(5)])
     failures = [message for message in published if isinstance(message, Failed)]
-    assert [(f.session_id, f.kind) for f in failures] == [(4, "overloaded")]
+    assert [(f.session_id, f.kind, f.retry_after_s) for f in failures] == [(4, "overloaded", 1.0)]
 
 
 def test_a_session_that_fails_the_step_takes_nobody_along(

@@ -44,10 +44,15 @@ from wisp.verifier.base import Facts, Verifier
 log = logging.getLogger(__name__)
 _ERRORS: dict[str, type[WispError]] = {
     "protocol": ProtocolError,
-    "overloaded": Overloaded,
     "internal": InternalError,
 }
 _STOP_GRACE_S = 10.0
+
+
+def _error(kind: str, message: str, retry_after_s: float | None) -> WispError:
+    if retry_after_s is not None:
+        return Overloaded(message, retry_after_s)
+    return _ERRORS[kind](message)
 
 
 class EngineSession:
@@ -184,8 +189,8 @@ class EngineClient:
                     for session_id, verdict in verdicts:
                         self._deliver(session_id, verdict, last=verdict.finish_reason is not None)
                     self._on_step(step)
-                case Failed(session_id, kind, message):
-                    self._deliver(session_id, _ERRORS[kind](message), last=True)
+                case Failed(session_id, kind, message, retry_after_s):
+                    self._deliver(session_id, _error(kind, message, retry_after_s), last=True)
 
     def _deliver(self, session_id: int, item: Verdict | WispError, *, last: bool) -> None:
         session = self._remove(session_id) if last else self._sessions.get(session_id)

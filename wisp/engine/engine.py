@@ -90,7 +90,7 @@ class Engine:
             self._admit(session)
             self._verifier.open(session)
         except Overloaded as error:
-            self._outbox.append(Failed(session.id, "overloaded", str(error)))
+            self._outbox.append(Failed(session.id, "overloaded", str(error), error.retry_after_s))
         else:
             self.sessions[session.id] = session
 

@@ -72,6 +72,7 @@ class Failed(Struct, frozen=True, tag=True):
     session_id: int
     kind: ErrorKind
     message: str
+    retry_after_s: float | None = None  # with "overloaded"
 
 
 class Fatal(Struct, frozen=True, tag=True):
