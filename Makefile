@@ -35,6 +35,7 @@ proto: $(READY)
 bench: $(READY)
 	$(RUN) -m benchmarks.batching
 	$(RUN) -m benchmarks.round
+	$(RUN) -m benchmarks.scheduler
 
 clean:
 	rm -rf $(VENV) $(VLLM_VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

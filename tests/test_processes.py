@@ -8,6 +8,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -289,3 +290,19 @@ def test_a_server_that_stays_away_ends_the_request_with_an_error(logs: Path) -> 
         with pytest.raises(openai.APIError):
             list(stream)
         assert metric(edge, "wisp_edge_sessions") == 0
+
+
+def test_many_at_once_all_get_their_own_text(server: Process, edge: Process) -> None:
+    """More than the drafter has room for: the rest go undrafted."""
+
+    def texts(process: Process) -> list[str]:
+        def ask(number: int) -> str:
+            fields = sampling(seed=number, max_tokens=32, temperature=0.5)
+            answer = client(process).completions.create(prompt=f"{PROMPT}{number}", **fields)
+            return str(answer.choices[0].text)
+
+        with ThreadPoolExecutor(16) as pool:
+            return list(pool.map(ask, range(16)))
+
+    assert texts(edge) == texts(server)
+    assert metric(edge, "wisp_edge_sessions") == 0
