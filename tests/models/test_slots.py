@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from tests.models.tiny import VOCAB_SIZE, save_random_model
+from wisp.config import TINY
 from wisp.errors import ConfigError
 from wisp.models.slots import Item, SlotModel
 
@@ -83,10 +84,7 @@ def test_logits_do_not_depend_on_the_batch_nor_on_the_cuts(model: SlotModel, see
 
 
 def test_the_bundled_target_gives_the_same_bits_alone_and_among_others() -> None:
-    directory = Path(__file__).parents[2] / "wisp/models/tiny/target"
-    if not (directory / "model.safetensors").is_file():
-        pytest.skip("the bundled pair has not been built")
-    model = SlotModel(directory, 17, 512, num_threads=1)
+    model = SlotModel(TINY / "target", 17, 512, num_threads=1)
     sequences = [sequence(seed, 150) for seed in range(16)]
     truth = [model.forward([Item(16, 0, tokens, 150)]) for tokens in sequences]
     model.forward([Item(i, 0, sequences[i][: 120 + i], 0) for i in range(16)])

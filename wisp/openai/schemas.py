@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -103,7 +104,7 @@ _One = Annotated[int, BeforeValidator(_only_one)]
 _StopString = Annotated[str, Field(min_length=1)]
 
 
-class GenerationFields(_Model):
+class GenerationFields(_Model, ABC):
     """What both endpoints take."""
 
     model: str
@@ -137,8 +138,9 @@ class GenerationFields(_Model):
         return self
 
     @property
+    @abstractmethod
     def num_logprobs(self) -> int | None:
-        raise NotImplementedError
+        """How many of the most likely tokens are asked for; None: no logprobs."""
 
     @property
     def include_usage(self) -> bool:
