@@ -152,6 +152,9 @@ def test_a_full_server_refuses_at_once(logs: Path) -> None:
             with pytest.raises(openai.RateLimitError, match="all 1 sessions are taken") as caught:
                 one.completions.create(prompt=PROMPT, **sampling())
             assert float(caught.value.response.headers["retry-after"]) > 0
+            with start_edge(server, logs) as edge, pytest.raises(openai.RateLimitError) as caught:
+                client(edge).completions.create(prompt=PROMPT, **sampling())
+            assert float(caught.value.response.headers["retry-after"]) > 0
 
 
 def test_a_lost_server_is_only_a_pause(server: Process, logs: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import grpc
 
 from wisp.errors import (
@@ -42,6 +45,8 @@ def error_of(failure: grpc.aio.AioRpcError) -> WispError:
     kind = _ERRORS.get(failure.code(), Unavailable)
     message = failure.details() or failure.code().name
     if kind is Overloaded:
-        metadata: dict[str, str] = dict(failure.trailing_metadata() or ())  # type: ignore[arg-type]
-        return Overloaded(message, float(metadata.get(RETRY_AFTER, 1.0)))
+        # Metadata is a mapping by key, and iterates over its pairs: dict() of it as it is fails.
+        trailer: Iterable[Any] = failure.trailing_metadata() or ()
+        found = [float(value) for key, value in trailer if key == RETRY_AFTER]
+        return Overloaded(message, found[0] if found else 1.0)
     return kind(message)

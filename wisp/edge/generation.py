@@ -15,7 +15,7 @@ from wisp import wire
 from wisp.core import DraftBlock, Verdict
 from wisp.edge.link import Backoff, Link
 from wisp.edge.stream import Stream
-from wisp.errors import Unavailable, WispError
+from wisp.errors import InternalError, Unavailable, WispError
 from wisp.metrics import EdgeMetrics
 from wisp.v1 import wisp_pb2 as pb
 
@@ -108,6 +108,9 @@ class EdgeGeneration:
                 error: WispError = Unavailable("the server ended the stream without a verdict")
             except WispError as failure:
                 error = failure
+            except Exception:
+                log.exception("a generation failed")
+                error = InternalError("this edge failed on the request: its log says why")
             if self._ended:
                 return
             now = time.monotonic()

@@ -183,14 +183,21 @@ class EngineClient:
         return message
 
     async def _read(self) -> None:
-        while True:
-            match await self._receive():
-                case Verdicts(verdicts, step):
-                    for session_id, verdict in verdicts:
-                        self._deliver(session_id, verdict, last=verdict.finish_reason is not None)
-                    self._on_step(step)
-                case Failed(session_id, kind, message, retry_after_s):
-                    self._deliver(session_id, _error(kind, message, retry_after_s), last=True)
+        try:
+            while True:
+                self._handle(await self._receive())
+        except Exception:
+            log.exception("an answer of the engine cannot be read: nobody may wait for the rest")
+            self._process.kill()
+
+    def _handle(self, message: FromEngine) -> None:
+        match message:
+            case Verdicts(verdicts, step):
+                for session_id, verdict in verdicts:
+                    self._deliver(session_id, verdict, last=verdict.finish_reason is not None)
+                self._on_step(step)
+            case Failed(session_id, kind, text, retry_after_s):
+                self._deliver(session_id, _error(kind, text, retry_after_s), last=True)
 
     def _deliver(self, session_id: int, item: Verdict | WispError, *, last: bool) -> None:
         session = self._remove(session_id) if last else self._sessions.get(session_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator
 
@@ -15,13 +16,14 @@ from msgspec import structs
 from wisp import wire
 from wisp.config import Listen
 from wisp.core import Verdict
-from wisp.errors import ConfigError, ProtocolError, WispError
+from wisp.errors import ConfigError, InternalError, ProtocolError, WispError
 from wisp.metrics import ServerMetrics
 from wisp.server.service import ServerSession, Service
 from wisp.status import RETRY_AFTER, code_of
 from wisp.v1 import wisp_pb2 as pb
 from wisp.v1 import wisp_pb2_grpc
 
+log = logging.getLogger(__name__)
 _SERVICE = pb.DESCRIPTOR.services_by_name["Wisp"].full_name
 _OPEN_TIMEOUT_S = 10.0
 _OPTIONS = [
@@ -67,9 +69,12 @@ class WispServicer(wisp_pb2_grpc.WispServicer):
                 reader.cancel()
                 session.close()
         except WispError as error:
-            retry_after_s = getattr(error, "retry_after_s", None)
-            trailer = () if retry_after_s is None else ((RETRY_AFTER, str(retry_after_s)),)
-            await context.abort(code_of(error), str(error), trailer)
+            await _abort(context, error)
+        except Exception:
+            log.exception("a stream failed")
+            await _abort(
+                context, InternalError("the server failed on the stream: its log says why")
+            )
 
     async def _open(self, requests: AsyncIterator[pb.EdgeMessage]) -> ServerSession:
         try:
@@ -85,6 +90,12 @@ class WispServicer(wisp_pb2_grpc.WispServicer):
         server_time_s = verdict.server_time_s + time.monotonic() - verdict.committed_s
         self._metrics.round_overhead_s.observe(server_time_s - verdict.step_time_s)
         return structs.replace(verdict, server_time_s=server_time_s)
+
+
+async def _abort(context: Context, error: WispError) -> None:
+    retry_after_s = getattr(error, "retry_after_s", None)
+    trailer = () if retry_after_s is None else ((RETRY_AFTER, str(retry_after_s)),)
+    await context.abort(code_of(error), str(error), trailer)
 
 
 async def _parsed(requests: AsyncIterator[pb.EdgeMessage]) -> AsyncIterator[pb.EdgeMessage]:
