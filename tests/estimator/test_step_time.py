@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import itertools
+import math
+import time
+
+import pytest
+
+from tests.estimator.laws import law_s, steps, without_seats
+from wisp.estimator.base import StepShape
+from wisp.estimator.shape import SeatedShape
+from wisp.estimator.step_time import DRIFT_ALARM, StepTimeEstimator
+
+
+def mape(estimator: StepTimeEstimator, seed: int = 99, most_seats: int = 256) -> float:
+    shapes = [shape for shape, _ in steps(200, seed, most_seats=most_seats)]
+    return sum(abs(estimator.predict_s(s) / law_s(s) - 1) for s in shapes) / len(shapes)
+
+
+def fitted(number: int = 300, noise: float = 0.03) -> StepTimeEstimator:
+    estimator = StepTimeEstimator()
+    estimator.fit(steps(number, 1, noise))
+    return estimator
+
+
+def online(number: int, seed: int = 1) -> StepTimeEstimator:
+    estimator = StepTimeEstimator()
+    for shape, time_s in steps(number, seed):
+        estimator.observe(shape, time_s)
+    return estimator
+
+
+def test_a_profile_recovers_a_known_law() -> None:
+    assert mape(fitted()) < 0.015
+    assert mape(fitted(noise=0.0)) < 0.005
+
+
+def test_steps_one_by_one_recover_it_too() -> None:
+    assert mape(online(400)) < 0.02
+
+
+def test_it_sees_the_tiles() -> None:
+    estimator = fitted(noise=0.0)
+    before, behind = (estimator.predict_s(SeatedShape(n, 10_000, 0.0, 16)) for n in (384, 385))
+    assert behind - before == pytest.approx(0.5e-3 + 20e-6, rel=0.3)
+
+
+@pytest.mark.parametrize("number", [0, 1, 5, 40, 400])
+def test_no_more_work_takes_less_time(number: int) -> None:
+    estimator = online(number)
+    for seats in (None, 4):
+        shapes = [
+            StepShape(n, 4000, 0.0) if seats is None else SeatedShape(n, 4000, 0.0, seats)
+            for n in range(1, 3000)
+        ]
+        times = [estimator.predict_s(shape) for shape in shapes]
+        assert all(a <= b + 1e-12 for a, b in itertools.pairwise(times))
+        assert times[0] > 0
+    plain = estimator.predict_s(StepShape(10, 100, 0.0))
+    assert estimator.predict_s(StepShape(10, 9000, 0.0)) >= plain
+    assert estimator.predict_s(StepShape(10, 100, 1e6)) >= plain
+
+
+def test_a_handful_of_steps_of_a_slow_target_give_sane_numbers() -> None:
+    estimator = StepTimeEstimator()
+    for shape, time_s in steps(6, 3, slower=40.0):
+        estimator.observe(shape, time_s)
+    shapes = [shape for shape, _ in steps(100, 4)]
+    ratios = [estimator.predict_s(shape) / (40 * law_s(shape)) for shape in shapes]
+    assert min(ratios) > 0.5
+    assert max(ratios) < 2.0
+    assert sum(abs(ratio - 1) for ratio in ratios) / len(ratios) < 0.25
+    assert all(estimator.upper_s(s) >= 1.25 * estimator.predict_s(s) for s in shapes)
+
+
+def test_it_follows_a_change_of_speed() -> None:
+    for slower in (1.5, 0.6):
+        estimator = fitted()
+        for shape, time_s in steps(120, 5, slower=slower):
+            estimator.observe(shape, time_s)
+        shapes = [shape for shape, _ in steps(200, 6)]
+        errors = [abs(estimator.predict_s(s) / (slower * law_s(s)) - 1) for s in shapes]
+        assert sum(errors) / len(errors) < 0.05, slower
+
+
+def test_the_alarm_tells_of_the_change_and_ends() -> None:
+    estimator = fitted()
+    for shape, time_s in steps(200, 7):
+        estimator.observe(shape, time_s)
+        assert estimator.drift < DRIFT_ALARM
+    highest = 0.0
+    for shape, time_s in steps(600, 8, slower=1.5):
+        estimator.observe(shape, time_s)
+        highest = max(highest, estimator.drift)
+    assert highest > DRIFT_ALARM
+    assert estimator.drift < 2.0
+
+
+def test_a_night_of_small_batches_does_not_unlearn_the_large_ones() -> None:
+    estimator = fitted()
+    for shape, time_s in steps(3000, 9, most_seats=4):
+        estimator.observe(shape, time_s)
+    assert mape(estimator) < 0.08
+    assert mape(estimator, most_seats=4) < 0.02
+
+
+def test_one_hiccup_changes_little() -> None:
+    estimator = fitted()
+    shape = SeatedShape(64, 30_000, 0.0, 16)
+    before_s = estimator.predict_s(shape)
+    estimator.observe(shape, 5.0)
+    for other, time_s in steps(64, 10):
+        estimator.observe(other, time_s)
+    assert estimator.predict_s(shape) == pytest.approx(before_s, rel=0.02)
+    assert estimator.drift < DRIFT_ALARM
+
+
+@pytest.mark.parametrize("seats", [True, False])
+def test_95_of_100_steps_keep_below_the_upper_bound(seats: bool) -> None:
+    estimator = fitted()
+    shown = [(s if seats else without_seats(s), t) for s, t in steps(1000, 11)]
+    over = sum(time_s > estimator.upper_s(shape) for shape, time_s in shown)
+    assert over <= 0.06 * len(shown)
+
+
+def test_without_the_number_of_seats_bounds_are_wider() -> None:
+    estimator = fitted()
+    shape = SeatedShape(64, 30_000, 0.0, 16)
+    coarse = without_seats(shape)
+    margins = [estimator.upper_s(s) / estimator.predict_s(s) for s in (shape, coarse)]
+    assert margins[0] < margins[1]
+
+
+def test_those_who_never_tell_the_seats_are_served() -> None:
+    estimator = StepTimeEstimator()
+    for shape, time_s in steps(400, 12):
+        estimator.observe(without_seats(shape), time_s)
+    asked = SeatedShape(64, 30_000, 0.0, 16)
+    assert estimator.predict_s(asked) == pytest.approx(law_s(asked), rel=0.15)
+    assert estimator.predict_s(asked) == estimator.predict_s(without_seats(asked))
+
+
+def test_times_that_are_none_are_ignored() -> None:
+    estimator = fitted()
+    before = estimator.state()
+    for time_s in (0.0, -1.0, math.inf, math.nan):
+        estimator.observe(StepShape(1, 10, 0.0), time_s)
+    assert estimator.state() == before
+
+
+def test_observing_is_cheap() -> None:
+    estimator = fitted()
+    shown = steps(640, 13)
+    best_s = math.inf
+    for first in range(0, 640, 128):
+        start_s = time.perf_counter()
+        for shape, time_s in shown[first : first + 128]:
+            estimator.observe(shape, time_s)
+        best_s = min(best_s, time.perf_counter() - start_s)
+    assert best_s / 128 < 300e-6  # a third of it on an idle machine

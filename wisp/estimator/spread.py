@@ -1,0 +1,79 @@
+"""How far steps stray from their predictions: the upper quantile, and the alarm when it grows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+from msgspec import Struct
+
+_QUANTILE = 0.95
+_NUM_KEPT = 512  # residuals
+_ENOUGH = 20  # residuals; fewer cannot show a quantile of 95 %
+_COLD_MARGIN = 0.25
+_LEAST_MARGIN = 0.02
+_RECENT = 32  # steps
+_LONG = 1000
+_WORST = 0.5  # that one residual counts in the means: a single hiccup raises no alarm
+_LEAST_ERROR = 0.01  # the long-run error of a law without noise would make any noise an alarm
+_PERIOD = 8  # residuals between two looks at the quantile
+
+
+class SpreadState(Struct, frozen=True):
+    residuals: list[float]
+    recent: float
+    long: float
+
+
+class Spread:
+    """Relative residuals, time / prediction - 1, of predictions made before the step was known."""
+
+    def __init__(self) -> None:
+        self._ring = np.zeros(_NUM_KEPT)
+        self._num_seen = 0
+        self._long = 0.0
+        self.recent = 0.0  # mean absolute residual of the last steps
+        self.margin = _COLD_MARGIN  # 95 % of steps take at most (1 + margin) * prediction
+
+    @property
+    def drift(self) -> float:
+        """The recent error against the long-run one: about 1 while the target stays the same."""
+        return self.recent / max(self._long, _LEAST_ERROR)
+
+    def note(self, residual: float) -> None:
+        self._ring[self._num_seen % _NUM_KEPT] = residual
+        self._num_seen += 1
+        error = min(_WORST, abs(residual))
+        self.recent += (error - self.recent) / min(_RECENT, self._num_seen)
+        self._long += (error - self._long) / min(_LONG, self._num_seen)
+        if self._num_seen % _PERIOD == 0 or self._num_seen <= _ENOUGH:
+            self.margin = self._margin()
+
+    def note_all(self, residuals: Iterable[float]) -> None:
+        """In any order that is alike throughout: only the last ones are kept."""
+        for residual in residuals:
+            self.note(residual)
+        self.margin = self._margin()
+
+    def _margin(self) -> float:
+        """The quantile, two standard errors of its rank above: with few residuals it is higher."""
+        kept = self._ring[: min(self._num_seen, _NUM_KEPT)]
+        num = len(kept)
+        if num < _ENOUGH:
+            return max(_COLD_MARGIN, 1.5 * float(kept.max(initial=0.0)))
+        rank = _QUANTILE * num + 2.0 * math.sqrt(_QUANTILE * (1.0 - _QUANTILE) * num)
+        index = min(num - 1, math.ceil(rank) - 1)
+        return max(_LEAST_MARGIN, float(np.partition(kept, index)[index]))
+
+    def state(self) -> SpreadState:
+        first = self._num_seen % _NUM_KEPT if self._num_seen > _NUM_KEPT else 0
+        oldest_first = np.roll(self._ring, -first)[: min(self._num_seen, _NUM_KEPT)]
+        return SpreadState(oldest_first.tolist(), self.recent, self._long)
+
+    @classmethod
+    def restore(cls, state: SpreadState) -> Spread:
+        spread = cls()
+        spread.note_all(state.residuals[-_NUM_KEPT:])
+        spread.recent, spread._long = state.recent, state.long
+        return spread
