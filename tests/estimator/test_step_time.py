@@ -74,13 +74,13 @@ def test_a_handful_of_steps_of_a_slow_target_give_sane_numbers() -> None:
 
 
 def test_it_follows_a_change_of_speed() -> None:
-    for slower in (1.5, 0.6):
+    for slower in (1.2, 2.5, 0.6):
         estimator = fitted()
-        for shape, time_s in steps(120, 5, slower=slower):
+        for shape, time_s in steps(60, 5, slower=slower):
             estimator.observe(shape, time_s)
         shapes = [shape for shape, _ in steps(200, 6)]
         errors = [abs(estimator.predict_s(s) / (slower * law_s(s)) - 1) for s in shapes]
-        assert sum(errors) / len(errors) < 0.05, slower
+        assert sum(errors) / len(errors) < 0.03, slower
 
 
 def test_the_alarm_tells_of_the_change_and_ends() -> None:

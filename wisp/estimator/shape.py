@@ -10,8 +10,8 @@ class SeatedShape(StepShape):
     """A step shape that also knows its number of seats.
 
     Each seat costs the host and the attention kernels something of its own: on an H200 a step of
-    128 tokens takes 8 ms for 16 sessions and 13 ms for 128. Whoever cannot tell the number leaves
-    it out, with a plain `StepShape`, and gets the coarser estimate.
+    some 130 tokens takes 8 ms for 16 sessions and 13 ms for 128. Whoever cannot tell the number
+    leaves it out, with a plain `StepShape`, and gets the coarser estimate.
     """
 
     num_seats: int

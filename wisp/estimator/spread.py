@@ -46,6 +46,8 @@ class Spread:
         self._num_seen += 1
         error = min(_WORST, abs(residual))
         self.recent += (error - self.recent) / min(_RECENT, self._num_seen)
+        if self._num_seen > _RECENT:  # else a change would become the rule before it is noticed
+            error = min(error, 2.0 * max(self._long, _LEAST_ERROR))
         self._long += (error - self._long) / min(_LONG, self._num_seen)
         if self._num_seen % _PERIOD == 0 or self._num_seen <= _ENOUGH:
             self.margin = self._margin()

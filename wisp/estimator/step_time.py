@@ -21,10 +21,11 @@ from wisp.estimator.spread import Spread, SpreadState
 _WARM = 8  # steps before residuals tell something of the target rather than of the prior
 _ESTABLISHED = 32  # steps; until then it is solved again after each
 _PERIOD = 32  # steps between two solutions
+_CALM_PERIOD = 4
 _TRUSTED = 3.0  # mean errors: what lies farther out counts as lying there
 _LEAST_CLIP = 0.1
-DRIFT_ALARM = 4.0  # recent error / long-run error
-_AFTER_ALARM = 2.0  # steps that all the past counts as, once it is known to be another target's
+DRIFT_ALARM = 3.0  # recent error / long-run error
+_AFTER_ALARM = 0.1  # steps that all the past counts as, once it is known to be of another law
 _CALM = 96  # steps after an alarm in which it is learned anew, and no other alarm is heard
 _NUM_FOLDS = 5
 
@@ -142,8 +143,10 @@ class _Track:
     def _solve(self) -> None:
         self.fit.solve()
         self.curve = Curve(self.fit.weights)
-        fresh = self.fit.num_steps <= _ESTABLISHED or self._calm > _CALM - _ESTABLISHED
-        self._countdown = 1 if fresh else _PERIOD
+        if self.fit.num_steps <= _ESTABLISHED:
+            self._countdown = 1
+        else:
+            self._countdown = _CALM_PERIOD if self._calm > 0 else _PERIOD
 
     def state(self) -> TrackState:
         return TrackState(self.fit.state(), self.spread.state())

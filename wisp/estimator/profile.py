@@ -1,0 +1,229 @@
+"""A startup profile: synthetic sessions take a grid of steps, and the clock says what each cost."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import cycle
+from typing import Protocol
+
+from wisp.core import Batch, Sampling, Seat, Session, Slo
+from wisp.estimator.fit import Observation
+from wisp.estimator.shape import shape_of
+
+log = logging.getLogger(__name__)
+
+GPU_BUDGET_S = 60.0
+CPU_BUDGET_S = 10.0
+_SIZES = (1, 4, 16, 32, 64, 128, 256, 512)  # sessions in a step, and the most there are
+_DRAFTS = (0, 1, 2, 4, 8, 16)
+_CONTEXTS = (64, 512, 2048, 8192)
+_NUM_SWEEPS, _NUM_TIMED = 3, 2  # per sweep and shape, behind one step that warms it up
+_ROOM = 160  # tokens that a session may grow by
+_PREFILL_SHARE = 0.5  # of a context's time, before its grid begins
+_SLO = Slo(tokens_per_s=1.0, first_token_s=60.0)
+
+Progress = Callable[[float, int], None]  # the share of the budget spent, steps measured so far
+
+
+class Facts(Protocol):
+    """The part of `wisp.verifier.base.Facts` that is read here; estimators know no verifier."""
+
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def max_model_len(self) -> int: ...
+    @property
+    def max_sessions(self) -> int: ...
+
+
+class Outcome(Protocol):
+    @property
+    def tokens(self) -> list[int]: ...
+    def computed_after(self, seat: Seat) -> int: ...
+
+
+class Target(Protocol):
+    """What every `wisp.verifier.base.Verifier` is."""
+
+    @property
+    def facts(self) -> Facts: ...
+    def open(self, session: Session) -> None: ...
+    def step(self, batch: Batch) -> Sequence[Outcome]: ...
+    def close(self, session: Session) -> None: ...
+
+
+def profile(
+    verifier: Target,
+    *,
+    max_step_tokens: int,
+    max_window: int,
+    budget_s: float = GPU_BUDGET_S,
+    progress: Progress | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+    seed: int = 0,
+) -> list[Observation]:
+    """Steps and their times, for `StepTimeEstimator.fit`.
+
+    Each context length gets an equal share of the time that is left: sessions are opened and
+    prefilled in chunks of all sizes for half of it, then they decode in the grid of batch sizes
+    and draft lengths. The verifier must be idle, and is so again afterwards.
+    """
+    run = _Run(verifier, max_step_tokens, budget_s, clock, progress or _silent, seed)
+    window = min(max_window, max_step_tokens - 1)
+    contexts = _contexts(verifier.facts.max_model_len, window)
+    for index, context in enumerate(contexts):
+        share_s = run.left_s / (len(contexts) - index)
+        run.measure_context(context, window, clock() + share_s)
+    run.progress(1.0, len(run.observations))
+    return run.observations
+
+
+class _Run:
+    def __init__(
+        self,
+        verifier: Target,
+        max_step_tokens: int,
+        budget_s: float,
+        clock: Callable[[], float],
+        progress: Progress,
+        seed: int,
+    ) -> None:
+        self.observations: list[Observation] = []
+        self.progress = progress
+        self._verifier = verifier
+        self._max_step_tokens = max_step_tokens
+        self._budget_s = budget_s
+        self._clock = clock
+        self._end_s = clock() + budget_s
+        self._chance = random.Random(seed)
+        self._next_id = -1  # clients' sessions count upwards
+        self._warm: set[int] = set()  # chunk sizes that were computed once
+
+    @property
+    def left_s(self) -> float:
+        return max(0.0, self._end_s - self._clock())
+
+    def measure_context(self, context: int, window: int, end_s: float) -> None:
+        fleet: list[Session] = []
+        try:
+            self._fill(fleet, context, end_s - _PREFILL_SHARE * (end_s - self._clock()))
+            for _ in range(_NUM_SWEEPS):
+                self._sweep(fleet, window, end_s)
+        finally:
+            for session in fleet:
+                self._verifier.close(session)
+
+    def _fill(self, fleet: list[Session], context: int, end_s: float) -> None:
+        """Open and prefill sessions up to the most there may be, or for as long as there is."""
+        most = min(self._verifier.facts.max_sessions, self._max_step_tokens, _SIZES[-1])
+        chunks = cycle(_chunks(self._max_step_tokens))
+        while len(fleet) < most and (not fleet or self._clock() < end_s):
+            chunk = next(chunks)
+            fresh = self._open(min(most - len(fleet), max(1, chunk // context)), context)
+            fleet += fresh
+            while missing := [session for session in fresh if session.num_missing > 1]:
+                late = self._clock() >= end_s
+                if late or not self._step(_prefill(missing, chunk), keep=chunk in self._warm):
+                    break
+                self._warm.add(chunk)
+                chunk = next(chunks)
+            if missing or not fresh:
+                self._drop(fleet, missing)
+                return
+
+    def _sweep(self, fleet: list[Session], window: int, end_s: float) -> None:
+        """The grid once, large and small batches by turns: whenever time is up, both were seen."""
+        for size in _by_turns([size for size in (*_SIZES, len(fleet)) if size <= len(fleet)]):
+            for drafts in sorted({min(count, window) for count in (*_DRAFTS, window)}):
+                for number in range(1 + _NUM_TIMED):
+                    roomy = _roomiest(fleet, window)
+                    too_large = size * (1 + drafts) > self._max_step_tokens
+                    if too_large or len(roomy) < size or self._clock() >= end_s:
+                        break
+                    seats = [Seat(session, 1, self._tokens(drafts)) for session in roomy[:size]]
+                    self._step(Batch(seats), keep=number > 0)
+
+    def _step(self, batch: Batch, *, keep: bool) -> bool:
+        """False if the target could not hold all of the batch; then its time tells nothing."""
+        shape = shape_of(batch)
+        start_s = self._clock()
+        outcomes = self._verifier.step(batch)
+        end_s = self._clock()
+        complete = True
+        for seat, outcome in zip(batch.seats, outcomes, strict=True):
+            complete &= bool(outcome.tokens) or not seat.chooses
+            seat.session.num_computed = outcome.computed_after(seat)
+            if outcome.tokens:
+                seat.session.commit(outcome.tokens, end_s)
+        if complete and keep:
+            self.observations.append((shape, end_s - start_s))
+        spent = 1.0 - self.left_s / self._budget_s
+        self.progress(spent, len(self.observations))
+        return complete
+
+    def _open(self, number: int, context: int) -> list[Session]:
+        sessions: list[Session] = []
+        for _ in range(number):
+            sampling = Sampling(max_tokens=_ROOM, seed=self._chance.getrandbits(64))
+            session = Session(self._next_id, self._tokens(context), sampling, _SLO)
+            self._next_id -= 1
+            try:
+                self._verifier.open(session)
+            except Exception as error:  # it need not hold as many: the profile takes what it gets
+                log.info("the profile ends at %d sessions of %d tokens: %s", number, context, error)
+                break
+            sessions.append(session)
+        return sessions
+
+    def _drop(self, fleet: list[Session], sessions: list[Session]) -> None:
+        for session in sessions:
+            self._verifier.close(session)
+            fleet.remove(session)
+
+    def _tokens(self, number: int) -> list[int]:
+        return self._chance.choices(range(self._verifier.facts.vocab_size), k=number)
+
+
+def _roomiest(fleet: list[Session], window: int) -> list[Session]:
+    """Those that can take a step with any draft; who grew least comes first."""
+    able = [s for s in fleet if s.decoding and s.num_remaining > window + 1]
+    return sorted(able, key=lambda session: -session.num_remaining)
+
+
+def _silent(share: float, num_steps: int) -> None:
+    pass
+
+
+def _prefill(sessions: list[Session], chunk: int) -> Batch:
+    """At most `chunk` tokens of the sessions' prompts, the first session first."""
+    seats = []
+    for session in sessions:
+        count = min(chunk, session.num_missing)
+        if count:
+            seats.append(Seat(session, count))
+        chunk -= count
+    return Batch(seats)
+
+
+def _contexts(max_model_len: int, window: int) -> list[int]:
+    longest = max_model_len - _ROOM - window
+    if longest < 1:
+        return []
+    return sorted({min(context, longest) for context in _CONTEXTS})
+
+
+def _chunks(max_step_tokens: int) -> list[int]:
+    sizes = (max_step_tokens, 128, max_step_tokens // 2, 256, max_step_tokens // 4, 512)
+    return sorted({max(1, min(size, max_step_tokens)) for size in sizes}, reverse=True)
+
+
+def _by_turns(sizes: list[int]) -> Iterator[int]:
+    """The smallest, the largest, the next smallest, ..."""
+    left = sorted(set(sizes))
+    while left:
+        yield left.pop(0)
+        if left:
+            yield left.pop()

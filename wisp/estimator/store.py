@@ -1,0 +1,79 @@
+"""Estimators on disk, a file per target, GPU and engine: a restarted server starts warm."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+import tempfile
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from wisp.estimator.step_time import State, StepTimeEstimator
+
+log = logging.getLogger(__name__)
+
+_FORMAT = 1  # raise it when a term or its unit changes
+
+
+class Key(Struct, frozen=True, kw_only=True):
+    """What step times belong to: on anything else they are another law."""
+
+    model: str
+    gpu: str  # its name and number, as "NVIDIA H200 x2"; or the processor's
+    engine: str  # with its version, as "vllm 0.26.0"
+
+
+class _File(Struct, frozen=True, kw_only=True):
+    format: int
+    key: Key
+    state: State
+
+
+def path_of(folder: Path, key: Key) -> Path:
+    """A readable name, and a digest that keeps apart what reads alike."""
+    readable = re.sub(r"[^A-Za-z0-9.]+", "-", f"{key.model} {key.gpu} {key.engine}").strip("-.")
+    digest = hashlib.sha256(msgspec.json.encode(key)).hexdigest()[:12]
+    return folder / f"steps-{readable[:96]}-{digest}.json"
+
+
+def save(estimator: StepTimeEstimator, folder: Path, key: Key) -> Path:
+    """Atomic: a reader sees the old file or the new one. Raises OSError if neither can be."""
+    path = path_of(folder, key)
+    folder.mkdir(parents=True, exist_ok=True)
+    content = msgspec.json.encode(_File(format=_FORMAT, key=key, state=estimator.state()))
+    descriptor, name = tempfile.mkstemp(dir=folder, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def load(folder: Path, key: Key) -> StepTimeEstimator | None:
+    """None if there is no such file, or, with a warning, if it is of no use."""
+    path = path_of(folder, key)
+    try:
+        return _decode(path.read_bytes(), key)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:  # msgspec's errors are ValueErrors
+        log.warning("the step times in %s are ignored, the estimator starts cold: %s", path, error)
+        return None
+
+
+def _decode(content: bytes, key: Key) -> StepTimeEstimator:
+    found = msgspec.json.decode(content, type=_File)
+    if found.format != _FORMAT:
+        raise ValueError(f"format {found.format} where {_FORMAT} is wanted")
+    if found.key != key:
+        raise ValueError(f"they belong to {found.key}")
+    return StepTimeEstimator.restore(found.state)
