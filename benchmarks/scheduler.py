@@ -3,8 +3,8 @@
     python -m benchmarks.scheduler [--json] [--decisions 200]
 
 Every session decodes, has an edge and 8 buffered drafts of random acceptance; deadlines lie
-anywhere between 100 and 500 ms ahead, and the step's cost is a floor and a slope such as an H200
-shows for an 8B target. Decisions are made on one core; nothing is verified between them.
+anywhere between 100 and 500 ms ahead, and the step's cost is what the estimator takes an 8B target
+on an H200 for. Decisions are made on one core; nothing is verified between them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks.setting import describe, setting
 from wisp.core import Directive, DraftBlock, Sampling, Session, Slo
-from wisp.estimator.floor_and_slope import FloorAndSlope
+from wisp.estimator.step_time import StepTimeEstimator
 from wisp.scheduler.policy import POLICIES, PolicyName, make_policy
 
 SEED = 7
@@ -54,7 +54,7 @@ def _make_session(number: int, chance: random.Random) -> Session:
 def measure(policy_name: PolicyName, count: int, num_decisions: int) -> dict[str, Any]:
     policy = make_policy(
         policy_name,
-        estimator=FloorAndSlope(learns=False),
+        estimator=StepTimeEstimator(),
         first=FIRST,
         max_step_tokens=4096,
         batch_size=64,

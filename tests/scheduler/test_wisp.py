@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from tests.scheduler.worlds import FIRST, Tiled, exact, make_session, value
 from wisp.core import Batch, Seat, Session
 from wisp.estimator.base import Estimator
-from wisp.scheduler.costs import shape_of
+from wisp.estimator.shape import SeatedShape, shape_of
+from wisp.estimator.step_time import StepTimeEstimator
+from wisp.scheduler.costs import Costs
 from wisp.scheduler.policy import make_policy
 
-ESTIMATORS: list[Callable[[], Estimator]] = [exact, Tiled]
+ESTIMATORS: list[Callable[[], Estimator]] = [exact, Tiled, StepTimeEstimator]
 MAX_STEP_TOKENS = 512
 
 
@@ -143,3 +145,16 @@ def test_a_prompt_gets_the_room_that_is_left() -> None:
     others = [make_session(n, due_s=1.0, has_edge=False) for n in range(2, 12)]
     batch = schedule([prompt, *others], exact())
     assert {seat.session.id: seat.num_tokens for seat in batch.seats}[1] == MAX_STEP_TOKENS - 10
+
+
+@pytest.mark.parametrize("shape", [SeatedShape(64, 9000, 3e6, 20), SeatedShape(64, 9000, 0.0, 64)])
+def test_the_curve_says_what_the_estimator_says(shape: SeatedShape) -> None:
+    truth = StepTimeEstimator()
+    costs = Costs(truth, MAX_STEP_TOKENS)
+    assert costs.mean.time_s(shape) == pytest.approx(truth.predict_s(shape))
+    assert costs.upper.time_s(shape) == pytest.approx(truth.upper_s(shape))
+
+
+def test_seats_are_not_free_where_they_cost() -> None:
+    free = Costs(StepTimeEstimator(), MAX_STEP_TOKENS).free_tokens
+    assert 32 <= free < 64  # 20 us each; 128 tokens of few seats would still lie on the floor

@@ -10,8 +10,8 @@ from wisp.engine.engine import Engine
 from wisp.engine.messages import Draft, Open, ToEngine, Verdicts
 from wisp.estimator.base import Estimator, StepShape
 from wisp.estimator.floor_and_slope import FloorAndSlope
+from wisp.estimator.shape import shape_of
 from wisp.scheduler.base import Policy
-from wisp.scheduler.costs import shape_of
 from wisp.verifier.scripted import ScriptedVerifier
 
 FIRST = Directive(window=8, threshold=0.3)

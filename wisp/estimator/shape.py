@@ -39,10 +39,12 @@ def shape_of(batch: Batch) -> SeatedShape:
 
     A seat's length is what its attention reads: the KV it has, and its new tokens.
     """
-    context = product = 0
+    tokens = context = product = 0
     for seat in batch.seats:
-        length = seat.session.num_computed + seat.num_tokens
+        num_new = seat.num_context + len(seat.draft)
+        length = seat.session.num_computed + num_new
+        tokens += num_new
         context += length
         if seat.num_context > 1:
             product += seat.num_context * length
-    return SeatedShape(batch.num_tokens, context, float(product), len(batch))
+    return SeatedShape(tokens, context, float(product), len(batch))

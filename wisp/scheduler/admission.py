@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from wisp.core import Session, Slo
-from wisp.estimator.base import Estimator, StepShape
+from wisp.estimator.base import Estimator
+from wisp.estimator.shape import SeatedShape
 
 _USABLE = 0.9  # of the time; the rest is for prefill and for what the estimator cannot know
 _LEAST_WAIT_S, _MOST_WAIT_S = 0.5, 30.0
@@ -34,7 +35,7 @@ def retry_after_s(
     times_s = []
     for tokens, committed in ((1.0, 1.0), (tokens_per_seat, committed_per_seat)):
         seats = num_seats / committed
-        shape = StepShape(round(seats * tokens), round(seats * context), 0.0)
+        shape = SeatedShape(round(seats * tokens), round(seats * context), 0.0, round(seats))
         times_s.append(estimator.upper_s(shape))
     if min(times_s) <= _USABLE / fastest:
         return None

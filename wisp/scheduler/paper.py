@@ -6,9 +6,9 @@ from itertools import accumulate
 from operator import mul
 
 from wisp.core import Batch, Directive, Seat, Session
-from wisp.estimator.base import Estimator, StepShape
+from wisp.estimator.base import Estimator
+from wisp.estimator.shape import SeatedShape, shape_of
 from wisp.scheduler.base import Policy
-from wisp.scheduler.costs import shape_of
 from wisp.scheduler.seating import ready_s
 
 
@@ -52,7 +52,9 @@ class WispPaper(Policy):
                 break
             self._trim(seat, room)
             more = shape_of(Batch([seat]))
-            shape = StepShape(tokens + more[0], context + more[1], product + more[2])
+            shape = SeatedShape(
+                tokens + more[0], context + more[1], product + more[2], len(batch) + 1
+            )
             time_s = self._estimator.upper_s(shape)
             slack_s = seat.session.due_s - now
             if slack_s < time_s and urgent == 0:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wisp.controller.controller import drafts_expected_s
-from wisp.estimator.base import StepShape
+from wisp.estimator.shape import SeatedShape
 from wisp.scheduler.columns import Columns
 from wisp.scheduler.costs import Costs, Curve
 from wisp.scheduler.knapsack import Drafts
@@ -44,16 +44,15 @@ class Plan:
         self._slack_s = columns.due_s - now
         self._order = np.argsort(columns.due_s, kind="stable")  # earliest deadline first
         ready = columns.decoding & ~columns.waiting
-        plain_s = self._upper_s(
-            StepShape(max(1, int(ready.sum())), int(columns.length[ready].sum()), 0.0)
-        )
+        seats = max(1, int(ready.sum()))
+        plain_s = self._upper_s(SeatedShape(seats, int(columns.length[ready].sum()), 0.0, seats))
         self._horizon_s = 2.0 * max(step_s, plain_s)  # this step and the next
         self.urgent: Bools = self._slack_s < self._horizon_s
         self.decodes: Bools = np.zeros(len(columns.sessions), dtype=bool)
         self.chunks: dict[int, int] = {}  # prompt tokens, by row
         self._prefilling = ~columns.decoding
         self._has_prefill = bool(self._prefilling.any())
-        self.shape = StepShape(0, 0, 0.0)
+        self.shape = SeatedShape(0, 0, 0.0, 0)
         self.limit_s = math.inf
 
     @property
@@ -115,7 +114,7 @@ class Plan:
         """How many to verify; every seated deadline holds with them."""
         most = max(0, min(self._draft_room, drafts.num_tokens, self._fitting_drafts()))
         mean = self._costs.mean
-        extra_s = mean.extra_s(self.shape.num_context, self.shape.prefill_product)
+        extra_s = mean.extra_s(self.with_drafts(1))
         value = float(self.decodes.sum())
         while most:
             count = drafts.best_count(value, self.shape.num_tokens, extra_s, mean, most)
@@ -136,14 +135,14 @@ class Plan:
 
         return max(count, max(0, below), 0, key=rate)
 
-    def with_drafts(self, count: int) -> StepShape:
+    def with_drafts(self, count: int) -> SeatedShape:
         tokens, context, product = self.shape
-        return StepShape(tokens + count, context + count, product)
+        return SeatedShape(tokens + count, context + count, product, self.shape.num_seats)
 
     def _fitting_drafts(self) -> int:
         """How many the curve lets in before the limit."""
         upper = self._costs.upper
-        extra_s = upper.extra_s(self.shape.num_context, self.shape.prefill_product)
+        extra_s = upper.extra_s(self.with_drafts(1))
         if self.limit_s - extra_s >= upper.times_s[-1]:
             return self.room
         end = int(np.searchsorted(upper.times_s, self.limit_s - extra_s, side="right"))
@@ -170,14 +169,17 @@ class Plan:
         """Earliest deadline first."""
         return self._order[mask[self._order]]
 
-    def _upper_s(self, shape: StepShape) -> float:
+    def _upper_s(self, shape: SeatedShape) -> float:
         return self._costs.estimator.upper_s(shape)
 
     def _decode(self, rows: Ints) -> None:
         self.decodes[rows] = True
+        self.shape = self._with_decodes(rows)
+
+    def _with_decodes(self, rows: Ints) -> SeatedShape:
         tokens, context, product = self.shape
         context += int(self._columns.length[rows].sum())
-        self.shape = StepShape(tokens + len(rows), context, product)
+        return SeatedShape(tokens + len(rows), context, product, self.shape.num_seats + len(rows))
 
     def _decode_within(self, rows: Ints, most: int) -> None:
         """As many as deadlines allow, theirs included: the first of them is the tightest."""
@@ -186,15 +188,12 @@ class Plan:
             return
         limit_s = min(self.limit_s, float(self._slack_s[rows[0]]))
         upper: Curve = self._costs.upper
-        context = self.shape.num_context + np.cumsum(self._columns.length[rows])
-        prefill_s = upper.product_s * self.shape.prefill_product
-        extra_s = np.asarray(upper.context_s * context + prefill_s, dtype=np.float64)
-        ends = np.arange(1, len(rows) + 1) + self.shape.num_tokens
-        count = int((upper.at(ends, extra_s) <= limit_s).sum())
+        seats = np.arange(1, len(rows) + 1)
+        extra_s = upper.context_s * np.cumsum(self._columns.length[rows]) + upper.seat_s * seats
+        extra_s = np.asarray(extra_s + upper.extra_s(self.shape), dtype=np.float64)
+        count = int((upper.at(seats + self.shape.num_tokens, extra_s) <= limit_s).sum())
         while count:
-            tokens, read, product = self.shape
-            read += int(self._columns.length[rows[:count]].sum())
-            if self._upper_s(StepShape(tokens + count, read, product)) <= limit_s:
+            if self._upper_s(self._with_decodes(rows[:count])) <= limit_s:
                 break
             count = count * 7 // 8  # the curve is an interpolation
         if count:
@@ -216,23 +215,25 @@ class Plan:
             self.chunks[row] = chunk
             self.shape = self._with_chunk(before, row, chunk)
 
-    def _without(self, row: int) -> StepShape:
+    def _without(self, row: int) -> SeatedShape:
         chunk = self.chunks.get(row, 0)
         return self._with_chunk(self.shape, row, chunk, sign=-1) if chunk else self.shape
 
-    def _with_chunk(self, shape: StepShape, row: int, chunk: int, sign: int = 1) -> StepShape:
+    def _with_chunk(self, shape: SeatedShape, row: int, chunk: int, sign: int = 1) -> SeatedShape:
         columns = self._columns
         length = int(columns.length[row] - columns.missing[row]) + chunk
         product = float(chunk * length) if chunk > 1 else 0.0
-        return StepShape(
+        return SeatedShape(
             shape.num_tokens + sign * chunk,
             shape.num_context + sign * length,
             shape.prefill_product + sign * product,
+            shape.num_seats + sign,
         )
 
-    def _chunked_s(self, before: StepShape, row: int, chunk: int, beside: int) -> float:
-        tokens, context, product = self._with_chunk(before, row, chunk)
-        return self._upper_s(StepShape(tokens + beside, context + beside, product))
+    def _chunked_s(self, before: SeatedShape, row: int, chunk: int, beside: int) -> float:
+        tokens, context, product = shape = self._with_chunk(before, row, chunk)
+        seats = shape.num_seats
+        return self._upper_s(SeatedShape(tokens + beside, context + beside, product, seats))
 
     def _tighten(self, rows: Ints) -> None:
         """The tightest of these deadlines that what is seated now does not break."""

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from wisp.controller.controller import Load, SpeculationController
 from wisp.core import Batch, Directive, Seat, Session, Slo
 from wisp.estimator.base import Estimator
+from wisp.estimator.shape import SeatedShape
 from wisp.scheduler.admission import retry_after_s
 from wisp.scheduler.base import Policy
 from wisp.scheduler.columns import Columns
@@ -98,13 +99,13 @@ class Wisp(Policy):
     def _price(self, columns: Columns, plan: Plan, drafts: Drafts, num_drafts: int) -> None:
         """What the controller needs to know of this decision, smoothed."""
         mean = self._costs.mean
-        extra_s = mean.extra_s(int(columns.length.sum()), 0.0)
-        load = self.load._replace(plain_s=float(mean.at(len(columns.sessions), extra_s)))
+        count = len(columns.sessions)
+        plain = SeatedShape(count, int(columns.length.sum()), 0.0, count)
+        load = self.load._replace(plain_s=mean.time_s(plain))
         value = float(plan.decodes.sum() + drafts.value(num_drafts))
         if value:
-            tokens, context, product = plan.with_drafts(num_drafts)
-            time_s = float(mean.at(tokens, mean.extra_s(context, product)))
-            price = mean.slope_s(tokens) * value / max(time_s, 1e-9)
+            shape = plan.with_drafts(num_drafts)
+            price = mean.slope_s(shape.num_tokens) * value / max(mean.time_s(shape), 1e-9)
             load = load._replace(price=0.8 * load.price + 0.2 * price)
         self.load = load
 
