@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "scheduler": {"core", "errors", "estimator", "controller"},
     "sampling": {"core"},
     "verifier": {"core", "errors", "models", "sampling"},
-    "engine": {"core", "errors", "controller", "scheduler", "verifier"},
+    "engine": {"core", "errors", "controller", "estimator", "scheduler", "verifier"},
     "models": {"errors"},
     "openai": {"core", "errors", "models", "config"},
 }

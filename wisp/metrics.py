@@ -8,6 +8,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+_SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2)
 _TOKENS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
@@ -36,6 +37,22 @@ class ServerMetrics:
         )
         self.step_tokens = Histogram(
             "wisp_step_tokens", "New tokens in a step", buckets=_TOKENS, registry=r
+        )
+        self.step_error = Histogram(
+            "wisp_step_error_ratio",
+            "Error of a step's predicted time, relative to the prediction",
+            buckets=_SHARES,
+            registry=r,
+        )
+        self.step_over_upper = Counter(
+            "wisp_step_over_upper_total",
+            "Steps that took longer than the 95 % bound of their prediction",
+            registry=r,
+        )
+        self.estimator_drift = Gauge(
+            "wisp_estimator_drift",
+            "Recent error of predicted step times against the long-run one; alarm above 3",
+            registry=r,
         )
         self.committed = Counter("wisp_committed_tokens_total", "Tokens committed", registry=r)
         self.verified = Counter("wisp_verified_drafts_total", "Draft tokens verified", registry=r)

@@ -9,8 +9,19 @@ import pytest
 
 from wisp.core import Batch, Directive, DraftBlock, FinishReason, Sampling, Slo, Verdict
 from wisp.engine.engine import Engine
-from wisp.engine.messages import Close, Draft, Failed, FromEngine, Open, Shutdown, Verdicts
-from wisp.scheduler.policy import Fcfs
+from wisp.engine.messages import (
+    Close,
+    Draft,
+    Failed,
+    Forecast,
+    FromEngine,
+    Open,
+    Shutdown,
+    Verdicts,
+)
+from wisp.estimator.floor_and_slope import FloorAndSlope
+from wisp.estimator.shape import SeatedShape
+from wisp.scheduler.policy import POLICIES, Fcfs, PolicyName, make_policy
 from wisp.verifier.scripted import ScriptedVerifier
 
 DIRECTIVE = Directive(window=8, threshold=0.3)
@@ -179,6 +190,41 @@ def test_a_session_that_fails_the_step_takes_nobody_along(
     for number in (1, 3):
         tokens = [token for v in verdicts(published, number) for token in v.tokens]
         assert tokens == verifier.expected(PROMPT, opening().sampling, 10)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_a_report_says_what_was_expected_of_the_step(
+    name: PolicyName, verifier: ScriptedVerifier, clock: Clock
+) -> None:
+    def advance(batch: Batch) -> None:
+        clock.now += 0.05
+
+    estimator = FloorAndSlope()
+    verifier.on_step = advance
+    policy = make_policy(name, estimator=estimator, first=DIRECTIVE, batch_wait_s=0.0)
+    engine = Engine(verifier, policy, max_window=16, clock=clock)
+    shape = SeatedShape(len(PROMPT), len(PROMPT), 9.0, 1)
+    expected = Forecast(estimator.predict_s(shape), estimator.upper_s(shape), estimator.drift)
+    (message,) = engine.turn([opening()])
+    assert isinstance(message, Verdicts)
+    assert message.step.forecast == expected
+    assert message.step.step_time_s == pytest.approx(0.05)
+    assert abs(estimator.predict_s(shape) - 0.05) < abs(expected.expected_s - 0.05)  # it learned
+
+
+def test_steps_taken_one_by_one_are_not_compared_with_their_forecast(
+    engine: Engine, verifier: ScriptedVerifier
+) -> None:
+    def fail(batch: Batch) -> None:
+        if len(batch) > 1:
+            raise RuntimeError("together they are poison")
+
+    verifier.on_step = fail
+    engine._policy.estimator = FloorAndSlope()
+    (message,) = engine.turn([opening(1), opening(2)])
+    assert isinstance(message, Verdicts)
+    assert len(message.verdicts) == 2
+    assert message.step.forecast is None
 
 
 def test_shutdown_stops_the_engine(engine: Engine) -> None:

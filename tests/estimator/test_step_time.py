@@ -7,9 +7,9 @@ import time
 import pytest
 
 from tests.estimator.laws import law_s, steps, without_seats
-from wisp.estimator.base import StepShape
+from wisp.estimator.base import DRIFT_ALARM, StepShape
 from wisp.estimator.shape import SeatedShape
-from wisp.estimator.step_time import DRIFT_ALARM, StepTimeEstimator
+from wisp.estimator.step_time import StepTimeEstimator
 
 
 def mape(estimator: StepTimeEstimator, seed: int = 99, most_seats: int = 256) -> float:

@@ -20,6 +20,8 @@ FIRST = Directive(window=8, threshold=0.3)
 class Tiled:
     """Knows the truth exactly: a floor, then a step at every tile of 64 tokens."""
 
+    drift = 1.0
+
     def predict_s(self, shape: StepShape) -> float:
         tiles = max(1, -(-shape.num_tokens // 64))
         linear_s = 20e-6 * shape.num_tokens + 2e-7 * shape.num_context

@@ -12,6 +12,7 @@ from wisp.engine.messages import (
     Close,
     Draft,
     Failed,
+    Forecast,
     FromEngine,
     Open,
     Shutdown,
@@ -20,6 +21,7 @@ from wisp.engine.messages import (
     Verdicts,
 )
 from wisp.errors import Overloaded, ProtocolError
+from wisp.estimator.shape import shape_of
 from wisp.scheduler.base import Policy
 from wisp.verifier.base import Outcome, Verifier
 
@@ -116,13 +118,17 @@ class Engine:
             self._fail(session, Failed(session.id, "protocol", str(error)))
 
     def _verify(self, batch: Batch, start_s: float) -> None:
+        forecast = self._forecast(batch)
         step_start_s = self._clock()
-        outcomes = self._step(batch)
+        together = self._step(batch)
+        outcomes = self._one_by_one(batch) if together is None else together
         now = self._clock()
         step_time_s = now - step_start_s
-        if len(outcomes) == len(batch):  # else it took several steps, and tells nothing
+        if together:  # else it took several steps, and tells nothing
             num_committed = [len(outcome.tokens) for _, outcome in outcomes]
             self._policy.observe(batch, num_committed, step_time_s, now)
+        else:
+            forecast = None
         verdicts = []
         for seat, outcome in outcomes:
             seat.session.num_computed = outcome.computed_after(seat)
@@ -139,20 +145,36 @@ class Engine:
             num_committed=sum(len(v.tokens) for _, v in verdicts),
             step_time_s=step_time_s,
             loop_time_s=self._clock() - start_s,
+            forecast=forecast,
         )
         self._outbox.append(Verdicts(verdicts, report))
 
-    def _step(self, batch: Batch) -> list[tuple[Seat, Outcome]]:
-        """The verifier's step. If it fails, each seat alone, so that only the guilty one ends."""
+    def _forecast(self, batch: Batch) -> Forecast | None:
+        estimator = self._policy.estimator
+        if estimator is None:
+            return None
+        shape = shape_of(batch)
+        return Forecast(estimator.predict_s(shape), estimator.upper_s(shape), estimator.drift)
+
+    def _step(self, batch: Batch) -> list[tuple[Seat, Outcome]] | None:
+        """The verifier's step; None if it fails."""
         try:
             return list(zip(batch.seats, self._verifier.step(batch), strict=True))
         except Exception:
             log.exception("a step of %d sessions failed", len(batch))
-        if len(batch) > 1:
-            return [pair for seat in batch.seats for pair in self._step(Batch([seat]))]
-        session = batch.seats[0].session
-        self._fail(session, Failed(session.id, "internal", "the target failed on this session"))
-        return []
+            return None
+
+    def _one_by_one(self, batch: Batch) -> list[tuple[Seat, Outcome]]:
+        """Each seat of a failed step alone, so that only the guilty one ends."""
+        found = []
+        for seat in batch.seats:
+            alone = self._step(Batch([seat])) if len(batch) > 1 else None
+            if alone is None:
+                text = "the target failed on this session"
+                self._fail(seat.session, Failed(seat.session.id, "internal", text))
+            else:
+                found += alone
+        return found
 
     def _commit(self, seat: Seat, outcome: Outcome, step_time_s: float, now: float) -> Verdict:
         session = seat.session

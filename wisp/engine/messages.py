@@ -49,6 +49,14 @@ class Ready(Struct, frozen=True, tag=True):
     facts: Facts
 
 
+class Forecast(Struct, frozen=True):
+    """What the estimator said of a step before it was taken."""
+
+    expected_s: float
+    upper_s: float  # 95 % of such steps take no longer
+    drift: float  # its recent error against the long-run one
+
+
 class StepReport(Struct, frozen=True, kw_only=True):
     """One step of the target, for the metrics."""
 
@@ -59,6 +67,7 @@ class StepReport(Struct, frozen=True, kw_only=True):
     num_committed: int
     step_time_s: float  # inside the verifier
     loop_time_s: float  # the whole turn of the engine loop, the step included
+    forecast: Forecast | None = None
 
 
 class Verdicts(Struct, frozen=True, tag=True):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
+DRIFT_ALARM = 3.0
+
 
 class StepShape(NamedTuple):
     """What the time of a step depends on."""
@@ -15,6 +17,10 @@ class StepShape(NamedTuple):
 
 class Estimator(Protocol):
     """Pure: no I/O, no clock. Times are seconds."""
+
+    @property
+    def drift(self) -> float:
+        """Recent error against the long-run one; above `DRIFT_ALARM` the target has changed."""
 
     def predict_s(self, shape: StepShape) -> float:
         """The expected time of a step."""

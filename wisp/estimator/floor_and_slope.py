@@ -20,6 +20,8 @@ _KEPT = 0.99  # of the past, with every step
 class FloorAndSlope:
     """Implements `wisp.estimator.base.Estimator` by recursive least squares with forgetting."""
 
+    drift = 1.0  # it forgets so fast that it need not watch for a change
+
     def __init__(
         self,
         floor_s: float = 0.0065,

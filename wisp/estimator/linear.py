@@ -34,6 +34,10 @@ class LinearEstimator:
         self.spread = Spread()
         self._start()
 
+    @property
+    def drift(self) -> float:
+        return self.spread.drift
+
     def predict_s(self, shape: StepShape) -> float:
         return max(1e-6, float(_columns(shape) @ self.weights) * 1e-3)
 

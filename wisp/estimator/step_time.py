@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from msgspec import Struct
 
-from wisp.estimator.base import StepShape
+from wisp.estimator.base import DRIFT_ALARM, StepShape
 from wisp.estimator.basis import Curve
 from wisp.estimator.fit import Fit, FitState, Observation
 from wisp.estimator.shape import seats_of
@@ -24,7 +24,6 @@ _PERIOD = 32  # steps between two solutions
 _CALM_PERIOD = 4
 _TRUSTED = 3.0  # mean errors: what lies farther out counts as lying there
 _LEAST_CLIP = 0.1
-DRIFT_ALARM = 3.0  # recent error / long-run error
 _AFTER_ALARM = 0.1  # steps that all the past counts as, once it is known to be of another law
 _CALM = 96  # steps after an alarm in which it is learned anew, and no other alarm is heard
 _NUM_FOLDS = 5
@@ -53,7 +52,7 @@ class StepTimeEstimator:
 
     @property
     def drift(self) -> float:
-        """Recent against long-run error; above `DRIFT_ALARM` the past is mostly forgotten."""
+        """Above `DRIFT_ALARM` the past is mostly forgotten."""
         return self._best().spread.drift
 
     def predict_s(self, shape: StepShape) -> float:

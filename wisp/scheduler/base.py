@@ -6,9 +6,13 @@ from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from wisp.core import Batch, Directive, Session, Slo
+from wisp.estimator.base import Estimator
+from wisp.estimator.shape import shape_of
 
 
 class Policy(Protocol):
+    estimator: Estimator | None = None  # every policy teaches it, so that they can be compared
+
     def schedule(self, sessions: Collection[Session], now: float) -> Batch:
         """The batch of the next step; empty when there is nothing to do yet."""
 
@@ -25,7 +29,8 @@ class Policy(Protocol):
 
         `num_committed`: tokens that each seat's outcome holds.
         """
-        return
+        if self.estimator is not None:
+            self.estimator.observe(shape_of(batch), step_time_s)
 
     def admits(self, sessions: Collection[Session], slo: Slo, now: float) -> float | None:
         """None: a session with this SLO may join; else in how many seconds it may ask again."""

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from itertools import accumulate
 from operator import mul
 
@@ -20,10 +20,12 @@ class WispPaper(Policy):
     still ends before the earliest deadline in it; those already lost bind nobody.
     """
 
+    estimator: Estimator
+
     def __init__(
         self, estimator: Estimator, directive: Directive, block_tokens: int, max_step_tokens: int
     ) -> None:
-        self._estimator = estimator
+        self.estimator = estimator
         self._directive = directive
         self._block_tokens = block_tokens
         self._max_step_tokens = max_step_tokens
@@ -31,17 +33,12 @@ class WispPaper(Policy):
     def directive(self, session: Session) -> Directive:
         return self._directive
 
-    def observe(
-        self, batch: Batch, num_committed: Sequence[int], step_time_s: float, now: float
-    ) -> None:
-        self._estimator.observe(shape_of(batch), step_time_s)
-
     def wake_s(self, sessions: Collection[Session], now: float) -> float | None:
         return min((ready_s(s, self._block_tokens, now) for s in sessions), default=None)
 
     def schedule(self, sessions: Collection[Session], now: float) -> Batch:
         seats = [self._whole(s) for s in sessions if ready_s(s, self._block_tokens, now) <= now]
-        all_s = self._estimator.upper_s(shape_of(Batch(seats)))
+        all_s = self.estimator.upper_s(shape_of(Batch(seats)))
         batch, limit_s = Batch(), math.inf
         tokens, context, product = 0, 0, 0.0
         for urgent, _, seat in sorted(
@@ -55,7 +52,7 @@ class WispPaper(Policy):
             shape = SeatedShape(
                 tokens + more[0], context + more[1], product + more[2], len(batch) + 1
             )
-            time_s = self._estimator.upper_s(shape)
+            time_s = self.estimator.upper_s(shape)
             slack_s = seat.session.due_s - now
             if slack_s < time_s and urgent == 0:
                 slack_s = math.inf  # lost whatever is done
@@ -82,5 +79,5 @@ class WispPaper(Policy):
         if session.due_s < horizon_s:
             return 0, session.due_s, seat
         survival = accumulate(session.acceptance[: len(seat.draft)], mul)
-        time_s = self._estimator.predict_s(shape_of(Batch([seat])))
+        time_s = self.estimator.predict_s(shape_of(Batch([seat])))
         return 1, -(1.0 + sum(survival)) / max(time_s, 1e-9), seat

@@ -34,9 +34,10 @@ def make_policy(
 
     `batch_size` and `batch_wait_s` are those of `sled` alone.
     """
+    policy: Policy
     match name:
         case "wisp":
-            return Wisp(
+            policy = Wisp(
                 estimator,
                 first,
                 block_tokens=block_tokens,
@@ -44,10 +45,12 @@ def make_policy(
                 max_step_tokens=max_step_tokens,
             )
         case "wisp-paper":
-            return WispPaper(estimator, first, block_tokens, max_step_tokens)
+            policy = WispPaper(estimator, first, block_tokens, max_step_tokens)
         case "sled":
-            return Sled(block_tokens, batch_size, batch_wait_s, max_step_tokens)
+            policy = Sled(block_tokens, batch_size, batch_wait_s, max_step_tokens)
         case "fcfs":
-            return Fcfs(first, block_tokens, max_step_tokens)
+            policy = Fcfs(first, block_tokens, max_step_tokens)
         case "centralized":
-            return Centralized(max_step_tokens)
+            policy = Centralized(max_step_tokens)
+    policy.estimator = estimator
+    return policy

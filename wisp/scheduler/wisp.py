@@ -28,6 +28,8 @@ class Wisp(Policy):
     Every deadline seated is checked with the estimator's upper quantile.
     """
 
+    estimator: Estimator
+
     def __init__(
         self,
         estimator: Estimator,
@@ -37,7 +39,7 @@ class Wisp(Policy):
         max_window: int,
         max_step_tokens: int,
     ) -> None:
-        self._estimator = estimator
+        self.estimator = estimator
         self._costs = Costs(estimator, max_step_tokens)
         self._controller = SpeculationController(first, block_tokens, max_window)
         self._block_tokens = block_tokens
@@ -54,7 +56,7 @@ class Wisp(Policy):
 
     def admits(self, sessions: Collection[Session], slo: Slo, now: float) -> float | None:
         seat = self._tokens_per_seat, self._committed_per_seat
-        return retry_after_s(sessions, slo, self._estimator, *seat)
+        return retry_after_s(sessions, slo, self.estimator, *seat)
 
     def observe(
         self, batch: Batch, num_committed: Sequence[int], step_time_s: float, now: float
