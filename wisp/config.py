@@ -85,7 +85,7 @@ class Drafter(_Section):
     dtype: Dtype | None = Field(None, description="null: float32 on the CPU, bfloat16 on a GPU")
     num_threads: int = Field(1, ge=1, description="CPU threads of the drafter")
     max_sessions: int = Field(8, ge=1, description="generations drafted at once")
-    block_tokens: int = Field(4, ge=1, description="most draft tokens held back in one message")
+    block_tokens: int = Field(2, ge=1, description="most draft tokens held back in one message")
 
 
 class ServerConfig(BaseSettings):

@@ -99,12 +99,15 @@ class EdgeHistory:
     accepted: float = 2.8  # of those; the start is a prior of 4 tokens at 0.7
     predicted: float = 2.8  # what the edge said `accepted` would be
     trust: float = 1.0  # accepted / predicted: what the edge's predictions are multiplied by
-    num_examined: int = 0  # never fades
+    committed: float = 0.0  # tokens while the edge was asked to draft
+    from_edge: float = 0.0  # of those, accepted drafts
+    verified: float = 0.0  # draft tokens that it took
+    num_committed: int = 0  # as `committed`, but never fades
     draft_time_s: float | None = None  # of one token
     round_trip_s: float | None = None  # without the drafting
     contradicted_s: float | None = None  # such a verdict, until the next epoch's first block
     switched_s: float | None = None  # when drafting was last switched on or off, or probed
-    probed_from: int | None = None  # num_examined when the running probe began
+    probed_from: int | None = None  # num_committed when the running probe began
     num_failed_probes: int = 0
 
     def arrived(self, block: DraftBlock, new_epoch: bool, now: float) -> None:

@@ -131,13 +131,17 @@ def test_the_likeliest_drafts_are_taken_first() -> None:
     assert {seat.session.id: len(seat.draft) for seat in seats} == {0: 0, 1: 4}
 
 
-def test_who_waits_for_an_edge_joins_a_free_step_only() -> None:
-    waiting = [make_session(n, due_s=1.0) for n in range(4)]
+@pytest.mark.parametrize("rate", [2.0, 100.0])
+def test_who_waits_for_an_edge_joins_any_step_or_where_time_is_scarce_a_free_one(
+    rate: float,
+) -> None:
+    waiting = [make_session(n, due_s=1.0, rate=rate) for n in range(4)]
     assert len(schedule(waiting, exact())) == 4
-    plainly = [make_session(n, due_s=1.0, has_edge=False) for n in range(10, 210)]
+    plainly = [make_session(n, due_s=1.0, rate=rate, has_edge=False) for n in range(10, 210)]
     batch = schedule([*waiting, *plainly], exact())
-    assert len(batch) == 200
-    assert not any(seat.session.has_edge for seat in batch.seats)
+    with_edge = sum(seat.session.has_edge for seat in batch.seats)
+    assert with_edge == (4 if rate < 10 else 0)
+    assert len(batch) == 200 + with_edge
 
 
 def test_a_prompt_gets_the_room_that_is_left() -> None:

@@ -47,13 +47,14 @@ def make_session(
     has_edge: bool = True,
     missing: int = 1,
     complete: bool = True,
+    rate: float = 8.0,
 ) -> Session:
     """At time 0; `missing` tokens are not computed yet."""
     session = Session(
         number,
         list(range(length)),
         Sampling(max_tokens=100, seed=number),
-        Slo(tokens_per_s=8, first_token_s=1),
+        Slo(tokens_per_s=rate, first_token_s=1),
         directive=FIRST,
         has_edge=has_edge,
     )

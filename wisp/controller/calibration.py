@@ -27,8 +27,16 @@ def learn(history: EdgeHistory, acceptance: Sequence[float], num_accepted: int) 
         history.examined = _KEPT * history.examined + 1.0
         history.predicted = _KEPT * history.predicted + predicted
         history.accepted = _KEPT * history.accepted + (index < num_accepted)
-        history.num_examined += 1
     history.trust = max(_LEAST, history.accepted / max(history.predicted, 1e-9))
+
+
+def count(history: EdgeHistory, num_verified: int, num_accepted: int, num_committed: int) -> None:
+    """Of one step in which the edge was asked to draft, whether its drafts came or not."""
+    kept = _KEPT**num_committed
+    history.committed = kept * history.committed + num_committed
+    history.from_edge = kept * history.from_edge + num_accepted
+    history.verified = kept * history.verified + num_verified
+    history.num_committed += num_committed
 
 
 def observed_acceptance(history: EdgeHistory) -> float:
@@ -49,3 +57,4 @@ def forget(history: EdgeHistory, weight: float = 2.0) -> None:
     history.examined *= factor
     history.accepted *= factor
     history.predicted *= factor
+    history.committed = history.from_edge = history.verified = 0.0

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 
-from wisp.controller.calibration import learn
+from wisp.controller.calibration import count, learn
 from wisp.core import Batch, Seat, Session, Verdict
 from wisp.engine.messages import (
     Close,
@@ -180,7 +180,10 @@ class Engine:
         session = seat.session
         position = len(session.tokens)
         learn(session.history, session.acceptance[: len(seat.draft)], outcome.num_accepted)
+        asked = session.directive.window > 0
         tokens = session.commit(outcome.tokens, now)
+        if asked:
+            count(session.history, len(seat.draft), outcome.num_accepted, len(tokens))
         session.edge_late |= seat.edge_late
         session.directive = self._policy.directive(session)
         logprobs = outcome.logprobs and outcome.logprobs[: len(tokens)]

@@ -7,7 +7,6 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from wisp.controller.controller import drafts_expected_s
 from wisp.estimator.shape import SeatedShape
 from wisp.scheduler.columns import Columns
 from wisp.scheduler.costs import Costs, Curve
@@ -30,7 +29,6 @@ class Plan:
         self,
         columns: Columns,
         costs: Costs,
-        block_tokens: int,
         max_tokens: int,
         step_s: float,
         now: float,
@@ -38,9 +36,6 @@ class Plan:
         self._costs = costs
         self._max_tokens = max_tokens
         self._columns = columns
-        self._block_tokens = block_tokens
-        self._now = now
-        self.hold_until_s = now  # later: no step is taken before, unless drafts come
         self._slack_s = columns.due_s - now
         self._order = np.argsort(columns.due_s, kind="stable")  # earliest deadline first
         ready = columns.decoding & ~columns.waiting
@@ -71,34 +66,19 @@ class Plan:
         self.limit_s = math.inf
         self._tighten(rows)
 
-    def seat_ready(self) -> None:
-        """The next token of everybody else; who waits for drafts joins only a free step."""
+    def seat_ready(self, eager: bool) -> None:
+        """The next token of everybody else; unless `eager`, who waits for drafts joins free steps.
+
+        Decoding a session while its drafts are under way loses none of them: the tokens that both
+        made agree, or the drafts were wrong. But each seat reads the session's KV, and with drafts
+        one seat commits several tokens.
+        """
         columns = self._columns
         rest = columns.decoding & ~self.decodes & ~self.urgent
-        self._decode_within(self._rows(rest & ~columns.waiting), self._draft_room)
-        most = min(self._costs.free_tokens - self.shape.num_tokens, self._draft_room)
-        rows = self._rows(rest & columns.waiting)[: max(0, most)]
-        if len(rows) and not self.shape.num_tokens and not self._has_prefill:
-            self.hold_until_s = self._hold_until_s(rows)
-        if self.hold_until_s <= self._now:
-            self._decode_within(rows, most)
-
-    def _hold_until_s(self, rows: Ints) -> float:
-        """Nobody else is there: until when it is better to wait for drafts than to decode.
-
-        A block of S expected tokens that comes after w, and a step of time T: waiting commits
-        1 + S in w + T, decoding first 1 + S in 2 T (its token is one of the block's). So waiting
-        wins while w < T, for whoever's drafts come first.
-        """
-        step_s = float(self._costs.mean.at(len(rows)))
-        until_s = self._now
-        for row in rows.tolist():
-            session = self._columns.sessions[row]
-            expected_s = drafts_expected_s(session, self._block_tokens)
-            if expected_s is not None and expected_s < self._now + step_s:
-                late_s = expected_s + 0.5 * step_s  # arrivals are noisy
-                until_s = max(until_s, min(late_s, session.due_s - self._horizon_s))
-        return until_s
+        self._decode_within(self._rows(rest & (eager | ~columns.waiting)), self._draft_room)
+        if not eager:
+            most = min(self._costs.free_tokens - self.shape.num_tokens, self._draft_room)
+            self._decode_within(self._rows(rest & columns.waiting), most)
 
     def fill_prompts(self, num_drafts: int) -> bool:
         """Prefill in what is left beside `num_drafts`, the earliest first token first."""

@@ -18,14 +18,16 @@ from wisp.scheduler.plan import Plan
 
 Ints = NDArray[np.int64]
 
+_EAGER = 0.5  # of the time between two tokens of the fastest SLO, that a plain step of all takes
+
 
 class Wisp(Policy):
     """SLO-aware batches over tokens, and a speculation controller that knows their price.
 
-    Urgent sessions first, earliest deadline first; then the next token of everybody who does not
-    wait for drafts, and of those who do while the step is free anyway; then draft tokens as long
-    as they raise (expected committed tokens) / (predicted time); then prefill in the room left.
-    Every deadline seated is checked with the estimator's upper quantile.
+    Urgent sessions first, earliest deadline first; then the next token of everybody else (while
+    the server has no time to lose, those who wait for drafts join free steps alone); then draft
+    tokens as long as they raise (expected committed tokens) / (predicted time); then prefill in the
+    room left. Every deadline seated is checked with the estimator's upper quantile.
     """
 
     estimator: Estimator
@@ -45,14 +47,13 @@ class Wisp(Policy):
         self._block_tokens = block_tokens
         self._max_step_tokens = max_step_tokens
         self._tokens_per_seat = self._committed_per_seat = 1.0
-        self._hold_until_s = 0.0
         self.load = Load()
 
     def directive(self, session: Session) -> Directive:
         return self._controller.directive(session, self.load)
 
     def wake_s(self, sessions: Collection[Session], now: float) -> float | None:
-        return max(now, self._hold_until_s) if sessions else None
+        return now if sessions else None
 
     def admits(self, sessions: Collection[Session], slo: Slo, now: float) -> float | None:
         seat = self._tokens_per_seat, self._committed_per_seat
@@ -80,36 +81,33 @@ class Wisp(Policy):
         if not sessions:
             return Batch()
         columns = Columns(sessions, self._block_tokens)
-        plan = Plan(
-            columns,
-            self._costs,
-            self._block_tokens,
-            self._max_step_tokens,
-            self.load.step_s,
-            now,
-        )
+        self._gauge(columns)
+        plan = Plan(columns, self._costs, self._max_step_tokens, self.load.step_s, now)
         plan.seat_urgent()
-        plan.seat_ready()
-        self._hold_until_s = plan.hold_until_s
+        plan.seat_ready(self.load.eager)
         drafts = Drafts(columns.survivals() * plan.decodes[:, None])
         num_drafts = plan.best_drafts(drafts)
         if plan.fill_prompts(num_drafts):
             num_drafts = min(num_drafts, plan.best_drafts(drafts))
-        self._price(columns, plan, drafts, num_drafts)
+        self._price(plan, drafts, num_drafts)
         return _batch(columns, plan, drafts.by_row(num_drafts))
 
-    def _price(self, columns: Columns, plan: Plan, drafts: Drafts, num_drafts: int) -> None:
-        """What the controller needs to know of this decision, smoothed."""
-        mean = self._costs.mean
+    def _gauge(self, columns: Columns) -> None:
+        """How far the server is from what plain decoding of everybody can just do."""
         count = len(columns.sessions)
         plain = SeatedShape(count, int(columns.length.sum()), 0.0, count)
-        load = self.load._replace(plain_s=mean.time_s(plain))
+        plain_s = self._costs.mean.time_s(plain)
+        fastest = max(session.slo.tokens_per_s for session in columns.sessions)
+        self.load = self.load._replace(plain_s=plain_s, eager=plain_s * fastest <= _EAGER)
+
+    def _price(self, plan: Plan, drafts: Drafts, num_drafts: int) -> None:
+        """What the controller needs to know of this decision, smoothed."""
         value = float(plan.decodes.sum() + drafts.value(num_drafts))
         if value:
+            mean = self._costs.mean
             shape = plan.with_drafts(num_drafts)
             price = mean.slope_s(shape.num_tokens) * value / max(mean.time_s(shape), 1e-9)
-            load = load._replace(price=0.8 * load.price + 0.2 * price)
-        self.load = load
+            self.load = self.load._replace(price=0.8 * self.load.price + 0.2 * price)
 
 
 def _batch(columns: Columns, plan: Plan, num_drafts: Ints) -> Batch:
