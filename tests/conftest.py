@@ -19,6 +19,15 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("logs")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def state_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Servers that tests start know nothing of this machine, and leave nothing on it."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("state")
+        patch.setenv("WISP_SERVER_ESTIMATOR__STATE_DIR", str(folder))
+        yield
+
+
 @pytest.fixture(scope="session")
 def server(logs: Path) -> Iterator[Process]:
     with start_server(logs) as process:

@@ -27,7 +27,8 @@ def test_a_flag_wins_over_the_environment_over_the_file(
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_the_shipped_file_is_the_default(name: str) -> None:
+def test_the_shipped_file_is_the_default(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WISP_SERVER_ESTIMATOR__STATE_DIR")  # set for the servers of other tests
     shipped = load(KINDS[name], [f"--config={CONFIGS / name}.yaml"], "wisp")
     assert shipped == load(KINDS[name], [], "wisp")
 

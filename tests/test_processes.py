@@ -245,6 +245,24 @@ def test_a_port_in_use_gets_a_sentence(front: str, logs: Path) -> None:
             start_server(logs, f"--{front}.port={port}")
 
 
+def test_a_restart_knows_the_targets_step_times(tmp_path: Path) -> None:
+    def serve_once() -> str:
+        log = tmp_path / "log"
+        log.unlink(missing_ok=True)
+        ports = "--http.port=0", "--grpc.port=0"
+        flags = "--scheduling.policy=wisp", f"--estimator.state_dir={tmp_path / 'state'}"
+        with Process("server", *ports, *flags, log=log) as process:
+            client(process).completions.create(prompt="import os", **sampling())
+            wait_until(lambda: metric(process, "wisp_step_error_ratio_count") > 0)
+        return log.read_text()
+
+    assert "profiling target" in serve_once()
+    (saved,) = (tmp_path / "state").iterdir()
+    before = saved.read_bytes()
+    assert "are known from" in serve_once()
+    assert saved.read_bytes() != before  # the steps of the second run are in it
+
+
 def test_a_drafter_with_another_tokenizer_is_refused(
     server: Process, tmp_path: Path, logs: Path
 ) -> None:

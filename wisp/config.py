@@ -75,6 +75,17 @@ class Scheduling(_Section):
     batch_wait_s: float = Field(0.05, ge=0, description="sled: longest wait for a full batch")
 
 
+class Estimator(_Section):
+    state_dir: Path | None = Field(
+        Path("~/.cache/wisp"), description="where step times are kept between runs; null: nowhere"
+    )
+    profile_s: float | None = Field(
+        None,
+        ge=0,
+        description="time to profile a target not seen before; null: 60 on a GPU, 2 on a CPU",
+    )
+
+
 class SloClass(_Section):
     tokens_per_s: float = Field(10.0, gt=0, description="rate that a session is promised")
     first_token_s: float = Field(2.0, gt=0, description="time to the first token")
@@ -102,6 +113,7 @@ class ServerConfig(BaseSettings):
     engine: Engine = Engine()
     scheduling: Scheduling = Scheduling()
     speculation: Speculation = Speculation()
+    estimator: Estimator = Estimator()
     slo: SloClass = SloClass()
     drain_s: float = Field(30.0, ge=0, description="time running sessions get after SIGTERM")
     log_level: LogLevel = "INFO"

@@ -21,6 +21,7 @@ from wisp.engine.messages import (
     Verdicts,
 )
 from wisp.errors import Overloaded, ProtocolError
+from wisp.estimator.keeper import Keeper
 from wisp.estimator.shape import shape_of
 from wisp.scheduler.base import Policy
 from wisp.verifier.base import Outcome, Verifier
@@ -37,11 +38,13 @@ class Engine:
         policy: Policy,
         *,
         max_window: int,
+        keeper: Keeper | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._verifier = verifier
         self._policy = policy
         self._max_window = max_window
+        self._keeper = keeper
         self._clock = clock
         self._outbox: list[FromEngine] = []
         self.sessions: dict[int, Session] = {}
@@ -63,6 +66,17 @@ class Engine:
         now = self._clock()
         wake_s = self._policy.wake_s(self.sessions.values(), now)
         return None if wake_s is None else max(0.0, wake_s - now)
+
+    def rest(self) -> None:
+        """What may wait until the verdicts are out."""
+        if self._keeper:
+            self._keeper.rest()
+
+    def close(self) -> None:
+        """Keep what was learned, free the target; the engine is not used again."""
+        if self._keeper:
+            self._keeper.save()
+        self._verifier.shutdown()
 
     def _handle(self, message: ToEngine) -> None:
         match message:

@@ -73,12 +73,13 @@ def run(address: str, build: Callable[[], tuple[Verifier, Engine]], log_level: s
     try:
         serve(pipe, engine)
     finally:
-        verifier.shutdown()
+        engine.close()
 
 
 def serve(pipe: Pipe, engine: Engine) -> None:
     while not engine.stopped:
         pipe.send(engine.turn(pipe.receive(engine.wait_s())))
+        engine.rest()
 
 
 def _die_with_parent() -> None:

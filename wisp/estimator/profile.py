@@ -16,7 +16,7 @@ from wisp.estimator.shape import shape_of
 log = logging.getLogger(__name__)
 
 GPU_BUDGET_S = 60.0
-CPU_BUDGET_S = 10.0
+CPU_BUDGET_S = 2.0  # a start on a laptop is not to wait for it
 _SIZES = (1, 4, 16, 32, 64, 128, 256, 512)  # sessions in a step, and the most there are
 _DRAFTS = (0, 1, 2, 4, 8, 16)
 _CONTEXTS = (64, 512, 2048, 8192)

@@ -13,10 +13,11 @@ from wisp.scheduler.paper import WispPaper
 from wisp.scheduler.sled import Sled
 from wisp.scheduler.wisp import Wisp
 
-__all__ = ["POLICIES", "Fcfs", "Policy", "PolicyName", "make_policy"]
+__all__ = ["ESTIMATING", "POLICIES", "Fcfs", "Policy", "PolicyName", "make_policy"]
 
 PolicyName = Literal["wisp", "wisp-paper", "sled", "fcfs", "centralized"]
 POLICIES: tuple[PolicyName, ...] = get_args(PolicyName)
+ESTIMATING: frozenset[PolicyName] = frozenset({"wisp", "wisp-paper"})  # ask what a step will take
 
 
 def make_policy(

@@ -8,20 +8,16 @@ import logging
 
 from wisp.config import ServerConfig
 from wisp.engine.client import EngineClient
-from wisp.engine.engine import Engine
 from wisp.engine.messages import StepReport
-from wisp.errors import ConfigError
-from wisp.estimator.floor_and_slope import FloorAndSlope
 from wisp.lifecycle import announce, stop_signal
 from wisp.metrics import ServerMetrics, metrics_route
 from wisp.models.tokenizer import Tokenizer
 from wisp.openai.front import HttpFront
 from wisp.openai.routes import create_app
-from wisp.scheduler.policy import make_policy
 from wisp.server.backend import ServerBackend
+from wisp.server.build import build_engine
 from wisp.server.grpc_front import GrpcFront
-from wisp.server.service import Service, first_directive
-from wisp.verifier.base import Verifier
+from wisp.server.service import Service
 
 log = logging.getLogger(__name__)
 _GRACE_S = 2.0  # for answers that are already written
@@ -63,51 +59,6 @@ async def _serve(
     lost.cancel()
     stopped.cancel()
     return 1 if engine.lost.is_set() else 0
-
-
-def build_engine(config: ServerConfig) -> tuple[Verifier, Engine]:
-    """Runs in the engine process: the only one that loads the target."""
-    verifier = _build_verifier(config)
-    policy = make_policy(
-        config.scheduling.policy,
-        estimator=FloorAndSlope(),
-        first=first_directive(config),
-        block_tokens=config.speculation.block_tokens,
-        max_window=config.speculation.max_window,
-        max_step_tokens=config.scheduling.max_step_tokens,
-        batch_size=config.scheduling.batch_size,
-        batch_wait_s=config.scheduling.batch_wait_s,
-    )
-    return verifier, Engine(verifier, policy, max_window=config.speculation.max_window)
-
-
-def _build_verifier(config: ServerConfig) -> Verifier:
-    engine = config.engine
-    if engine.options and engine.kind != "vllm":
-        raise ConfigError("'engine.options' are for the engine 'vllm' alone")
-    if engine.kind == "vllm":
-        from wisp.verifier.vllm import load
-
-        return load(
-            config.target,
-            model=config.model,
-            max_sessions=engine.max_sessions,
-            max_model_len=engine.max_model_len,
-            max_window=config.speculation.max_window,
-            max_step_tokens=config.scheduling.max_step_tokens,
-            options=engine.options | ({"dtype": engine.dtype} if engine.dtype else {}),
-        )
-    from wisp.verifier.torch import TorchVerifier
-
-    return TorchVerifier(
-        config.target,
-        model=config.model,
-        max_sessions=engine.max_sessions,
-        max_model_len=engine.max_model_len,
-        device=engine.device,
-        dtype=engine.dtype,
-        num_threads=engine.num_threads,
-    )
 
 
 def _count(metrics: ServerMetrics, step: StepReport) -> None:

@@ -25,6 +25,10 @@ class Facts(Struct, frozen=True, kw_only=True):
     max_model_len: int  # prompt and output tokens together
     max_sessions: int  # that can be open at once
     eos_token_ids: tuple[int, ...]
+    # What the time of a step depends on beside the model:
+    device: str  # name of the GPU or the processor, and how many, as "NVIDIA H200 x2"
+    on_gpu: bool
+    engine: str  # with its version and number format, as "vllm 0.26.0 bfloat16"
 
 
 @dataclass(slots=True)

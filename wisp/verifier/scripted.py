@@ -47,6 +47,9 @@ class ScriptedVerifier:
             max_model_len=max_model_len,
             max_sessions=max_sessions,
             eos_token_ids=eos_token_ids,
+            device="none",
+            on_gpu=False,
+            engine="scripted",
         )
         self.on_step = on_step
         self.num_steps = 0

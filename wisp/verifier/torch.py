@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -43,6 +44,9 @@ class TorchVerifier:
             max_model_len=self._model.max_len,
             max_sessions=max_sessions,
             eos_token_ids=eos_token_ids(Path(directory), self._model.config.eos_token_id),
+            device=_device_name(self._model.device, torch.get_num_threads()),
+            on_gpu=self._model.device.type != "cpu",
+            engine=f"torch {torch.__version__} {str(self._model.dtype).removeprefix('torch.')}",
         )
         self._free = list(range(max_sessions))[::-1]
         self._slots: dict[int, int] = {}  # by session id
@@ -110,6 +114,22 @@ def _outcome(
     count = num_accepted(seat.draft, choices) + 1
     asked = [logprob for logprob in logprobs[:count] if logprob is not None]
     return Outcome(list(choices[:count]), asked or None)
+
+
+def _device_name(device: torch.device, num_threads: int) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{processor_name()} x{num_threads}" if device.type == "cpu" else device.type
+
+
+def processor_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine()
 
 
 def eos_token_ids(directory: Path, configured: int | Sequence[int] | None) -> tuple[int, ...]:

@@ -10,6 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import vllm
+from vllm.config import ModelConfig
+from vllm.platforms import current_platform
 from vllm.v1.engine import EngineCoreRequest
 from vllm.v1.engine.core import EngineCore
 from vllm.v1.executor import Executor
@@ -18,7 +21,7 @@ from vllm.v1.request import Request
 from wisp.core import Batch, Seat, Session, TokenLogprob
 from wisp.errors import ConfigError, InternalError, Overloaded, WispError
 from wisp.verifier.base import Facts, Outcome
-from wisp.verifier.torch import eos_token_ids
+from wisp.verifier.torch import eos_token_ids, processor_name
 from wisp.verifier.vllm.options import engine_args
 from wisp.verifier.vllm.sampler import sampling_params
 from wisp.verifier.vllm.scheduler import Place, SeatScheduler
@@ -68,6 +71,9 @@ class VllmVerifier:
             max_model_len=config.max_model_len,
             max_sessions=max_sessions,
             eos_token_ids=eos_token_ids(directory, config.hf_config.eos_token_id),
+            device=_device_name(self._core.vllm_config.parallel_config.world_size),
+            on_gpu=not current_platform.is_cpu(),
+            engine=_engine_name(config),
         )
         self._numbers = itertools.count()  # never the ids of sessions alone: one may be reopened
         self._sessions: dict[str, Session] = {}  # by request id
@@ -183,6 +189,16 @@ class VllmVerifier:
                 self._core.abort_requests([request_id])
                 self._add(seat.session)
         self.scheduler.forget_all_kv()
+
+
+def _device_name(number: int) -> str:
+    cpu = current_platform.is_cpu()
+    return f"{processor_name() if cpu else current_platform.get_device_name()} x{number}"
+
+
+def _engine_name(config: ModelConfig) -> str:
+    number_format = config.quantization or str(config.dtype).removeprefix("torch.")
+    return f"vllm {vllm.__version__} {number_format}"
 
 
 def _start(args: Any) -> EngineCore:
