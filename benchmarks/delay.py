@@ -20,12 +20,9 @@ class Delay:
     """The proxy as a process of its own; a context manager that ends it."""
 
     def __init__(self, to: str, round_trip_s: float) -> None:
-        self._popen = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.delay", f"--to={to}"]
-            + [f"--round-trip-s={round_trip_s}"],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        program = [sys.executable, "-m", "benchmarks.delay"]
+        arguments = [f"--to={to}", f"--round-trip-s={round_trip_s}"]
+        self._popen = subprocess.Popen([*program, *arguments], stdout=subprocess.PIPE, text=True)
         assert self._popen.stdout
         self.address = f"127.0.0.1:{json.loads(self._popen.stdout.readline())['port']}"
 
