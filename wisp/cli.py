@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from wisp import __version__
-from wisp.config import EdgeConfig, ServerConfig, load
+from wisp.config import EdgeConfig, ProfileConfig, ServerConfig, load
 from wisp.errors import WispError
 from wisp.lifecycle import log_to_stderr
 
@@ -17,6 +17,7 @@ _USAGE = """usage: wisp COMMAND [flags]
 commands:
   demo     a server and two edges on this machine, real requests, and what the edges gained
   server   verify the drafts of many edges with the target model (also: wisp-server)
+  profile  measure the target's steps, so that the server's next start need not
   edge     draft for a server, and serve the applications of this device (also: wisp-edge)
 
 `wisp COMMAND --help` lists the flags; `wisp --version` prints the version.
@@ -28,6 +29,7 @@ def main() -> int:
     commands: dict[str, Callable[[Sequence[str]], int]] = {
         "demo": _demo,
         "server": _server,
+        "profile": _profile,
         "edge": _edge,
     }
     match arguments:
@@ -78,6 +80,14 @@ def _edge(arguments: Sequence[str]) -> int:
     from wisp.edge.main import serve
 
     return asyncio.run(serve(config))
+
+
+def _profile(arguments: Sequence[str]) -> int:
+    config = load(ProfileConfig, arguments, "wisp profile")
+    log_to_stderr(config.log_level)
+    from wisp.server.profile import run
+
+    return run(config)
 
 
 def _demo(arguments: Sequence[str]) -> int:

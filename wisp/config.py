@@ -119,6 +119,17 @@ class ServerConfig(BaseSettings):
     log_level: LogLevel = "INFO"
 
 
+class ProfileConfig(ServerConfig):
+    """wisp profile: measures the target's steps for wisp-server, with its settings.
+
+    `estimator.profile_s` null is 60 on a GPU and 10 on a CPU here.
+    """
+
+    as_json: bool = Field(
+        False, validation_alias="json", description="print one JSON object and nothing else"
+    )
+
+
 class EdgeConfig(BaseSettings):
     """wisp-edge: drafts with a small model for a wisp-server, serves applications here."""
 
@@ -153,7 +164,7 @@ class DemoConfig(BaseSettings):
     serve: bool = Field(False, description="stay up afterwards, until interrupted")
 
 
-Config = TypeVar("Config", ServerConfig, EdgeConfig, DemoConfig)
+Config = TypeVar("Config", ServerConfig, ProfileConfig, EdgeConfig, DemoConfig)
 
 
 def load(kind: type[Config], arguments: Sequence[str], program: str) -> Config:

@@ -32,7 +32,7 @@ class Bench:
             self.verifier, max_step_tokens=1024, max_window=8, budget_s=budget_s, clock=self.clock
         )
         assert self.verifier.num_open == 0
-        assert all(isinstance(shape, SeatedShape) for shape, _ in found)
+        assert all(isinstance(shape, SeatedShape) and shape.num_tokens for shape, _ in found)
         return [(shape, time_s) for shape, time_s in found if isinstance(shape, SeatedShape)]
 
 
@@ -63,6 +63,13 @@ def test_it_keeps_to_its_budget(slower: float) -> None:
     found = bench.profile(budget_s=5.0)
     assert found
     assert bench.now < 5.0 + 4 * slower * 0.04  # a step for each context may end behind its share
+
+
+def test_little_time_is_not_spent_on_long_prompts() -> None:
+    found = Bench(slower=10.0).profile(budget_s=3.0)  # a session of 1,880 tokens takes 1 s to fill
+    decoding = [shape for shape, _ in found if not shape.prefill_product]
+    assert len(decoding) > 10
+    assert max(shape.num_context // shape.num_seats for shape in decoding) < 700
 
 
 def test_progress_goes_from_nothing_to_all() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import cycle
 from typing import Protocol
 
@@ -20,7 +20,7 @@ CPU_BUDGET_S = 2.0  # a start on a laptop is not to wait for it
 _SIZES = (1, 4, 16, 32, 64, 128, 256, 512)  # sessions in a step, and the most there are
 _DRAFTS = (0, 1, 2, 4, 8, 16)
 _CONTEXTS = (64, 512, 2048, 8192)
-_NUM_SWEEPS, _NUM_TIMED = 3, 2  # per sweep and shape, behind one step that warms it up
+_NUM_SWEEPS = 6
 _ROOM = 160  # tokens that a session may grow by
 _PREFILL_SHARE = 0.5  # of a context's time, before its grid begins
 _SLO = Slo(tokens_per_s=1.0, first_token_s=60.0)
@@ -37,6 +37,8 @@ class Facts(Protocol):
     def max_model_len(self) -> int: ...
     @property
     def max_sessions(self) -> int: ...
+    @property
+    def on_gpu(self) -> bool: ...
 
 
 class Outcome(Protocol):
@@ -67,13 +69,13 @@ def profile(
 ) -> list[Observation]:
     """Steps and their times, for `StepTimeEstimator.fit`.
 
-    Each context length gets an equal share of the time that is left: sessions are opened and
-    prefilled in chunks of all sizes for half of it, then they decode in the grid of batch sizes
-    and draft lengths. The verifier must be idle, and is so again afterwards.
+    Each context length that can be prefilled in time gets an equal share of it: sessions are
+    opened and prefilled in chunks of all sizes for half of the share, then they decode in the grid
+    of batch sizes and draft lengths. The verifier must be idle, and is so again afterwards.
     """
     run = _Run(verifier, max_step_tokens, budget_s, clock, progress or _silent, seed)
     window = min(max_window, max_step_tokens - 1)
-    contexts = _contexts(verifier.facts.max_model_len, window)
+    contexts = run.affordable(_contexts(verifier.facts.max_model_len, window))
     for index, context in enumerate(contexts):
         share_s = run.left_s / (len(contexts) - index)
         run.measure_context(context, window, clock() + share_s)
@@ -100,17 +102,32 @@ class _Run:
         self._end_s = clock() + budget_s
         self._chance = random.Random(seed)
         self._next_id = -1  # clients' sessions count upwards
-        self._warm: set[int] = set()  # chunk sizes that were computed once
+        self._warm: set[int] = set()  # tokens of the steps that were computed once
 
     @property
     def left_s(self) -> float:
         return max(0.0, self._end_s - self._clock())
 
+    def affordable(self, contexts: list[int]) -> list[int]:
+        """The first, and those of which a session is prefilled in half of an equal share."""
+        if len(contexts) < 2:
+            return contexts
+        tokens = min(contexts[-1], self._max_step_tokens)
+        probe = self._open(1, tokens)
+        start_s = self._clock()
+        try:
+            self._step(_prefill(probe, tokens))
+        finally:
+            self._drop(probe, list(probe))
+        token_s = (self._clock() - start_s) / tokens
+        share_s = _PREFILL_SHARE * self._budget_s / len(contexts)
+        return [c for c in contexts if c == contexts[0] or c * token_s < share_s]
+
     def measure_context(self, context: int, window: int, end_s: float) -> None:
         fleet: list[Session] = []
         try:
             self._fill(fleet, context, end_s - _PREFILL_SHARE * (end_s - self._clock()))
-            for _ in range(_NUM_SWEEPS):
+            for _ in range(_NUM_SWEEPS if fleet else 0):
                 self._sweep(fleet, window, end_s)
         finally:
             for session in fleet:
@@ -126,27 +143,29 @@ class _Run:
             fleet += fresh
             while missing := [session for session in fresh if session.num_missing > 1]:
                 late = self._clock() >= end_s
-                if late or not self._step(_prefill(missing, chunk), keep=chunk in self._warm):
+                if late or not self._step(_prefill(missing, chunk)):
                     break
-                self._warm.add(chunk)
                 chunk = next(chunks)
             if missing or not fresh:
                 self._drop(fleet, missing)
                 return
 
     def _sweep(self, fleet: list[Session], window: int, end_s: float) -> None:
-        """The grid once, large and small batches by turns: whenever time is up, both were seen."""
-        for size in _by_turns([size for size in (*_SIZES, len(fleet)) if size <= len(fleet)]):
-            for drafts in sorted({min(count, window) for count in (*_DRAFTS, window)}):
-                for number in range(1 + _NUM_TIMED):
-                    roomy = _roomiest(fleet, window)
-                    too_large = size * (1 + drafts) > self._max_step_tokens
-                    if too_large or len(roomy) < size or self._clock() >= end_s:
-                        break
-                    seats = [Seat(session, 1, self._tokens(drafts)) for session in roomy[:size]]
-                    self._step(Batch(seats), keep=number > 0)
+        """The grid once, in random order: whenever time is up, a fair sample of it was seen."""
+        sizes = {size for size in (*_SIZES, len(fleet)) if size <= len(fleet)}
+        counts = {min(count, window) for count in _DRAFTS}
+        points = [(size, drafts) for size in sorted(sizes) for drafts in sorted(counts)]
+        self._chance.shuffle(points)
+        for size, drafts in points:
+            if size * (1 + drafts) > self._max_step_tokens:
+                continue
+            for _ in range(1 if self._is_warm(size * (1 + drafts)) else 2):
+                roomy = _roomiest(fleet, window)[:size]
+                if len(roomy) < size or self._clock() >= end_s:
+                    break
+                self._step(Batch([Seat(session, 1, self._tokens(drafts)) for session in roomy]))
 
-    def _step(self, batch: Batch, *, keep: bool) -> bool:
+    def _step(self, batch: Batch) -> bool:
         """False if the target could not hold all of the batch; then its time tells nothing."""
         shape = shape_of(batch)
         start_s = self._clock()
@@ -158,11 +177,16 @@ class _Run:
             seat.session.num_computed = outcome.computed_after(seat)
             if outcome.tokens:
                 seat.session.commit(outcome.tokens, end_s)
-        if complete and keep:
+        if complete and batch and self._is_warm(shape.num_tokens):
             self.observations.append((shape, end_s - start_s))
+        self._warm.add(shape.num_tokens)
         spent = 1.0 - self.left_s / self._budget_s
         self.progress(spent, len(self.observations))
         return complete
+
+    def _is_warm(self, num_tokens: int) -> bool:
+        """On a GPU the first step of a size may compile something."""
+        return num_tokens in self._warm or not self._verifier.facts.on_gpu
 
     def _open(self, number: int, context: int) -> list[Session]:
         sessions: list[Session] = []
@@ -218,12 +242,3 @@ def _contexts(max_model_len: int, window: int) -> list[int]:
 def _chunks(max_step_tokens: int) -> list[int]:
     sizes = (max_step_tokens, 128, max_step_tokens // 2, 256, max_step_tokens // 4, 512)
     return sorted({max(1, min(size, max_step_tokens)) for size in sizes}, reverse=True)
-
-
-def _by_turns(sizes: list[int]) -> Iterator[int]:
-    """The smallest, the largest, the next smallest, ..."""
-    left = sorted(set(sizes))
-    while left:
-        yield left.pop(0)
-        if left:
-            yield left.pop()

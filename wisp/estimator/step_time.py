@@ -55,6 +55,11 @@ class StepTimeEstimator:
         """Above `DRIFT_ALARM` the past is mostly forgotten."""
         return self._best().spread.drift
 
+    @property
+    def margin(self) -> float:
+        """The upper bound, relative to the prediction, less 1."""
+        return self._best().spread.margin
+
     def predict_s(self, shape: StepShape) -> float:
         track, shape = self._track(shape)
         return track.curve(shape)
@@ -112,7 +117,7 @@ class _Track:
         if observations:
             track.fit.add_all(observations)
             track.curve = Curve(track.fit.weights)
-            track.spread.note_all(_held_out(observations))
+            track.spread.note_all(held_out(observations))
         return track
 
     def observe(self, shape: StepShape, time_s: float) -> None:
@@ -159,7 +164,7 @@ class _Track:
         return track
 
 
-def _held_out(observations: Sequence[Observation]) -> list[float]:
+def held_out(observations: Sequence[Observation]) -> list[float]:
     """The residual of each step against a fit that has not seen its shape (cross-validation)."""
     shapes = sorted({_key(shape) for shape, _ in observations})
     if len(shapes) < _NUM_FOLDS:
