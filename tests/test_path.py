@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "engine": {"core", "errors", "controller", "estimator", "scheduler", "verifier"},
     "models": {"errors"},
     "openai": {"core", "errors", "models", "config"},
+    "edge/predictor": {"edge", "sampling"},
 }
 NEVER = [("edge", "server"), ("edge", "engine"), ("edge", "verifier"), ("server", "edge")]
 ONLY_IN = {

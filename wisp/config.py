@@ -141,6 +141,9 @@ class EdgeConfig(BaseSettings):
     draft: Path = Field(TINY / "draft", description="Hugging Face directory of the drafter")
     http: Listen = Listen(port=8010)
     drafter: Drafter = Drafter()
+    state_dir: Path | None = Field(
+        None, description="keeps what the edge learns of target and draft; null: nowhere"
+    )
     reconnect_s: float = Field(30.0, ge=0, description="how long a lost server is tried again")
     drain_s: float = Field(30.0, ge=0, description="time running requests get after SIGTERM")
     log_level: LogLevel = "INFO"

@@ -79,6 +79,11 @@ class EdgeMetrics:
         self.wasted = Counter(
             "wisp_edge_wasted_tokens_total", "Drafts that were never committed", registry=r
         )
+        self.calibration_error = Gauge(
+            "wisp_edge_predictor_calibration_error",
+            "Expected calibration error of predicted acceptance over recent drafts",
+            registry=r,
+        )
         self.draft_s = Histogram(
             "wisp_edge_draft_seconds", "Time of one draft step", buckets=_SECONDS, registry=r
         )

@@ -12,6 +12,7 @@ from wisp.config import EdgeConfig
 from wisp.edge.drafting import DraftLoop
 from wisp.edge.generation import EdgeGeneration
 from wisp.edge.link import Backoff, Link
+from wisp.edge.predictor import Memory
 from wisp.errors import HandshakeError, Unavailable, WispError
 from wisp.metrics import EdgeMetrics
 from wisp.models.tokenizer import Tokenizer
@@ -28,12 +29,14 @@ class EdgeBackend:
         tokenizer: Tokenizer,
         config: EdgeConfig,
         metrics: EdgeMetrics,
+        memory: Memory | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self._link = link
         self._loop = loop
         self._config = config
         self._metrics = metrics
+        self._memory = memory
         self._keys = itertools.count()
         self._card: ModelCard | None = None
         self._draining = False
@@ -41,6 +44,7 @@ class EdgeBackend:
         self.idle = asyncio.Event()
         self.idle.set()
         metrics.sessions.set_function(lambda: len(self.running))
+        metrics.calibration_error.set_function(lambda: loop.predictor.calibration_error)
 
     async def model(self) -> ModelCard:
         """The served target, asked for once. Raises Unavailable, HandshakeError."""
@@ -52,6 +56,8 @@ class EdgeBackend:
                     f"this edge is not that of the target '{card.id}' "
                     f"({model.tokenizer_fingerprint}): use a drafter with the target's tokenizer"
                 )
+            if self._memory and self._card is None:  # two callers may have asked at once
+                self._memory.recall(card.id)
             self._card = card
         return self._card
 
@@ -88,6 +94,7 @@ class EdgeBackend:
         generation = EdgeGeneration(
             self._link,
             opening,
+            predictor=self._loop.predictor,
             vocab_size=card.vocab_size,
             block_tokens=self._config.drafter.block_tokens,
             reconnect_s=self._config.reconnect_s,

@@ -23,7 +23,7 @@ class DraftLoop:
         self, drafter: Drafter, predictor: Predictor, max_sessions: int, metrics: EdgeMetrics
     ) -> None:
         self._drafter = drafter
-        self._predictor = predictor
+        self.predictor = predictor
         self._max_sessions = max_sessions
         self._metrics = metrics
         self._generations: dict[int, EdgeGeneration] = {}
@@ -93,7 +93,7 @@ class DraftLoop:
         stream = generation.stream
         # A verdict that came meanwhile may have gone past this token, or against it.
         if stream.epoch == epoch and stream.end == len(job.tokens) and stream.wants_token:
-            acceptance = self._predictor.acceptance(proposal)
-            generation.append(proposal.token, acceptance, draft_time_s)
+            features = generation.features(proposal)
+            generation.append(features, self.predictor.acceptance(features), draft_time_s)
         else:
             stream.discard(draft_time_s)

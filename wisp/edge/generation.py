@@ -13,7 +13,9 @@ from msgspec import structs
 
 from wisp import wire
 from wisp.core import DraftBlock, Verdict
+from wisp.edge.drafter.base import Proposal
 from wisp.edge.link import Backoff, Link
+from wisp.edge.predictor import Features, Predictor
 from wisp.edge.stream import Stream
 from wisp.errors import InternalError, Unavailable, WispError
 from wisp.metrics import EdgeMetrics
@@ -30,6 +32,7 @@ class EdgeGeneration:
         link: Link,
         opening: wire.Open,
         *,
+        predictor: Predictor,
         vocab_size: int,
         block_tokens: int,
         reconnect_s: float,
@@ -40,6 +43,7 @@ class EdgeGeneration:
         self.stream = Stream(opening.prompt, opening.sampling.max_tokens)
         self._link = link
         self._opening = opening
+        self._predictor = predictor
         self._vocab_size = vocab_size
         self._block_tokens = block_tokens
         self._reconnect_s = reconnect_s
@@ -62,11 +66,17 @@ class EdgeGeneration:
             if item.finish_reason:
                 return
 
-    def append(self, token: int, acceptance: float, draft_time_s: float) -> None:
-        """Take a draft token into the stream, and send what is ready."""
-        if token >= self._vocab_size:  # a drafter's padded vocabulary may be the larger one
-            token, acceptance = 0, 0.0
-        self.stream.append(token, acceptance, draft_time_s)
+    def features(self, proposal: Proposal) -> Features:
+        """What the predictor is told of a proposal for the stream's next position."""
+        return self.stream.features(proposal, self._opening.sampling.temperature)
+
+    def append(self, features: Features, acceptance: float, draft_time_s: float) -> None:
+        """Take a proposal into the stream, and send what is ready."""
+        token = features.proposal.token
+        if token < self._vocab_size:
+            self.stream.append(token, acceptance, draft_time_s, features)
+        else:  # a drafter's padded vocabulary may be the larger one
+            self.stream.append(0, 0.0, draft_time_s)
         self.flush()
 
     def flush(self) -> None:
@@ -142,6 +152,8 @@ class EdgeGeneration:
         self._measure(verdict)
         num_known = len(self.stream.committed) - verdict.position
         fresh = self.stream.take_verdict(verdict)
+        for label in self.stream.take_labels():
+            self._predictor.learn(label)
         if verdict.finish_reason:
             self._end()
         else:

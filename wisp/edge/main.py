@@ -15,7 +15,7 @@ from wisp.edge.backend import EdgeBackend
 from wisp.edge.drafter.base import Drafter
 from wisp.edge.drafting import DraftLoop
 from wisp.edge.link import Link
-from wisp.edge.predictor import ConfidencePredictor
+from wisp.edge.predictor import LogisticPredictor, Memory
 from wisp.lifecycle import announce, stop_signal
 from wisp.metrics import EdgeMetrics, metrics_route
 from wisp.models.tokenizer import Tokenizer
@@ -23,6 +23,8 @@ from wisp.openai.front import HttpFront
 from wisp.openai.routes import create_app
 
 log = logging.getLogger(__name__)
+
+SAVE_EVERY_S = 60.0  # what an edge that is killed has learned in vain at most
 
 
 async def serve(config: EdgeConfig) -> int:
@@ -34,8 +36,11 @@ async def serve(config: EdgeConfig) -> int:
     metrics = EdgeMetrics()
     drafter = await asyncio.to_thread(load_drafter, config)
     link = Link(config.server)
-    loop = DraftLoop(drafter, ConfidencePredictor(), config.drafter.max_sessions, metrics)
-    backend = EdgeBackend(link, loop, tokenizer, config, metrics)
+    predictor = LogisticPredictor()
+    folder = config.state_dir
+    memory = Memory(folder, tokenizer.name, predictor) if folder else None
+    loop = DraftLoop(drafter, predictor, config.drafter.max_sessions, metrics)
+    backend = EdgeBackend(link, loop, tokenizer, config, metrics, memory)
     stats = Route("/v1/stats", _stats(backend, metrics))
     routes = [metrics_route(metrics.registry), stats]
     http = HttpFront(create_app(backend, extra_routes=routes), config.http)
@@ -44,6 +49,7 @@ async def serve(config: EdgeConfig) -> int:
     announce("wisp-edge", server=config.server, http=http.port)
     connected = asyncio.create_task(backend.connect())
     stopped = asyncio.create_task(stop.wait())
+    saving = asyncio.create_task(_save_now_and_then(memory)) if memory else None
     try:
         await asyncio.wait([connected, stopped], return_when=asyncio.FIRST_COMPLETED)
         if connected.done():
@@ -57,7 +63,16 @@ async def serve(config: EdgeConfig) -> int:
         await http.stop()
         await loop.stop()
         await link.close()
+        if memory and saving:
+            saving.cancel()
+            memory.save()
     return 0
+
+
+async def _save_now_and_then(memory: Memory) -> None:
+    while True:
+        await asyncio.sleep(SAVE_EVERY_S)
+        memory.save()  # a few kilobytes
 
 
 def load_drafter(config: EdgeConfig) -> Drafter:

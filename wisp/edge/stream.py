@@ -9,9 +9,13 @@ import math
 from collections.abc import Sequence
 
 from wisp.core import REST, Directive, DraftBlock, Verdict
+from wisp.edge.drafter.base import Proposal
+from wisp.edge.predictor.base import TYPICAL_ACCEPTANCE, Features, Label
+from wisp.edge.repeats import Repeats
 from wisp.errors import ProtocolError
 
 _BYTE = 255
+RECENT_RATE = 0.1  # weight of the newest label in the session's recent acceptance
 
 
 class Stream:
@@ -26,6 +30,11 @@ class Stream:
         self.drafted: list[int] = []  # for positions len(committed), ...
         self._acceptance: list[float] = []
         self._draft_times_s: list[float] = []
+        self._features: list[Features | None] = []
+        self._repeats = Repeats(prompt)
+        self._run = 0  # drafts of this epoch that no verdict has contradicted
+        self._recent = TYPICAL_ACCEPTANCE
+        self._labels: list[Label] = []
         self._num_sent = 0
         self.num_drafted = 0
         self.num_accepted = 0
@@ -56,9 +65,26 @@ class Stream:
         most = min(self.directive.window, self.num_remaining - 1)  # the last is the target's own
         return len(self.drafted) < most and self.survival >= self.directive.threshold
 
-    def append(self, token: int, acceptance: float, draft_time_s: float = 0.0) -> None:
-        """One more draft token; `acceptance` = P(accepted | all before it are)."""
+    def features(self, proposal: Proposal, temperature: float) -> Features:
+        """What is known of a proposal for the next position."""
+        before = self.drafted if len(self.drafted) > 1 else self.committed[-2:] + self.drafted
+        repeats = self._repeats.agree(before, proposal.token)
+        return Features(proposal, temperature, self._recent, self._run, repeats)
+
+    def append(
+        self,
+        token: int,
+        acceptance: float,
+        draft_time_s: float = 0.0,
+        features: Features | None = None,
+    ) -> None:
+        """One more draft token; `acceptance` = P(accepted | all before it are).
+
+        Its label is kept for `take_labels` once the target has spoken, if `features` are given.
+        """
         self.drafted.append(token)
+        self._features.append(features)
+        self._run += 1
         # As the wire carries it, so that both ends reckon with the same number.
         self._acceptance.append(math.floor(acceptance * _BYTE) / _BYTE)
         self._draft_times_s.append(draft_time_s)
@@ -101,8 +127,10 @@ class Stream:
         fresh = verdict.tokens[num_known:]
         self.committed.extend(fresh)
         self.directive = verdict.directive
+        self._repeats.extend(fresh)
         num_agreeing = _common_prefix(self.drafted, fresh)
         self.num_accepted += num_agreeing
+        self._label(num_agreeing, min(len(self.drafted), len(fresh)))
         if num_agreeing == min(len(self.drafted), len(fresh)):
             self._drop(num_agreeing)
             self._num_sent = max(0, self._num_sent - len(fresh))
@@ -110,8 +138,27 @@ class Stream:
             self.num_wasted += len(self.drafted) - num_agreeing
             self.wasted_time_s += sum(self._draft_times_s[num_agreeing:])
             self._drop(len(self.drafted))
+            self._run = 0
             self.restart()
         return fresh
+
+    def take_labels(self) -> list[Label]:
+        """What the verdicts since the last call said of drafts, in the order of positions."""
+        labels, self._labels = self._labels, []
+        return labels
+
+    def _label(self, num_agreeing: int, num_compared: int) -> None:
+        """A committed token is the target's choice behind what precedes it, drafted or not.
+
+        So all drafts up to the first that differs from it are judged; those behind that one were
+        made for a text that does not exist, and nobody can say what they were worth.
+        """
+        for index in range(min(num_compared, num_agreeing + 1)):
+            accepted = index < num_agreeing
+            self._recent += RECENT_RATE * (accepted - self._recent)
+            features = self._features[index]
+            if features is not None:
+                self._labels.append(Label(features, accepted))
 
     def restart(self) -> None:
         """Begin a new epoch with the drafts at hand: nothing of the old one counts as sent."""
@@ -126,7 +173,8 @@ class Stream:
         self._drop(len(self.drafted))
 
     def _drop(self, count: int) -> None:
-        del self.drafted[:count], self._acceptance[:count], self._draft_times_s[:count]
+        del self.drafted[:count], self._acceptance[:count]
+        del self._draft_times_s[:count], self._features[:count]
 
 
 def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
