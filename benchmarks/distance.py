@@ -94,7 +94,8 @@ def main() -> None:
     prompts = [p["prompt"] for p in held_out if p["kind"] == "text"][: options.requests + NUM_WARM]
     found = {}
     with tempfile.TemporaryDirectory() as folder:
-        flags = ("--http.port=0", "--grpc.port=0", f"--scheduling.policy={options.policy}")
+        flags = ["--http.port=0", "--grpc.port=0", f"--scheduling.policy={options.policy}"]
+        flags.append(f"--estimator.state_dir={folder}")
         with Process("server", *flags) as server:
             for round_trip_s in ROUND_TRIPS_S:
                 log = Path(folder) / "edge.log"

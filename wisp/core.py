@@ -15,6 +15,7 @@ from enum import StrEnum
 from msgspec import Struct
 
 from wisp.errors import ProtocolError
+from wisp.lookup import Lookup
 
 
 class FinishReason(StrEnum):
@@ -55,6 +56,8 @@ class Directive(Struct, frozen=True):
     threshold: float  # draft on while the survival of the last draft token is at least this
 
 
+_MOST_ROUNDS = 256  # that can be on the way between a server and an edge
+
 REST = Directive(window=0, threshold=1.0)
 
 
@@ -83,6 +86,8 @@ class Verdict(Struct, frozen=True, kw_only=True):
     tokens: list[int]
     num_drafted: int = 0  # draft tokens that the step verified
     num_accepted: int = 0  # the first so many of `tokens` came from the edge
+    num_looked_up: int = 0  # drafts of the server's own (wisp.lookup) that the step verified
+    num_lookups_accepted: int = 0  # the first so many of `tokens` came from those
     directive: Directive
     finish_reason: FinishReason | None = None
     logprobs: list[TokenLogprob] | None = None
@@ -103,22 +108,22 @@ class EdgeHistory:
     from_edge: float = 0.0  # of those, accepted drafts
     verified: float = 0.0  # draft tokens that it took
     num_committed: int = 0  # as `committed`, but never fades
+    looked_up: float = 4.0  # as `examined` and `accepted`, of the server's own drafts
+    lookups_accepted: float = 2.0
     draft_time_s: float | None = None  # of one token
     round_trip_s: float | None = None  # without the drafting
-    contradicted_s: float | None = None  # such a verdict, until the next epoch's first block
     switched_s: float | None = None  # when drafting was last switched on or off, or probed
     probed_from: int | None = None  # num_committed when the running probe began
     num_failed_probes: int = 0
 
-    def arrived(self, block: DraftBlock, new_epoch: bool, now: float) -> None:
-        """Learn the edge's speed and distance from a block."""
+    def arrived(self, block: DraftBlock, answers_s: float | None, now: float) -> None:
+        """Learn the edge's speed, and its distance from when what the block answers was sent."""
         if block.tokens and block.draft_time_s > 0:
             time_s = block.draft_time_s / len(block.tokens)
             self.draft_time_s = _blend(self.draft_time_s, time_s)
-        if new_epoch and self.contradicted_s is not None:
-            time_s = max(0.0, now - self.contradicted_s - block.draft_time_s)
+        if answers_s is not None:
+            time_s = max(0.0, now - answers_s - block.draft_time_s)
             self.round_trip_s = _blend(self.round_trip_s, time_s)
-            self.contradicted_s = None
 
 
 def _blend(old: float | None, new: float) -> float:
@@ -143,6 +148,7 @@ class Session:
         committed: Sequence[int] = (),
         has_edge: bool = False,
         max_window: int = 64,
+        max_lookup: int = 0,
         now: float = 0.0,
     ) -> None:
         self.id = session_id
@@ -166,6 +172,11 @@ class Session:
         self.edge_late = False  # the last token had to be decoded without its edge
         self.block_arrived_s = now  # when the last block that changed the buffer came
         self.history = EdgeHistory()
+        self._sent_s: dict[int, float] = {}  # of the last verdicts, by where they ended
+        self._lookup = Lookup(self.tokens) if max_lookup else None
+        self._max_lookup = max_lookup
+        self.looked_up: list[int] = []  # drafts for the same positions, while the buffer is empty
+        self.lookup_acceptance = array("d")
 
     @property
     def num_output(self) -> int:
@@ -203,8 +214,11 @@ class Session:
         """
         if block.epoch < self.epoch or (block.epoch == self.epoch and self.epoch_dead):
             return
-        self.history.arrived(block, block.epoch > self.epoch, now)
-        if block.epoch > self.epoch:
+        new = block.epoch > self.epoch
+        # An epoch begins where the verdict ended that contradicted the one before.
+        answers_s = self._sent_s.get(block.position) if new else None
+        self.history.arrived(block, answers_s, now)
+        if new:
             self.epoch, self.epoch_dead = block.epoch, False
             self._forget_buffer()
         end = len(self.tokens) + len(self.buffer)
@@ -254,16 +268,27 @@ class Session:
                 break
         self.tokens.extend(taken)
         self.committed_s = now
+        if self.has_edge:
+            self._sent_s[len(self.tokens)] = now
+            if len(self._sent_s) > _MOST_ROUNDS:
+                del self._sent_s[next(iter(self._sent_s))]
         self.due_s = now + 1.0 / self.slo.tokens_per_s
         overlap = min(len(taken), len(self.buffer))
         if self.buffer[:overlap] != taken[:overlap]:
             self._kill_epoch()
-            self.history.contradicted_s = now
         elif len(taken) >= len(self.buffer):
             self._forget_buffer()
         else:
             del self.buffer[:overlap], self.acceptance[:overlap]
+        if self._lookup:
+            self._look_up(self._lookup, taken)
         return taken
+
+    def _look_up(self, lookup: Lookup, taken: Sequence[int]) -> None:
+        lookup.extend(taken)
+        self.looked_up = lookup.drafts(self._max_lookup)
+        acceptance = self.history.lookups_accepted / self.history.looked_up
+        self.lookup_acceptance = array("d", [acceptance]) * len(self.looked_up)
 
     def _forget_buffer(self) -> None:
         self.buffer.clear()
@@ -281,6 +306,7 @@ class Seat(Struct, gc=False):  # a thousand are made for one step; nothing refer
     session: Session
     num_context: int  # committed tokens to compute, from session.num_computed on
     draft: list[int] = []  # verified behind them, if they reach the end
+    looked_up: bool = False  # the draft is the server's own, not the edge's
     edge_late: bool = False  # its edge was waited for until the deadline, in vain
 
     @property

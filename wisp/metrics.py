@@ -57,6 +57,12 @@ class ServerMetrics:
         self.committed = Counter("wisp_committed_tokens_total", "Tokens committed", registry=r)
         self.verified = Counter("wisp_verified_drafts_total", "Draft tokens verified", registry=r)
         self.accepted = Counter("wisp_accepted_drafts_total", "Draft tokens accepted", registry=r)
+        self.looked_up = Counter(
+            "wisp_looked_up_drafts_total", "Drafts of the server's own verified", registry=r
+        )
+        self.lookups_accepted = Counter(
+            "wisp_accepted_lookups_total", "Drafts of the server's own accepted", registry=r
+        )
         self.first_token_s = Histogram(
             "wisp_first_token_seconds", "Open to first verdict", buckets=_SECONDS, registry=r
         )

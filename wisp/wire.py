@@ -190,6 +190,8 @@ def encode_verdict(verdict: Verdict) -> pb.ServerMessage:
             tokens=verdict.tokens,
             num_drafted=verdict.num_drafted,
             num_accepted=verdict.num_accepted,
+            num_looked_up=verdict.num_looked_up,
+            num_lookups_accepted=verdict.num_lookups_accepted,
             directive=_encode_directive(verdict.directive),
             finish_reason=_FINISH[verdict.finish_reason],
             logprobs=[
@@ -216,6 +218,8 @@ def decode_verdict(verdict: pb.Verdict) -> Verdict:
         tokens=list(verdict.tokens),
         num_drafted=verdict.num_drafted,
         num_accepted=verdict.num_accepted,
+        num_looked_up=verdict.num_looked_up,
+        num_lookups_accepted=verdict.num_lookups_accepted,
         directive=decode_directive(verdict.directive),
         finish_reason=_FINISH_BACK[verdict.finish_reason],
         logprobs=logprobs or None,

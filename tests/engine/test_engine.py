@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import msgspec
 import pytest
 
 from wisp.core import Batch, Directive, DraftBlock, FinishReason, Sampling, Slo, Verdict
@@ -297,3 +298,22 @@ def test_random_sessions_all_get_their_text(seed: int, clock: Clock) -> None:
         truth = verifier.expected(opened.prompt, opened.sampling, 30)
         assert texts[number] == truth[: len(texts[number])]
         assert number in gone or len(texts[number]) == opened.sampling.max_tokens
+
+
+@pytest.mark.parametrize("speculates", [True, False])
+def test_a_text_that_repeats_itself_is_drafted_without_an_edge(
+    clock: Clock, speculates: bool
+) -> None:
+    verifier = ScriptedVerifier(max_sessions=4, vocab_size=8)
+    policy = make_policy("wisp", estimator=FloorAndSlope(learns=False), first=DIRECTIVE)
+    engine = Engine(verifier, policy, max_window=16, max_lookup=4, clock=clock)
+    message = msgspec.structs.replace(opening(max_tokens=100), speculates=speculates)
+    found = verdicts(engine.turn([message]))
+    while engine.sessions:
+        found += verdicts(engine.turn([]))
+    tokens = [token for verdict in found for token in verdict.tokens]
+    assert tokens == verifier.expected(PROMPT, message.sampling, 100)
+    accepted = sum(verdict.num_lookups_accepted for verdict in found)
+    assert len(found) == 100 - accepted
+    assert (accepted > 0) == speculates
+    assert not any(verdict.num_drafted or verdict.num_accepted for verdict in found)

@@ -34,6 +34,8 @@ async def test_chat(backend: ScriptedBackend, sdk: AsyncOpenAI) -> None:
         "drafted_tokens": 6,
         "accepted_tokens": 3,
         "acceptance": 0.5,
+        "looked_up_tokens": 0,
+        "accepted_lookup_tokens": 0,
         "tokens_per_step": (len(tokens) + 1) / steps,
         "wasted_drafting_s": 0.5,
     }

@@ -18,6 +18,7 @@ from wisp.core import EdgeHistory
 Floats = NDArray[np.float64]
 
 _KEPT = 0.98  # of the past, with every examined token: a memory of 50 tokens
+_LOOKUP_KEPT = 0.95  # a text repeats itself for a while, and then no more
 _LEAST = 1e-3  # so that a bad edge's drafts stay in order, and are verified where that is free
 
 
@@ -28,6 +29,14 @@ def learn(history: EdgeHistory, acceptance: Sequence[float], num_accepted: int) 
         history.predicted = _KEPT * history.predicted + predicted
         history.accepted = _KEPT * history.accepted + (index < num_accepted)
     history.trust = max(_LEAST, history.accepted / max(history.predicted, 1e-9))
+
+
+def learn_lookup(history: EdgeHistory, num_drafted: int, num_accepted: int) -> None:
+    """As `learn`, of a block of the server's own drafts: all are taken to be equally likely."""
+    num_examined = min(num_drafted, num_accepted + 1)
+    kept = _LOOKUP_KEPT**num_examined
+    history.looked_up = kept * history.looked_up + num_examined
+    history.lookups_accepted = kept * history.lookups_accepted + num_accepted
 
 
 def count(history: EdgeHistory, num_verified: int, num_accepted: int, num_committed: int) -> None:

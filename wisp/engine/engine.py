@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 
-from wisp.controller.calibration import count, learn
+from wisp.controller.calibration import count, learn, learn_lookup
 from wisp.core import Batch, Seat, Session, Verdict
 from wisp.engine.messages import (
     Close,
@@ -38,12 +38,14 @@ class Engine:
         policy: Policy,
         *,
         max_window: int,
+        max_lookup: int = 0,
         keeper: Keeper | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._verifier = verifier
         self._policy = policy
         self._max_window = max_window
+        self._max_lookup = max_lookup
         self._keeper = keeper
         self._clock = clock
         self._outbox: list[FromEngine] = []
@@ -99,6 +101,7 @@ class Engine:
             committed=message.committed,
             has_edge=message.has_edge,
             max_window=self._max_window,
+            max_lookup=self._max_lookup if message.speculates else 0,
             now=self._clock(),
         )
         session.directive = self._policy.directive(session)
@@ -156,6 +159,8 @@ class Engine:
             num_tokens=batch.num_tokens,
             num_drafted=sum(v.num_drafted for _, v in verdicts),
             num_accepted=sum(v.num_accepted for _, v in verdicts),
+            num_looked_up=sum(v.num_looked_up for _, v in verdicts),
+            num_lookups_accepted=sum(v.num_lookups_accepted for _, v in verdicts),
             num_committed=sum(len(v.tokens) for _, v in verdicts),
             step_time_s=step_time_s,
             loop_time_s=self._clock() - start_s,
@@ -193,23 +198,30 @@ class Engine:
     def _commit(self, seat: Seat, outcome: Outcome, step_time_s: float, now: float) -> Verdict:
         session = seat.session
         position = len(session.tokens)
-        learn(session.history, session.acceptance[: len(seat.draft)], outcome.num_accepted)
+        num_drafted, num_accepted = len(seat.draft), outcome.num_accepted
+        if seat.looked_up:
+            learn_lookup(session.history, num_drafted, num_accepted)
+            num_drafted = num_accepted = 0
+        else:
+            learn(session.history, session.acceptance[:num_drafted], num_accepted)
         asked = session.directive.window > 0
         tokens = session.commit(outcome.tokens, now)
         if asked:
-            count(session.history, len(seat.draft), outcome.num_accepted, len(tokens))
+            count(session.history, num_drafted, num_accepted, len(tokens))
         session.edge_late |= seat.edge_late
         session.directive = self._policy.directive(session)
         logprobs = outcome.logprobs and outcome.logprobs[: len(tokens)]
         return Verdict(
             position=position,
             tokens=tokens,
-            num_drafted=len(seat.draft),
-            num_accepted=min(outcome.num_accepted, len(tokens)),
+            num_drafted=num_drafted,
+            num_accepted=min(num_accepted, len(tokens)),
+            num_looked_up=len(seat.draft) - num_drafted,
+            num_lookups_accepted=min(outcome.num_accepted - num_accepted, len(tokens)),
             directive=session.directive,
             finish_reason=session.finish_reason,
             logprobs=logprobs,
-            server_time_s=now - session.block_arrived_s if seat.draft else 0.0,
+            server_time_s=now - session.block_arrived_s if num_drafted else 0.0,
             step_time_s=step_time_s,
             committed_s=now,
         )

@@ -22,6 +22,7 @@ class Open(Struct, frozen=True, tag=True, kw_only=True):
     sampling: Sampling
     slo: Slo
     has_edge: bool
+    speculates: bool = True  # False: one token a step, whatever could be drafted
 
 
 class Draft(Struct, frozen=True, tag=True):
@@ -64,6 +65,8 @@ class StepReport(Struct, frozen=True, kw_only=True):
     num_tokens: int
     num_drafted: int
     num_accepted: int
+    num_looked_up: int
+    num_lookups_accepted: int
     num_committed: int
     step_time_s: float  # inside the verifier
     loop_time_s: float  # the whole turn of the engine loop, the step included

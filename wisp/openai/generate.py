@@ -75,6 +75,8 @@ class Completion:
                 "drafted_tokens": drafted,
                 "accepted_tokens": counts.num_accepted,
                 "acceptance": counts.num_accepted / drafted if drafted else None,
+                "looked_up_tokens": counts.num_looked_up,
+                "accepted_lookup_tokens": counts.num_lookups_accepted,
                 "tokens_per_step": counts.num_tokens / steps if steps else None,
                 **self._stats,
             },

@@ -39,6 +39,8 @@ class Counts:
     num_steps: int = 0
     num_drafted: int = 0
     num_accepted: int = 0
+    num_looked_up: int = 0
+    num_lookups_accepted: int = 0
     num_tokens: int = 0
 
 
@@ -79,6 +81,8 @@ class Answer:
         self.counts.num_steps += 1
         self.counts.num_drafted += verdict.num_drafted
         self.counts.num_accepted += verdict.num_accepted
+        self.counts.num_looked_up += verdict.num_looked_up
+        self.counts.num_lookups_accepted += verdict.num_lookups_accepted
         text = ""
         for group in self._groups(verdict):
             text += self._take(group)

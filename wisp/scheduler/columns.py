@@ -28,11 +28,13 @@ class Columns:
         self.length = _ints([len(s.tokens) for s in rows])
         self.missing = self.length - _ints([s.num_computed for s in rows])
         self.decoding: Bools = self.missing == 1
-        self._buffers = [s.acceptance for s in rows]
-        self._buffered = _ints([len(s.buffer) for s in rows])
+        self.buffered = _ints([len(s.buffer) for s in rows])
+        self._drafts = [s.acceptance if s.buffer else s.lookup_acceptance for s in rows]
+        self._num_drafts = _ints([len(drafts) for drafts in self._drafts])
+        self._trust = [s.history.trust if s.buffer else 1.0 for s in rows]
         # The last token is the target's own; drafts behind a prompt wait for its first token.
         most = _ints([s.end for s in rows]) - self.length - 1
-        self.usable: Ints = np.minimum(self._buffered, most) * self.decoding
+        self.usable: Ints = np.minimum(self._num_drafts, most) * self.decoding
         np.minimum(self.usable, _MOST_DRAFTS, out=self.usable)
         # As Session.waits_for_edge and edge_resting, which cost a call for each session.
         hoped = [
@@ -40,7 +42,7 @@ class Columns:
             for s in rows
         ]
         wanted = np.minimum(np.minimum(_ints(hoped), block_tokens), most)
-        self.waiting: Bools = self.decoding & (self._buffered < wanted)
+        self.waiting: Bools = self.decoding & (self.buffered < wanted)
 
     def survivals(self) -> Floats:
         """[sessions, drafts]: P(accepted with all before it); 0 where there is no draft."""
@@ -48,15 +50,15 @@ class Columns:
         table = np.zeros((len(self.sessions), width))
         if width == 0:
             return table
-        flat = np.frombuffer(b"".join(self._buffers))
+        flat = np.frombuffer(b"".join(self._drafts))
         ahead = np.arange(width)
         taken = ahead < self.usable[:, None]
         if int(self.usable.sum()) == len(flat):
             table[taken] = flat
         else:
-            start = np.cumsum(self._buffered) - self._buffered
+            start = np.cumsum(self._num_drafts) - self._num_drafts
             table[taken] = flat[(start[:, None] + ahead)[taken]]
-        return survivals(table, _floats([s.history.trust for s in self.sessions]))
+        return survivals(table, _floats(self._trust))
 
 
 def _floats(values: list[float]) -> Floats:

@@ -115,10 +115,10 @@ def _batch(columns: Columns, plan: Plan, num_drafts: Ints) -> Batch:
     rows = np.flatnonzero(plan.decodes)
     counts = num_drafts[rows].tolist()
     seats = [
-        Seat(session, 1, session.buffer[:count])
+        Seat(session, 1, (session.buffer or session.looked_up)[:count], not session.buffer)
         for session, count in zip(map(sessions.__getitem__, rows.tolist()), counts, strict=True)
     ]
-    late = plan.urgent & columns.waiting & (columns.usable == 0)
+    late = plan.urgent & columns.waiting & (columns.buffered == 0)
     for index in np.flatnonzero(late[rows]).tolist():
         seats[index].edge_late = True
     seats += [Seat(sessions[row], chunk) for row, chunk in plan.chunks.items()]

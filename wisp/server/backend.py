@@ -17,7 +17,10 @@ class ServerBackend:
 
     async def generate(self, request: GenerationRequest) -> Generation:
         opening = Open(
-            prompt=request.prompt, sampling=request.sampling, slo=request.slo, drafts=False
+            prompt=request.prompt,
+            sampling=request.sampling,
+            slo=request.slo,
+            drafts=request.use_drafts,
         )
         return self._service.open(opening, from_edge=False)
 

@@ -29,8 +29,14 @@ def build_engine(config: ServerConfig) -> tuple[Verifier, Engine]:
         batch_size=config.scheduling.batch_size,
         batch_wait_s=config.scheduling.batch_wait_s,
     )
-    max_window = config.speculation.max_window
-    return verifier, Engine(verifier, policy, max_window=max_window, keeper=keeper)
+    engine = Engine(
+        verifier,
+        policy,
+        max_window=config.speculation.max_window,
+        max_lookup=config.speculation.max_lookup,
+        keeper=keeper,
+    )
+    return verifier, engine
 
 
 def build_verifier(config: ServerConfig) -> Verifier:

@@ -70,6 +70,8 @@ def _count(metrics: ServerMetrics, step: StepReport) -> None:
     metrics.committed.inc(step.num_committed)
     metrics.verified.inc(step.num_drafted)
     metrics.accepted.inc(step.num_accepted)
+    metrics.looked_up.inc(step.num_looked_up)
+    metrics.lookups_accepted.inc(step.num_lookups_accepted)
     if step.forecast:
         metrics.step_error.observe(abs(step.step_time_s / step.forecast.expected_s - 1.0))
         metrics.step_over_upper.inc(step.step_time_s > step.forecast.upper_s)

@@ -137,6 +137,7 @@ class Service:
                 sampling=opening.sampling,
                 slo=opening.slo or self._default_slo,
                 has_edge=from_edge and opening.drafts,
+                speculates=opening.drafts,
             )
         )
         return ServerSession(session, self.card, self._metrics)
