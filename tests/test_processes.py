@@ -95,6 +95,17 @@ def test_speculation_can_be_turned_off(edge: Process) -> None:
     assert answer.usage.model_extra["wisp"]["drafted_tokens"] == 0
 
 
+def test_an_edge_tells_of_its_drafting(edge: Process) -> None:
+    fields = sampling(max_tokens=64, logit_bias=LONG["logit_bias"])
+    usage = client(edge).completions.create(prompt=PROMPT, **fields).usage.model_extra["wisp"]
+    by_kind = [usage[f"wasted_drafting_{kind}_s"] for kind in ("blocking", "overlapped")]
+    assert sum(by_kind) == pytest.approx(usage["wasted_drafting_time_s"])
+    stats = httpx.get(f"{edge.url}/v1/stats").json()
+    assert sum(stats["wasted_drafting_s"].values()) >= sum(by_kind) > 0
+    assert stats["predictor"]["labels"] > 0
+    assert 0 <= stats["predictor"]["calibration_error"] <= 1
+
+
 def test_models_and_health(endpoint: Process) -> None:
     assert [model.id for model in client(endpoint).models.list()] == [MODEL]
     assert httpx.get(f"{endpoint.url}/health").json() == {"status": "ok"}

@@ -85,6 +85,14 @@ class EdgeMetrics:
         self.wasted = Counter(
             "wisp_edge_wasted_tokens_total", "Drafts that were never committed", registry=r
         )
+        self.wasted_s = Counter(
+            "wisp_edge_wasted_drafting_seconds_total",
+            "Time spent on them: it put a verdict off (blocking), or passed while one was due",
+            ["kind"],
+            registry=r,
+        )
+        for kind in ("blocking", "overlapped"):
+            self.wasted_s.labels(kind)  # shown before the first
         self.calibration_error = Gauge(
             "wisp_edge_predictor_calibration_error",
             "Expected calibration error of predicted acceptance over recent drafts",

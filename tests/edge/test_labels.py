@@ -77,7 +77,7 @@ def test_no_position_is_labelled_twice_whatever_comes_again(seed: int) -> None:
             drafted[stream.end] = chance.randrange(2)
             draft(stream, drafted[stream.end])
         if chance.random() < 0.3:
-            stream.restart()  # a reconnect
+            stream.reopen()
         if old and chance.random() < 0.5:
             stream.take_verdict(chance.choice(old))
             assert told(stream) == []

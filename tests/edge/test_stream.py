@@ -8,6 +8,7 @@ import pytest
 
 from wisp.core import Directive, DraftBlock, FinishReason, Sampling, Session, Slo, Verdict
 from wisp.edge.stream import Stream
+from wisp.edge.waste import Cost
 from wisp.errors import ProtocolError
 
 DIRECTIVE = Directive(window=4, threshold=0.3)
@@ -21,7 +22,7 @@ def make_stream(max_tokens: int = 20) -> Stream:
 
 def draft(stream: Stream, *tokens: int, acceptance: float = 1.0) -> None:
     for token in tokens:
-        stream.append(token, acceptance, draft_time_s=0.5)
+        stream.append(token, acceptance, Cost(0.5))
 
 
 def verdict(position: int, *tokens: int) -> Verdict:
@@ -74,7 +75,7 @@ def test_agreement_lets_the_stream_go_on() -> None:
     draft(stream, 10, 11, 12, 13)
     stream.take_block(1)
     assert stream.take_verdict(verdict(3, 10, 11)) == [10, 11]
-    assert (stream.epoch, stream.drafted, stream.num_wasted) == (1, [12, 13], 0)
+    assert (stream.epoch, stream.drafted, stream.waste.num_tokens) == (1, [12, 13], 0)
     draft(stream, 14)
     block = stream.take_block(1)
     assert block is not None
@@ -86,8 +87,8 @@ def test_a_contradiction_begins_a_new_epoch() -> None:
     draft(stream, 10, 11, 12, 13)
     stream.take_block(1)
     stream.take_verdict(verdict(3, 10, 99))
-    assert (stream.epoch, stream.drafted, stream.num_wasted) == (2, [], 3)
-    assert stream.wasted_time_s == pytest.approx(1.5)
+    assert (stream.epoch, stream.drafted, stream.waste.num_tokens) == (2, [], 3)
+    assert stream.waste.time_s == pytest.approx(1.5)
     draft(stream, 20)
     block = stream.take_block(1)
     assert block is not None
@@ -118,7 +119,7 @@ def test_a_restart_sends_the_drafts_anew() -> None:
     stream = make_stream()
     draft(stream, 10, 11, 12, 13)
     stream.take_block(1)
-    stream.restart()
+    stream.reopen()
     block = stream.take_block(1)
     assert block is not None
     assert (block.epoch, block.position, block.tokens) == (2, 3, [10, 11, 12, 13])
@@ -138,7 +139,7 @@ def test_both_ends_agree_whatever_the_network_does(seed: int) -> None:
     stream = Stream([7, 7], sampling.max_tokens)
 
     def connect() -> Session:
-        stream.restart()
+        stream.reopen()
         stream.directive = DIRECTIVE
         return Session(
             1, [7, 7], sampling, slo, committed=stream.committed[2:], directive=DIRECTIVE
@@ -182,4 +183,4 @@ def test_both_ends_agree_whatever_the_network_does(seed: int) -> None:
     assert stream.committed[2:] == truth
     assert session.finish_reason is FinishReason.LENGTH or down == []
     stream.finish()
-    assert stream.num_drafted == stream.num_accepted + stream.num_wasted
+    assert stream.num_drafted == stream.num_accepted + stream.waste.num_tokens

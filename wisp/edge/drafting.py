@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from wisp.core import REST
-from wisp.edge.drafter.base import Drafter, DraftJob, Proposal
+from wisp.edge.drafter.base import Drafter, DraftJob
 from wisp.edge.generation import EdgeGeneration
 from wisp.edge.predictor import Predictor
+from wisp.edge.waste import Cost
 from wisp.metrics import EdgeMetrics
 
 log = logging.getLogger(__name__)
@@ -20,12 +22,18 @@ class DraftLoop:
     """Owns the drafter. It does not wait for verdicts: it drafts while any stream wants a token."""
 
     def __init__(
-        self, drafter: Drafter, predictor: Predictor, max_sessions: int, metrics: EdgeMetrics
+        self,
+        drafter: Drafter,
+        predictor: Predictor,
+        max_sessions: int,
+        metrics: EdgeMetrics,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._drafter = drafter
         self.predictor = predictor
         self._max_sessions = max_sessions
         self._metrics = metrics
+        self._clock = clock
         self._generations: dict[int, EdgeGeneration] = {}
         self._wake = asyncio.Event()
         # One thread: the event loop stays free, and the drafter is never entered twice.
@@ -64,8 +72,8 @@ class DraftLoop:
 
     async def _step(self, wanting: dict[int, EdgeGeneration]) -> None:
         jobs = [DraftJob(key, g.stream.tokens) for key, g in wanting.items()]
-        epochs = [g.stream.epoch for g in wanting.values()]
-        start_s = time.monotonic()
+        begun = [g.stream.begin_token() for g in wanting.values()]
+        start_s = self._clock()
         loop = asyncio.get_running_loop()
         try:
             proposals = await loop.run_in_executor(self._thread, self._drafter.step, jobs)
@@ -75,25 +83,12 @@ class DraftLoop:
                 generation.stream.directive = REST
                 self.remove(key)
             return
-        step_s = time.monotonic() - start_s
+        step_s = self._clock() - start_s
         self._metrics.draft_s.observe(step_s)
-        for generation, job, epoch, proposal in zip(
-            wanting.values(), jobs, epochs, proposals, strict=True
-        ):
-            self._append(generation, job, epoch, proposal, step_s / len(jobs))
-
-    def _append(
-        self,
-        generation: EdgeGeneration,
-        job: DraftJob,
-        epoch: int,
-        proposal: Proposal,
-        draft_time_s: float,
-    ) -> None:
-        stream = generation.stream
-        # A verdict that came meanwhile may have gone past this token, or against it.
-        if stream.epoch == epoch and stream.end == len(job.tokens) and stream.wants_token:
-            features = generation.features(proposal)
-            generation.append(features, self.predictor.acceptance(features), draft_time_s)
-        else:
-            stream.discard(draft_time_s)
+        for generation, token, proposal in zip(wanting.values(), begun, proposals, strict=True):
+            cost = Cost(step_s / len(jobs), token.overlapped)
+            if generation.stream.can_take(token):
+                features = generation.features(proposal)
+                generation.append(features, self.predictor.acceptance(features), cost)
+            else:
+                generation.stream.discard(cost)

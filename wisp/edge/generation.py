@@ -17,6 +17,7 @@ from wisp.edge.drafter.base import Proposal
 from wisp.edge.link import Backoff, Link
 from wisp.edge.predictor import Features, Predictor
 from wisp.edge.stream import Stream
+from wisp.edge.waste import Cost
 from wisp.errors import InternalError, Unavailable, WispError
 from wisp.metrics import EdgeMetrics
 from wisp.v1 import wisp_pb2 as pb
@@ -70,13 +71,13 @@ class EdgeGeneration:
         """What the predictor is told of a proposal for the stream's next position."""
         return self.stream.features(proposal, self._opening.sampling.temperature)
 
-    def append(self, features: Features, acceptance: float, draft_time_s: float) -> None:
+    def append(self, features: Features, acceptance: float, cost: Cost) -> None:
         """Take a proposal into the stream, and send what is ready."""
         token = features.proposal.token
         if token < self._vocab_size:
-            self.stream.append(token, acceptance, draft_time_s, features)
+            self.stream.append(token, acceptance, cost, features)
         else:  # a drafter's padded vocabulary may be the larger one
-            self.stream.append(0, 0.0, draft_time_s)
+            self.stream.append(0, 0.0, cost)
         self.flush()
 
     def flush(self) -> None:
@@ -92,12 +93,14 @@ class EdgeGeneration:
 
     def stats(self) -> dict[str, float]:
         stream = self.stream
-        num_wasted = stream.num_wasted + len(stream.drafted)
+        waste = stream.waste_at_end
         return {
             "edge_drafted_tokens": stream.num_drafted,
-            "edge_wasted_tokens": num_wasted,
-            "wasted_draft_share": num_wasted / max(1, stream.num_drafted),
-            "wasted_drafting_time_s": stream.wasted_time_s,
+            "edge_wasted_tokens": waste.num_tokens,
+            "wasted_draft_share": waste.num_tokens / max(1, stream.num_drafted),
+            "wasted_drafting_time_s": waste.time_s,
+            "wasted_drafting_blocking_s": waste.blocking_s,
+            "wasted_drafting_overlapped_s": waste.overlapped_s,
             "reconnects": self._num_reconnects,
         }
 
@@ -134,7 +137,7 @@ class EdgeGeneration:
 
     def _resume(self) -> wire.Open:
         """The opening, with what is committed by now; drafts of the lost stream are sent anew."""
-        self.stream.restart()
+        self.stream.reopen()
         self._sent.clear()
         self._outbox = asyncio.Queue()
         return structs.replace(
@@ -185,5 +188,8 @@ class EdgeGeneration:
             self.stream.finish()
             self._metrics.drafted.inc(self.stream.num_drafted)
             self._metrics.accepted.inc(self.stream.num_accepted)
-            self._metrics.wasted.inc(self.stream.num_wasted)
+            waste = self.stream.waste
+            self._metrics.wasted.inc(waste.num_tokens)
+            self._metrics.wasted_s.labels("blocking").inc(waste.blocking_s)
+            self._metrics.wasted_s.labels("overlapped").inc(waste.overlapped_s)
             self._on_end()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from math import isnan
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -41,7 +42,7 @@ async def serve(config: EdgeConfig) -> int:
     memory = Memory(folder, tokenizer.name, predictor) if folder else None
     loop = DraftLoop(drafter, predictor, config.drafter.max_sessions, metrics)
     backend = EdgeBackend(link, loop, tokenizer, config, metrics, memory)
-    stats = Route("/v1/stats", _stats(backend, metrics))
+    stats = Route("/v1/stats", _stats(backend, predictor, metrics))
     routes = [metrics_route(metrics.registry), stats]
     http = HttpFront(create_app(backend, extra_routes=routes), config.http)
     http.start()
@@ -89,11 +90,17 @@ def load_drafter(config: EdgeConfig) -> Drafter:
     return drafter
 
 
-def _stats(backend: EdgeBackend, metrics: EdgeMetrics) -> Callable[[Request], Awaitable[Response]]:
+def _stats(
+    backend: EdgeBackend, predictor: LogisticPredictor, metrics: EdgeMetrics
+) -> Callable[[Request], Awaitable[Response]]:
     async def stats(request: Request) -> Response:
-        def total(name: str) -> float:
-            return metrics.registry.get_sample_value(name) or 0.0
+        def total(name: str, **labels: str) -> float:
+            return metrics.registry.get_sample_value(name, labels) or 0.0
 
+        def wasted_s(kind: str) -> float:
+            return total("wisp_edge_wasted_drafting_seconds_total", kind=kind)
+
+        error = predictor.calibration_error
         drafted = total("wisp_edge_drafted_tokens_total")
         wasted = total("wisp_edge_wasted_tokens_total")
         return JSONResponse(
@@ -104,6 +111,11 @@ def _stats(backend: EdgeBackend, metrics: EdgeMetrics) -> Callable[[Request], Aw
                 "accepted_tokens": total("wisp_edge_accepted_tokens_total"),
                 "wasted_tokens": wasted,
                 "wasted_draft_share": wasted / drafted if drafted else None,
+                "wasted_drafting_s": {k: wasted_s(k) for k in ("blocking", "overlapped")},
+                "predictor": {
+                    "labels": predictor.num_labels,
+                    "calibration_error": None if isnan(error) else error,  # JSON has no NaN
+                },
             }
         )
 

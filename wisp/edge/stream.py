@@ -7,15 +7,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from wisp.core import REST, Directive, DraftBlock, Verdict
 from wisp.edge.drafter.base import Proposal
 from wisp.edge.predictor.base import TYPICAL_ACCEPTANCE, Features, Label
 from wisp.edge.repeats import Repeats
+from wisp.edge.waste import Cost, Waste
 from wisp.errors import ProtocolError
 
 _BYTE = 255
+_FREE = Cost()
 RECENT_RATE = 0.1  # weight of the newest label in the session's recent acceptance
+
+
+class Begun(NamedTuple):
+    """What held when a draft token was begun; much may have changed when it is there."""
+
+    epoch: int
+    position: int
+    overlapped: bool  # see wisp.edge.waste
 
 
 class Stream:
@@ -29,17 +40,17 @@ class Stream:
         self.directive: Directive = REST
         self.drafted: list[int] = []  # for positions len(committed), ...
         self._acceptance: list[float] = []
-        self._draft_times_s: list[float] = []
+        self._costs: list[Cost] = []
         self._features: list[Features | None] = []
         self._repeats = Repeats(prompt)
         self._run = 0  # drafts of this epoch that no verdict has contradicted
         self._recent = TYPICAL_ACCEPTANCE
         self._labels: list[Label] = []
         self._num_sent = 0
+        self._opening = True  # no verdict has come since the stream was opened
         self.num_drafted = 0
         self.num_accepted = 0
-        self.num_wasted = 0
-        self.wasted_time_s = 0.0  # drafting time of tokens that were never committed
+        self.waste = Waste()
 
     @property
     def tokens(self) -> list[int]:
@@ -65,6 +76,23 @@ class Stream:
         most = min(self.directive.window, self.num_remaining - 1)  # the last is the target's own
         return len(self.drafted) < most and self.survival >= self.directive.threshold
 
+    @property
+    def owed_a_verdict(self) -> bool:
+        """The server has something of this session's to answer: an opening, or drafts."""
+        return self._opening or self._num_sent > 0
+
+    @property
+    def waste_at_end(self) -> Waste:
+        """If the generation ended now: drafts that nobody verified are wasted, too."""
+        return self.waste.plus(self._costs)
+
+    def begin_token(self) -> Begun:
+        return Begun(self.epoch, self.end, self.owed_a_verdict)
+
+    def can_take(self, begun: Begun) -> bool:
+        """False if a verdict went past the token meanwhile, or against it."""
+        return (begun.epoch, begun.position) == (self.epoch, self.end) and self.wants_token
+
     def features(self, proposal: Proposal, temperature: float) -> Features:
         """What is known of a proposal for the next position."""
         before = self.drafted if len(self.drafted) > 1 else self.committed[-2:] + self.drafted
@@ -75,7 +103,7 @@ class Stream:
         self,
         token: int,
         acceptance: float,
-        draft_time_s: float = 0.0,
+        cost: Cost = _FREE,
         features: Features | None = None,
     ) -> None:
         """One more draft token; `acceptance` = P(accepted | all before it are).
@@ -87,14 +115,13 @@ class Stream:
         self._run += 1
         # As the wire carries it, so that both ends reckon with the same number.
         self._acceptance.append(math.floor(acceptance * _BYTE) / _BYTE)
-        self._draft_times_s.append(draft_time_s)
+        self._costs.append(cost)
         self.num_drafted += 1
 
-    def discard(self, draft_time_s: float) -> None:
+    def discard(self, cost: Cost) -> None:
         """A token was drafted for nothing: a verdict overtook it."""
         self.num_drafted += 1
-        self.num_wasted += 1
-        self.wasted_time_s += draft_time_s
+        self.waste = self.waste.plus([cost])
 
     def take_block(self, block_tokens: int) -> DraftBlock | None:
         """What is to be sent now: `block_tokens` drafts, or fewer when no more will come."""
@@ -109,7 +136,7 @@ class Stream:
             position=len(self.committed) + first,
             tokens=self.drafted[first:],
             acceptance=self._acceptance[first:],
-            draft_time_s=sum(self._draft_times_s[first:]),
+            draft_time_s=sum(cost.time_s for cost in self._costs[first:]),
             complete=complete,
         )
 
@@ -125,6 +152,7 @@ class Stream:
                 "tokens are committed"
             )
         fresh = verdict.tokens[num_known:]
+        self._opening = False
         self.committed.extend(fresh)
         self.directive = verdict.directive
         self._repeats.extend(fresh)
@@ -135,11 +163,10 @@ class Stream:
             self._drop(num_agreeing)
             self._num_sent = max(0, self._num_sent - len(fresh))
         else:
-            self.num_wasted += len(self.drafted) - num_agreeing
-            self.wasted_time_s += sum(self._draft_times_s[num_agreeing:])
+            self.waste = self.waste.plus(self._costs[num_agreeing:])
             self._drop(len(self.drafted))
             self._run = 0
-            self.restart()
+            self._begin_epoch()
         return fresh
 
     def take_labels(self) -> list[Label]:
@@ -160,21 +187,25 @@ class Stream:
             if features is not None:
                 self._labels.append(Label(features, accepted))
 
-    def restart(self) -> None:
-        """Begin a new epoch with the drafts at hand: nothing of the old one counts as sent."""
+    def reopen(self) -> None:
+        """What is committed goes to a server anew: nothing that was sent before counts as sent."""
+        self._opening = True
+        self._begin_epoch()
+
+    def _begin_epoch(self) -> None:
+        """With the drafts at hand, if there are any."""
         self.epoch += 1
         self._num_sent = 0
 
     def finish(self) -> None:
-        """The generation is over: drafts that nobody verified are wasted, too."""
+        """The generation is over."""
         self.directive = REST
-        self.num_wasted += len(self.drafted)
-        self.wasted_time_s += sum(self._draft_times_s)
+        self.waste = self.waste_at_end
         self._drop(len(self.drafted))
 
     def _drop(self, count: int) -> None:
         del self.drafted[:count], self._acceptance[:count]
-        del self._draft_times_s[:count], self._features[:count]
+        del self._costs[:count], self._features[:count]
 
 
 def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
