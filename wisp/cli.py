@@ -15,10 +15,11 @@ from wisp.lifecycle import log_to_stderr
 _USAGE = """usage: wisp COMMAND [flags]
 
 commands:
-  demo     a server and two edges on this machine, real requests, and what the edges gained
-  server   verify the drafts of many edges with the target model (also: wisp-server)
-  profile  measure the target's steps, so that the server's next start need not
-  edge     draft for a server, and serve the applications of this device (also: wisp-edge)
+  demo             a server and two edges on this machine, and what the edges gained
+  server           verify the drafts of many edges with the target model (also: wisp-server)
+  profile          measure the target's steps, so that the server's next start need not
+  edge             draft for a server, serve the applications of this device (also: wisp-edge)
+  train-predictor  learn from rounds that edges logged which drafts the target rejects
 
 `wisp COMMAND --help` lists the flags; `wisp --version` prints the version.
 """
@@ -31,6 +32,7 @@ def main() -> int:
         "server": _server,
         "profile": _profile,
         "edge": _edge,
+        "train-predictor": _train_predictor,
     }
     match arguments:
         case [] | ["-h" | "--help", *_]:
@@ -88,6 +90,12 @@ def _profile(arguments: Sequence[str]) -> int:
     from wisp.server.profile import run
 
     return run(config)
+
+
+def _train_predictor(arguments: Sequence[str]) -> int:
+    from wisp.edge.train import run
+
+    return run(arguments)
 
 
 def _demo(arguments: Sequence[str]) -> int:

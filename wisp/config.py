@@ -147,6 +147,10 @@ class EdgeConfig(BaseSettings):
     state_dir: Path | None = Field(
         None, description="keeps what the edge learns of target and draft; null: nowhere"
     )
+    log_rounds: Path | None = Field(
+        None, description="writes what became of each draft here, for train-predictor; null: off"
+    )
+    log_rounds_mib: float = Field(64.0, gt=0, description="most that the log may grow to")
     reconnect_s: float = Field(30.0, ge=0, description="how long a lost server is tried again")
     drain_s: float = Field(30.0, ge=0, description="time running requests get after SIGTERM")
     log_level: LogLevel = "INFO"

@@ -6,13 +6,13 @@ import asyncio
 import functools
 import itertools
 import logging
+from collections.abc import Callable
 
 from wisp import wire
 from wisp.config import EdgeConfig
 from wisp.edge.drafting import DraftLoop
 from wisp.edge.generation import EdgeGeneration
 from wisp.edge.link import Backoff, Link
-from wisp.edge.predictor import Memory
 from wisp.errors import HandshakeError, Unavailable, WispError
 from wisp.metrics import EdgeMetrics
 from wisp.models.tokenizer import Tokenizer
@@ -29,14 +29,14 @@ class EdgeBackend:
         tokenizer: Tokenizer,
         config: EdgeConfig,
         metrics: EdgeMetrics,
-        memory: Memory | None = None,
+        on_target: Callable[[str], None] | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self._link = link
         self._loop = loop
         self._config = config
         self._metrics = metrics
-        self._memory = memory
+        self._on_target = on_target
         self._keys = itertools.count()
         self._card: ModelCard | None = None
         self._draining = False
@@ -56,8 +56,8 @@ class EdgeBackend:
                     f"this edge is not that of the target '{card.id}' "
                     f"({model.tokenizer_fingerprint}): use a drafter with the target's tokenizer"
                 )
-            if self._memory and self._card is None:  # two callers may have asked at once
-                self._memory.recall(card.id)
+            if self._on_target and self._card is None:  # two callers may have asked at once
+                self._on_target(card.id)
             self._card = card
         return self._card
 

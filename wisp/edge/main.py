@@ -17,6 +17,8 @@ from wisp.edge.drafter.base import Drafter
 from wisp.edge.drafting import DraftLoop
 from wisp.edge.link import Link
 from wisp.edge.predictor import LogisticPredictor, Memory
+from wisp.edge.predictor.rounds import LoggedPredictor, RoundLog
+from wisp.errors import ConfigError
 from wisp.lifecycle import announce, stop_signal
 from wisp.metrics import EdgeMetrics, metrics_route
 from wisp.models.tokenizer import Tokenizer
@@ -40,8 +42,17 @@ async def serve(config: EdgeConfig) -> int:
     predictor = LogisticPredictor()
     folder = config.state_dir
     memory = Memory(folder, tokenizer.name, predictor) if folder else None
-    loop = DraftLoop(drafter, predictor, config.drafter.max_sessions, metrics)
-    backend = EdgeBackend(link, loop, tokenizer, config, metrics, memory)
+    rounds = open_log(config, tokenizer.name)
+    logged = LoggedPredictor(predictor, rounds) if rounds else predictor
+    loop = DraftLoop(drafter, logged, config.drafter.max_sessions, metrics)
+
+    def know_target(name: str) -> None:
+        if memory:
+            memory.recall(name)
+        if rounds:
+            rounds.begin(name)
+
+    backend = EdgeBackend(link, loop, tokenizer, config, metrics, know_target)
     stats = Route("/v1/stats", _stats(backend, predictor, metrics))
     routes = [metrics_route(metrics.registry), stats]
     http = HttpFront(create_app(backend, extra_routes=routes), config.http)
@@ -67,6 +78,8 @@ async def serve(config: EdgeConfig) -> int:
         if memory and saving:
             saving.cancel()
             memory.save()
+        if rounds:
+            rounds.close()
     return 0
 
 
@@ -74,6 +87,17 @@ async def _save_now_and_then(memory: Memory) -> None:
     while True:
         await asyncio.sleep(SAVE_EVERY_S)
         memory.save()  # a few kilobytes
+
+
+def open_log(config: EdgeConfig, draft: str) -> RoundLog | None:
+    """Raises ConfigError if there should be one and cannot."""
+    path = config.log_rounds
+    if path is None:
+        return None
+    try:
+        return RoundLog(path, draft, int(config.log_rounds_mib * 2**20))
+    except OSError as error:
+        raise ConfigError(f"cannot log rounds to {path}: {error.strerror}") from error
 
 
 def load_drafter(config: EdgeConfig) -> Drafter:
