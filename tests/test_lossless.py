@@ -69,12 +69,12 @@ class Edge:
 class World:
     """All sessions at once through one engine."""
 
-    def __init__(self, verifier: Verifier, policy_name: PolicyName = "fcfs") -> None:
+    def __init__(self, verifier: Verifier, policy_name: PolicyName = "wisp") -> None:
         self.clock = Clock()
         policy = make_policy(
             policy_name, estimator=FloorAndSlope(), first=DIRECTIVE, max_step_tokens=512
         )
-        self.engine = Engine(verifier, policy, max_window=64, clock=self.clock)
+        self.engine = Engine(verifier, policy, max_window=64, max_lookup=4, clock=self.clock)
 
     def generate(
         self,

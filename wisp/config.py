@@ -71,7 +71,7 @@ class Speculation(_Section):
 
 class Scheduling(_Section):
     policy: Literal["wisp", "wisp-paper", "sled", "fcfs", "centralized"] = Field(
-        "fcfs", description="who is verified next: wisp, wisp-paper, sled, fcfs or centralized"
+        "wisp", description="who is verified next: wisp, wisp-paper, sled, fcfs or centralized"
     )
     max_step_tokens: int = Field(256, ge=1, description="tokens in one step, prefill included")
     batch_size: int = Field(8, ge=1, description="sled: sessions of one static batch")

@@ -36,7 +36,7 @@ def retry_after_s(
     for tokens, committed in ((1.0, 1.0), (tokens_per_seat, committed_per_seat)):
         seats = num_seats / committed
         shape = SeatedShape(round(seats * tokens), round(seats * context), 0.0, round(seats))
-        times_s.append(estimator.upper_s(shape))
+        times_s.append(estimator.predict_s(shape))  # a rate is kept over many steps, not in each
     if min(times_s) <= _USABLE / fastest:
         return None
     wait_s = min(s.num_remaining / s.slo.tokens_per_s for s in sessions)
