@@ -106,6 +106,30 @@ def test_an_edge_tells_of_its_drafting(edge: Process) -> None:
     assert 0 <= stats["predictor"]["calibration_error"] <= 1
 
 
+def test_a_request_chooses_its_slo_class(endpoint: Process) -> None:
+    create = client(endpoint).completions.create
+    numbers = {"tokens_per_s": 3.0, "first_token_s": 9.0}
+    choices: list[tuple[dict[str, Any], str]] = [
+        ({}, "default"),
+        ({"extra_headers": {"x-wisp-slo": "batch"}}, "batch"),
+        ({"extra_headers": {"x-wisp-slo": "tokens_per_s=3, first_token_s=9"}}, "custom"),
+        ({"extra_body": {"wisp": {"slo": "interactive"}}}, "interactive"),
+        ({"extra_body": {"wisp": {"slo": numbers}}}, "custom"),
+    ]
+    for asked, name in choices:
+        usage = create(prompt=PROMPT, **asked, **sampling()).usage.model_extra["wisp"]
+        assert usage["slo_class"] == name
+        assert 0 <= usage["share_in_time"] <= 1
+        assert usage["first_token_s"] > 0
+
+
+def test_an_unknown_slo_class_is_refused_with_those_that_exist(endpoint: Process) -> None:
+    with pytest.raises(openai.BadRequestError, match="use one of batch, default, interactive"):
+        client(endpoint).completions.create(
+            prompt=PROMPT, extra_headers={"x-wisp-slo": "gold"}, **sampling()
+        )
+
+
 def test_models_and_health(endpoint: Process) -> None:
     assert [model.id for model in client(endpoint).models.list()] == [MODEL]
     assert httpx.get(f"{endpoint.url}/health").json() == {"status": "ok"}

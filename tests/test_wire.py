@@ -50,9 +50,8 @@ SAMPLINGS = st.builds(
         committed=TOKENS,
         sampling=SAMPLINGS,
         slo=st.none()
-        | st.builds(
-            Slo, tokens_per_s=st.floats(0, 9), first_token_s=st.floats(0, 9), name=st.just("gold")
-        ),
+        | st.text(min_size=1, max_size=5)
+        | st.builds(Slo, tokens_per_s=st.floats(0, 9), first_token_s=st.floats(0, 9)),
         drafts=st.booleans(),
         model=st.text(max_size=5),
         tokenizer_name=st.text(max_size=5),
@@ -62,6 +61,18 @@ SAMPLINGS = st.builds(
 def test_open_there_and_back(opening: wire.Open) -> None:
     sent = wire.encode_open(opening).SerializeToString()
     assert wire.decode_open(pb.EdgeMessage.FromString(sent)) == opening
+
+
+def test_an_opening_names_a_class_or_has_numbers() -> None:
+    slo = pb.Slo(name="gold", tokens_per_s=3)
+    with pytest.raises(ProtocolError, match="not both"):
+        wire.decode_open(pb.EdgeMessage(open=pb.Open(sampling=pb.Sampling(), slo=slo)))
+
+
+def test_the_promise_there_and_back() -> None:
+    slo = Slo(tokens_per_s=20.0, first_token_s=0.5, name="gold")
+    message = wire.encode_opened(Directive(4, 0.25), 64, slo)
+    assert wire.decode_promise(message.opened) == slo
 
 
 def test_a_block_of_four_is_tens_of_bytes() -> None:

@@ -7,10 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     CliSettingsSource,
@@ -92,6 +100,10 @@ class Estimator(_Section):
 class SloClass(_Section):
     tokens_per_s: float = Field(10.0, gt=0, description="rate that a session is promised")
     first_token_s: float = Field(2.0, gt=0, description="time to the first token")
+    priority: int = Field(0, description="sessions of a lower one are shed for those of a higher")
+
+
+ClassName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 
 
 class Drafter(_Section):
@@ -118,8 +130,23 @@ class ServerConfig(BaseSettings):
     speculation: Speculation = Speculation()
     estimator: Estimator = Estimator()
     slo: SloClass = SloClass()
+    slo_classes: dict[ClassName, SloClass] = Field(
+        {
+            "interactive": SloClass(tokens_per_s=20.0, first_token_s=0.5, priority=1),
+            "batch": SloClass(tokens_per_s=2.0, first_token_s=30.0, priority=-1),
+        },
+        description="further classes by name, for requests to choose from",
+    )
     drain_s: float = Field(30.0, ge=0, description="time running sessions get after SIGTERM")
     log_level: LogLevel = "INFO"
+
+    @field_validator("slo_classes")
+    @classmethod
+    def _names_are_free(cls, classes: dict[str, SloClass]) -> dict[str, SloClass]:
+        for name in ("default", "custom"):
+            if name in classes:
+                raise ValueError(f"the class name '{name}' is taken: choose another")
+        return classes
 
 
 class ProfileConfig(ServerConfig):

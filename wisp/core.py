@@ -46,7 +46,11 @@ class Slo(Struct, frozen=True, kw_only=True):
 
     tokens_per_s: float
     first_token_s: float
-    name: str = "custom"
+    name: str = "custom"  # its class; this one is for numbers that a request brought itself
+    priority: int = 0  # a session may be shed for one of a higher priority
+
+
+SloChoice = Slo | str | None  # a request's: numbers, a class by name, or the default class
 
 
 class Directive(Struct, frozen=True):

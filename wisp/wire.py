@@ -15,6 +15,7 @@ from wisp.core import (
     FinishReason,
     Sampling,
     Slo,
+    SloChoice,
     TokenLogprob,
     Verdict,
 )
@@ -37,7 +38,7 @@ class Open(Struct, frozen=True, kw_only=True):
     prompt: list[int]
     sampling: Sampling
     committed: list[int] = []
-    slo: Slo | None = None
+    slo: SloChoice = None
     drafts: bool = True
     model: str = ""
     tokenizer_name: str = ""
@@ -62,13 +63,6 @@ def encode_open(opening: Open) -> pb.EdgeMessage:
         stop_token_ids=s.stop_token_ids,
         num_logprobs=s.num_logprobs,
     )
-    slo = None
-    if opening.slo:
-        slo = pb.Slo(
-            tokens_per_s=opening.slo.tokens_per_s,
-            first_token_s=opening.slo.first_token_s,
-            name=opening.slo.name,
-        )
     return pb.EdgeMessage(
         open=pb.Open(
             protocol=opening.protocol,
@@ -78,7 +72,7 @@ def encode_open(opening: Open) -> pb.EdgeMessage:
             prompt=opening.prompt,
             committed=opening.committed,
             sampling=sampling,
-            slo=slo,
+            slo=_encode_slo(opening.slo),
             drafts=opening.drafts,
         )
     )
@@ -90,24 +84,31 @@ def decode_open(message: pb.EdgeMessage) -> Open:
     opening = message.open
     if not opening.HasField("sampling"):
         raise ProtocolError("Open lacks its sampling parameters")
-    slo = None
-    if opening.HasField("slo"):
-        slo = Slo(
-            tokens_per_s=opening.slo.tokens_per_s,
-            first_token_s=opening.slo.first_token_s,
-            name=opening.slo.name or "custom",
-        )
     return Open(
         prompt=list(opening.prompt),
         committed=list(opening.committed),
         sampling=_decode_sampling(opening.sampling),
-        slo=slo,
+        slo=_decode_slo(opening.slo) if opening.HasField("slo") else None,
         drafts=opening.drafts,
         model=opening.model,
         tokenizer_name=opening.tokenizer_name,
         tokenizer_fingerprint=opening.tokenizer_fingerprint,
         protocol=opening.protocol,
     )
+
+
+def _encode_slo(slo: SloChoice) -> pb.Slo | None:
+    if isinstance(slo, Slo):
+        return pb.Slo(tokens_per_s=slo.tokens_per_s, first_token_s=slo.first_token_s)
+    return pb.Slo(name=slo) if slo else None
+
+
+def _decode_slo(slo: pb.Slo) -> SloChoice:
+    if slo.name:
+        if slo.tokens_per_s or slo.first_token_s:
+            raise ProtocolError("an SLO is a class by its name or two numbers, not both")
+        return slo.name
+    return Slo(tokens_per_s=slo.tokens_per_s, first_token_s=slo.first_token_s)
 
 
 def _decode_sampling(s: pb.Sampling) -> Sampling:
@@ -177,10 +178,18 @@ def decode_draft(message: pb.EdgeMessage) -> DraftBlock:
     )
 
 
-def encode_opened(directive: Directive, max_window: int) -> pb.ServerMessage:
+def encode_opened(directive: Directive, max_window: int, slo: Slo) -> pb.ServerMessage:
+    promised = pb.Slo(tokens_per_s=slo.tokens_per_s, first_token_s=slo.first_token_s, name=slo.name)
     return pb.ServerMessage(
-        opened=pb.Opened(directive=_encode_directive(directive), max_window=max_window)
+        opened=pb.Opened(
+            directive=_encode_directive(directive), max_window=max_window, slo=promised
+        )
     )
+
+
+def decode_promise(opened: pb.Opened) -> Slo:
+    slo = opened.slo
+    return Slo(tokens_per_s=slo.tokens_per_s, first_token_s=slo.first_token_s, name=slo.name)
 
 
 def encode_verdict(verdict: Verdict) -> pb.ServerMessage:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from wisp import wire
-from wisp.core import Directive, DraftBlock, FinishReason, Sampling, Verdict
+from wisp.core import Directive, DraftBlock, FinishReason, Sampling, Slo, Verdict
 from wisp.edge.drafter.base import DraftJob
 from wisp.edge.drafter.scripted import ScriptedDrafter
 from wisp.edge.drafting import DraftLoop
@@ -122,7 +122,7 @@ class ScriptedLink:
     async def generate(
         self, opening: wire.Open, outbox: asyncio.Queue[DraftBlock]
     ) -> AsyncGenerator[pb.ServerMessage, None]:
-        yield wire.encode_opened(DIRECTIVE, WINDOW)
+        yield wire.encode_opened(DIRECTIVE, WINDOW, Slo(tokens_per_s=10, first_token_s=1))
         position = len(opening.prompt)
         for number in range(self._num_rounds):
             for _ in range(WINDOW // BLOCK):

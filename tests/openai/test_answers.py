@@ -37,6 +37,11 @@ async def test_chat(backend: ScriptedBackend, sdk: AsyncOpenAI) -> None:
         "looked_up_tokens": 0,
         "accepted_lookup_tokens": 0,
         "tokens_per_step": (len(tokens) + 1) / steps,
+        "slo_class": "default",
+        "slo_met": True,
+        "share_in_time": 1.0,
+        "first_token_s": 0.0,
+        "tokens_per_s": None,
         "wasted_drafting_s": 0.5,
     }
     assert backend.generations[0].num_closes == 1

@@ -69,6 +69,8 @@ BOTH: list[Case] = [
         "missing_required_parameter",
     ),
     ({"wisp": {"slo": {"tokens_per_s": 0, "first_token_s": 1}}}, "wisp.slo.tokens_per_s", None),
+    ({"wisp": {"slo": 5}}, "wisp.slo", "invalid_type"),
+    ({"wisp": {"slo": ""}}, "wisp.slo", "invalid_type"),
     ({"wisp": {"drafts": 5}}, "wisp.drafts", "unknown_parameter"),
 ]
 ONLY_CHAT: list[Case] = [

@@ -14,7 +14,7 @@ from msgspec import structs
 
 from wisp import wire
 from wisp.config import TINY
-from wisp.core import DraftBlock, Sampling, Slo
+from wisp.core import DraftBlock, Sampling, Slo, SloChoice
 from wisp.launch import Process
 from wisp.models.tokenizer import Tokenizer
 from wisp.v1 import wisp_pb2 as pb
@@ -80,6 +80,23 @@ def test_a_session_that_sends_no_drafts_gets_its_text(
     assert len(Stream(channel, wire.encode_open(opening)).tokens()) == 12
 
 
+@pytest.mark.parametrize(
+    ("asked", "promised"),
+    [
+        (None, Slo(name="default", tokens_per_s=10, first_token_s=2)),
+        ("batch", Slo(name="batch", tokens_per_s=2, first_token_s=30)),
+        (Slo(tokens_per_s=7, first_token_s=8), Slo(tokens_per_s=7, first_token_s=8)),
+    ],
+)
+def test_an_edge_is_told_what_it_is_promised(
+    channel: grpc.Channel, opening: wire.Open, asked: SloChoice, promised: Slo
+) -> None:
+    stream = Stream(channel, wire.encode_open(structs.replace(opening, slo=asked)))
+    first = next(stream.answers)
+    stream.tokens()
+    assert wire.decode_promise(first.opened) == promised
+
+
 def test_right_drafts_are_accepted(channel: grpc.Channel, opening: wire.Open) -> None:
     text = Stream(channel, wire.encode_open(opening)).tokens()
     patient = structs.replace(opening, slo=Slo(tokens_per_s=0.1, first_token_s=1))
@@ -102,6 +119,7 @@ def test_right_drafts_are_accepted(channel: grpc.Channel, opening: wire.Open) ->
         ({"tokenizer_fingerprint": "0"}, "FAILED_PRECONDITION", "'draft' (0) is not that of"),
         ({"committed": [1] * 12}, "INVALID_ARGUMENT", "already complete"),
         ({"slo": Slo(tokens_per_s=0, first_token_s=1)}, "INVALID_ARGUMENT", "above 0"),
+        ({"slo": "gold"}, "INVALID_ARGUMENT", "'gold': use one of batch, default, interactive"),
         ({"sampling": Sampling(max_tokens=5, seed=1, top_p=0.0)}, "INVALID_ARGUMENT", "top_p"),
         ({"sampling": Sampling(max_tokens=0, seed=1)}, "INVALID_ARGUMENT", "max_tokens"),
     ],

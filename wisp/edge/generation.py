@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from msgspec import structs
 
 from wisp import wire
+from wisp.attainment import Attainment
 from wisp.core import DraftBlock, Verdict
 from wisp.edge.drafter.base import Proposal
 from wisp.edge.link import Backoff, Link
@@ -55,6 +56,8 @@ class EdgeGeneration:
         self._inbox: asyncio.Queue[Verdict | WispError] = asyncio.Queue()
         self._sent: deque[tuple[int, float]] = deque()  # (first position, when) of sent blocks
         self._num_reconnects = 0
+        self._opened_s = time.monotonic()
+        self._attainment: Attainment | None = None
         self._ended = False
         self._task = asyncio.create_task(self._run())
 
@@ -90,6 +93,11 @@ class EdgeGeneration:
         self._task.cancel()
         await asyncio.wait([self._task])
         self._end()
+
+    @property
+    def attainment(self) -> Attainment:
+        assert self._attainment, "no verdict has come yet"
+        return self._attainment
 
     def stats(self) -> dict[str, float]:
         stream = self.stream
@@ -146,6 +154,9 @@ class EdgeGeneration:
 
     def _receive(self, message: pb.ServerMessage) -> None:
         if message.WhichOneof("message") == "opened":
+            if self._attainment is None:  # else a resumed one: the reader has not gone away
+                promise = wire.decode_promise(message.opened)
+                self._attainment = Attainment(promise, self._opened_s)
             if self._opening.drafts:
                 self.stream.directive = wire.decode_directive(message.opened.directive)
             self.flush()
@@ -155,6 +166,7 @@ class EdgeGeneration:
         self._measure(verdict)
         num_known = len(self.stream.committed) - verdict.position
         fresh = self.stream.take_verdict(verdict)
+        self.attainment.add(len(fresh), time.monotonic())
         for label in self.stream.take_labels():
             self._predictor.learn(label)
         if verdict.finish_reason:

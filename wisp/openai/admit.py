@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import secrets
 
-from wisp.core import Sampling, Slo
+from wisp.core import Sampling
 from wisp.errors import BadRequest, ModelNotFound, PromptTooLong
 from wisp.models.tokenizer import Tokenizer
 from wisp.openai.backend import GenerationRequest, ModelCard
 from wisp.openai.schemas import ChatRequest, CompletionRequest, GenerationFields
+from wisp.openai.slo import chosen_slo
 
 
 def admit(
-    fields: ChatRequest | CompletionRequest, card: ModelCard, tokenizer: Tokenizer
+    fields: ChatRequest | CompletionRequest,
+    card: ModelCard,
+    tokenizer: Tokenizer,
+    slo_header: str | None = None,
 ) -> GenerationRequest:
     """Raises BadRequest and its children."""
     check_model(fields.model, card)
@@ -21,13 +25,10 @@ def admit(
     else:
         prompt = _text_prompt(fields, card, tokenizer)
     sampling = _sampling(fields, card, _max_tokens(fields, len(prompt), card))
-    slo = None
-    if fields.wisp.slo is not None:
-        slo = Slo(**fields.wisp.slo.model_dump())
     return GenerationRequest(
         prompt=prompt,
         sampling=sampling,
-        slo=slo,
+        slo=chosen_slo(fields.wisp.slo, slo_header),
         use_drafts=fields.wisp.speculation,
     )
 

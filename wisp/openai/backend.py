@@ -12,7 +12,8 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from wisp.core import Sampling, Slo, Verdict
+from wisp.attainment import Attainment
+from wisp.core import Sampling, SloChoice, Verdict
 from wisp.models.tokenizer import Tokenizer
 
 
@@ -32,7 +33,7 @@ class GenerationRequest:
 
     prompt: list[int]
     sampling: Sampling
-    slo: Slo | None = None  # None: the server's default class
+    slo: SloChoice = None
     use_drafts: bool = True  # an edge must not draft when false
 
 
@@ -41,6 +42,10 @@ class Generation(Protocol):
 
     Errors of wisp.errors are raised from the iteration, also before the first verdict.
     """
+
+    @property
+    def attainment(self) -> Attainment:
+        """Known from the first verdict on."""
 
     def __aiter__(self) -> AsyncIterator[Verdict]: ...
 

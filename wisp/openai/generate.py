@@ -78,6 +78,7 @@ class Completion:
                 "looked_up_tokens": counts.num_looked_up,
                 "accepted_lookup_tokens": counts.num_lookups_accepted,
                 "tokens_per_step": counts.num_tokens / steps if steps else None,
+                **self._generation.attainment.usage(),
                 **self._stats,
             },
         }

@@ -18,6 +18,7 @@ from wisp.openai.parse import parse
 from wisp.openai.render import ChatShape, CompletionShape, Json, Shape
 from wisp.openai.respond import Answering
 from wisp.openai.schemas import ChatRequest, CompletionRequest
+from wisp.openai.slo import SLO_HEADER
 
 MAX_BODY_BYTES = 16 * 2**20
 
@@ -40,11 +41,12 @@ class _Front:
         self._backend = backend
 
     async def chat(self, request: Request) -> Response:
-        return await self._answer(parse(ChatRequest, await _json_body(request)), ChatShape)
+        fields = parse(ChatRequest, await _json_body(request))
+        return await self._answer(fields, ChatShape, request)
 
     async def complete(self, request: Request) -> Response:
         fields = parse(CompletionRequest, await _json_body(request))
-        return await self._answer(fields, CompletionShape)
+        return await self._answer(fields, CompletionShape, request)
 
     async def models(self, _: Request) -> Response:
         cards = [_described(await self._backend.model())]
@@ -62,13 +64,13 @@ class _Front:
         return JSONResponse({"status": "ok"})
 
     async def _answer(
-        self, fields: ChatRequest | CompletionRequest, shape: type[Shape]
+        self, fields: ChatRequest | CompletionRequest, shape: type[Shape], request: Request
     ) -> Answering:
         card = await self._backend.model()
         tokenizer = self._backend.tokenizer
         return Answering(
             self._backend,
-            admit(fields, card, tokenizer),
+            admit(fields, card, tokenizer, request.headers.get(SLO_HEADER)),
             shape(card.id, tokenizer, fields.num_logprobs),
             stops=fields.stop,
             stream=fields.stream,

@@ -5,7 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 _INT64_MIN, _UINT64_MAX = -(2**63), 2**64 - 1
@@ -70,10 +77,16 @@ class SloFields(_Model):
     first_token_s: float = Field(gt=0)
 
 
+def _numbers_or_name(value: Any) -> Any:
+    if value is None or (isinstance(value, str) and value):
+        return value
+    return SloFields.model_validate(value)
+
+
 class WispFields(_Model):
     """The extension: what only WISP understands, all under the one key `wisp`."""
 
-    slo: SloFields | None = None
+    slo: Annotated[SloFields | str | None, PlainValidator(_numbers_or_name)] = None
     speculation: bool = True
 
 

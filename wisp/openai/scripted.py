@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
-from wisp.core import REST, FinishReason, Sampling, TokenLogprob, Verdict
+from wisp.attainment import Attainment
+from wisp.core import REST, FinishReason, Sampling, Slo, TokenLogprob, Verdict
 from wisp.errors import InternalError, WispError
 from wisp.models.tokenizer import Tokenizer
 from wisp.openai.backend import GenerationRequest, ModelCard
@@ -38,10 +39,15 @@ class ScriptedGeneration:
         self.closed = asyncio.Event()
         self._script = script
         self._steps = _steps(script, request, eos)
+        slo = request.slo
+        if not isinstance(slo, Slo):
+            slo = Slo(tokens_per_s=10.0, first_token_s=2.0, name=slo or "default")
+        self.attainment = Attainment(slo, 0.0)
 
     async def __aiter__(self) -> AsyncIterator[Verdict]:
         for index, verdict in enumerate(self._steps):
             await self._before_step(index)
+            self.attainment.add(len(verdict.tokens), verdict.committed_s)
             yield verdict
         await self._before_step(len(self._steps))
 

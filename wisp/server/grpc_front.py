@@ -62,7 +62,9 @@ class WispServicer(wisp_pb2_grpc.WispServicer):
             session = await self._open(requests)
             reader = asyncio.create_task(_read_drafts(requests, session))
             try:
-                yield wire.encode_opened(self._service.directive, self._service.max_window)
+                yield wire.encode_opened(
+                    self._service.directive, self._service.max_window, session.attainment.slo
+                )
                 async for verdict in session:
                     yield wire.encode_verdict(self._stamp(verdict))
             finally:

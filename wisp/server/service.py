@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import AsyncIterator
 
+from wisp.attainment import Attainment
 from wisp.config import ServerConfig
 from wisp.core import Directive, DraftBlock, Slo, Verdict
 from wisp.engine.client import EngineClient, EngineSession
@@ -24,6 +25,7 @@ from wisp.errors import (
 from wisp.metrics import ServerMetrics
 from wisp.models.tokenizer import Tokenizer
 from wisp.openai.backend import ModelCard
+from wisp.server.classes import SloClasses
 from wisp.wire import PROTOCOL, Open, check_sampling
 
 log = logging.getLogger(__name__)
@@ -32,11 +34,14 @@ log = logging.getLogger(__name__)
 class ServerSession:
     """A generation in the engine. Iterate its verdicts; `close` frees it on every way out."""
 
-    def __init__(self, session: EngineSession, card: ModelCard, metrics: ServerMetrics) -> None:
+    def __init__(
+        self, session: EngineSession, slo: Slo, card: ModelCard, metrics: ServerMetrics
+    ) -> None:
         self._session = session
         self._card = card
         self._metrics = metrics
         self._opened_s = time.monotonic()
+        self.attainment = Attainment(slo, self._opened_s)
 
     async def __aiter__(self) -> AsyncIterator[Verdict]:
         first = True
@@ -45,6 +50,7 @@ class ServerSession:
                 if first:
                     self._metrics.first_token_s.observe(time.monotonic() - self._opened_s)
                     first = False
+                self.attainment.add(len(verdict.tokens), verdict.committed_s)
                 yield verdict
         except WispError as error:
             self._metrics.failed.labels(type(error).__name__).inc()
@@ -94,11 +100,7 @@ class Service:
             vocab_size=facts.vocab_size,
             eos_token_ids=facts.eos_token_ids,
         )
-        self._default_slo = Slo(
-            name="default",
-            tokens_per_s=config.slo.tokens_per_s,
-            first_token_s=config.slo.first_token_s,
-        )
+        self.classes = SloClasses(config)
         metrics.sessions.set_function(lambda: engine.num_sessions)
 
     @property
@@ -121,6 +123,7 @@ class Service:
             self._check(opening)
             if from_edge:
                 self._check_edge(opening)
+            slo = self.classes.promise(opening.slo)
             if self._engine.num_sessions >= self._engine.facts.max_sessions:
                 raise Overloaded(
                     f"all {self._engine.facts.max_sessions} sessions are taken: try again later",
@@ -135,12 +138,12 @@ class Service:
                 prompt=opening.prompt,
                 committed=opening.committed,
                 sampling=opening.sampling,
-                slo=opening.slo or self._default_slo,
+                slo=slo,
                 has_edge=from_edge and opening.drafts,
                 speculates=opening.drafts,
             )
         )
-        return ServerSession(session, self.card, self._metrics)
+        return ServerSession(session, slo, self.card, self._metrics)
 
     def refusal(self) -> str | None:
         """Why no session is taken now, if none is."""
@@ -184,9 +187,6 @@ class Service:
             )
         if len(opening.committed) >= opening.sampling.max_tokens:
             raise BadRequest("the generation to resume is already complete", param="committed")
-        slo = opening.slo
-        if slo and not (slo.tokens_per_s > 0 and slo.first_token_s > 0):
-            raise BadRequest("an SLO needs a rate and a first-token time above 0", param="slo")
 
     def _check_edge(self, opening: Open) -> None:
         if opening.protocol != PROTOCOL:

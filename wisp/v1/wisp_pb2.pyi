@@ -102,12 +102,14 @@ class Slo(_message.Message):
     def __init__(self, tokens_per_s: _Optional[float] = ..., first_token_s: _Optional[float] = ..., name: _Optional[str] = ...) -> None: ...
 
 class Opened(_message.Message):
-    __slots__ = ("directive", "max_window")
+    __slots__ = ("directive", "max_window", "slo")
     DIRECTIVE_FIELD_NUMBER: _ClassVar[int]
     MAX_WINDOW_FIELD_NUMBER: _ClassVar[int]
+    SLO_FIELD_NUMBER: _ClassVar[int]
     directive: Directive
     max_window: int
-    def __init__(self, directive: _Optional[_Union[Directive, _Mapping]] = ..., max_window: _Optional[int] = ...) -> None: ...
+    slo: Slo
+    def __init__(self, directive: _Optional[_Union[Directive, _Mapping]] = ..., max_window: _Optional[int] = ..., slo: _Optional[_Union[Slo, _Mapping]] = ...) -> None: ...
 
 class Directive(_message.Message):
     __slots__ = ("window", "threshold")

@@ -1,0 +1,49 @@
+"""The SLO classes of the configuration, by name."""
+
+from __future__ import annotations
+
+import math
+
+from msgspec import structs
+
+from wisp.config import ServerConfig, SloClass
+from wisp.core import Slo, SloChoice
+from wisp.errors import BadRequest
+
+
+class SloClasses:
+    def __init__(self, config: ServerConfig) -> None:
+        self.default = _slo("default", config.slo)
+        self._by_name = {name: _slo(name, kind) for name, kind in config.slo_classes.items()}
+        self._by_name["default"] = self.default
+
+    @property
+    def names(self) -> list[str]:
+        return sorted(self._by_name)
+
+    def promise(self, asked: SloChoice) -> Slo:
+        """What a request gets; its own numbers have the default class's priority.
+
+        Raises BadRequest.
+        """
+        if asked is None:
+            return self.default
+        if isinstance(asked, str):
+            if asked not in self._by_name:
+                raise BadRequest(
+                    f"there is no SLO class '{asked}': use one of {', '.join(self.names)}",
+                    param="slo",
+                )
+            return self._by_name[asked]
+        if not (0 < asked.tokens_per_s < math.inf and 0 < asked.first_token_s < math.inf):
+            raise BadRequest("an SLO needs a rate and a first-token time above 0", param="slo")
+        return structs.replace(asked, name="custom", priority=self.default.priority)
+
+
+def _slo(name: str, kind: SloClass) -> Slo:
+    return Slo(
+        name=name,
+        tokens_per_s=kind.tokens_per_s,
+        first_token_s=kind.first_token_s,
+        priority=kind.priority,
+    )
