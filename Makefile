@@ -35,6 +35,7 @@ proto: $(READY)
 bench: $(READY)
 	$(RUN) -m benchmarks.batching
 	$(RUN) -m benchmarks.round
+	$(RUN) -m benchmarks.predictor
 	$(RUN) -m benchmarks.scheduler
 
 clean:

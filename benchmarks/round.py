@@ -1,7 +1,7 @@
 """Rounds between a real wisp-server and an edge: tokens per step, and the server's own overhead.
 
     python -m benchmarks.round [--json] [--target DIR --draft DIR] [--requests 24]
-                               [--predictor logistic|confidence]
+                               [--predictor logistic|confidence] [--policy fcfs]
 
 The server runs as its own process; the edge's own objects run here, so that every verdict can be
 looked at. Overhead of a round = from the arrival of its last draft block until its verdict leaves,
@@ -94,14 +94,21 @@ def main() -> None:
     parser.add_argument("--draft", type=Path, default=TINY / "draft", help="drafter directory")
     parser.add_argument("--requests", type=int, default=24, help="generations of each temperature")
     parser.add_argument("--predictor", choices=PREDICTORS, default="logistic")
+    parser.add_argument("--policy", default="fcfs", help="of the server; fcfs has a fixed window")
     options = parser.parse_args()
     held_out = json.loads((TINY / "prompts.json").read_text())
     prompts = [p["prompt"] for p in held_out if p["kind"] == "text"][: options.requests]
     result: dict[str, Any] = {
-        "setting": setting(SEED, max_tokens=MAX_TOKENS, predictor=options.predictor)
+        "setting": setting(
+            SEED, max_tokens=MAX_TOKENS, predictor=options.predictor, policy=options.policy
+        )
     }
     with Process(
-        "server", f"--target={options.target}", "--http.port=0", "--grpc.port=0"
+        "server",
+        f"--target={options.target}",
+        f"--scheduling.policy={options.policy}",
+        "--http.port=0",
+        "--grpc.port=0",
     ) as server:
         address = f"127.0.0.1:{server.facts['grpc']}"
         for temperature in (0.0, 0.8):
