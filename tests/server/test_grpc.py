@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -12,6 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from msgspec import structs
 
+from tests.conftest import start_server
 from wisp import wire
 from wisp.config import TINY
 from wisp.core import DraftBlock, Sampling, Slo, SloChoice
@@ -21,6 +23,13 @@ from wisp.v1 import wisp_pb2 as pb
 from wisp.v1 import wisp_pb2_grpc
 
 PROMPT = [300, 301, 302]
+
+
+@pytest.fixture(scope="module")
+def server(logs: Path) -> Iterator[Process]:
+    """Its policy waits for drafts and admits everybody, so that it is known what comes when."""
+    with start_server(logs, "--scheduling.policy=fcfs") as process:
+        yield process
 
 
 @pytest.fixture
