@@ -105,7 +105,7 @@ class Survival:
 class Oracle:
     """Knows the first rejection: before it drafts that token, or only once it has drafted it.
 
-    The second is the most that any policy can do that looks at drafted tokens.
+    The second pays for the wrong token, as whoever judges a token by what drafting it showed.
     """
 
     foresees: bool
