@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from wisp.core import Sampling
-from wisp.sampling.choice import choose
+from wisp.sampling.choice import choose, choose_unprocessed
 from wisp.sampling.draft import draft_token
-from wisp.sampling.philox import gumbel_numpy
-from wisp.sampling.processors import Row, process
+from wisp.sampling.philox import gumbel_numpy, signed
+from wisp.sampling.processors import Row, needs_processing, process
 
 VOCAB = 301  # no multiple of four, nor of a vector's width
 
@@ -220,3 +220,29 @@ def test_a_draft_with_the_same_logits_is_the_choice(temperature: float) -> None:
     rows = [row_of(i, temperature=temperature, seed=2**64 - 1 - i) for i in range(60)]
     drafts = [draft_token(logits[i].numpy(), row.sampling, i) for i, row in enumerate(rows)]
     assert drafts == choose(logits, rows)[0]
+
+
+@pytest.mark.parametrize("temperatures", [[0.0], [0.7], [0.0, 1.0, 0.3, 1.7]])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_arrays_of_rows_give_the_same_choices(
+    temperatures: list[float], dtype: torch.dtype
+) -> None:
+    seeds = [3, 2**64 - 5, 2**63, 12345678901234567]
+    rows = [
+        row_of(5 + number, temperature=temperature, seed=seeds[number % 4])
+        for number, temperature in enumerate(temperatures * 8)
+    ]
+    logits = logits_of(len(rows)).to(dtype)
+    choices = choose_unprocessed(
+        logits,
+        np.array([signed(row.sampling.seed) for row in rows]),
+        np.array([row.position for row in rows]),
+        np.array([row.sampling.temperature for row in rows], np.float32),
+    )
+    assert choices.tolist() == choose(logits, rows)[0]
+
+
+def test_only_temperature_and_seed_need_no_processing() -> None:
+    for kind in [*KINDS, {"num_logprobs": 2}]:
+        other = set(kind) - {"temperature", "num_logprobs"}
+        assert needs_processing(sampling(**kind)) == bool(other)

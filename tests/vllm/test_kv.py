@@ -125,7 +125,7 @@ def test_after_a_failed_step_every_text_goes_on(
     for _ in range(5):
         step(verifier, [(driver, driver.seat(60)) for driver in drivers])
     with monkeypatch.context() as patch:
-        patch.setattr("wisp.verifier.vllm.sampler.choose", lambda *_: 1 / 0)
+        patch.setattr("wisp.verifier.vllm.sampler.choose_unprocessed", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             verifier.step(Batch([driver.seat(60) for driver in drivers[:2]]))
     while live := [driver for driver in drivers if not driver.done]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from wisp.core import TokenLogprob
-from wisp.sampling.philox import gumbel_torch, signed
+from wisp.sampling.philox import GREEDY_BELOW, gumbel_torch, signed
 from wisp.sampling.processors import Row, is_plain, process
 
 
@@ -23,6 +25,36 @@ def choose(logits: Tensor, rows: Sequence[Row]) -> tuple[list[int], list[TokenLo
         return [], []
     tokens: list[int] = _argmax(logits, rows).tolist()
     return tokens, _logprobs(logits, rows, tokens)
+
+
+def choose_unprocessed(
+    logits: Tensor,
+    seeds: NDArray[np.int64],
+    positions: NDArray[np.int64],
+    temperatures: NDArray[np.float32],
+) -> Tensor:
+    """The token of every row, int64 [rows], where nothing but a temperature is asked for.
+
+    The same choices as `choose` makes, from arrays [rows]: on a GPU nothing here waits for it.
+    seeds: see `wisp.sampling.philox.signed`.
+    """
+    greedy = temperatures < GREEDY_BELOW
+    if greedy.all():
+        return logits.argmax(dim=-1)
+    divisors = _moved(np.where(greedy, np.float32(1), temperatures), logits.device)
+    scores = logits.to(torch.float32, copy=True).div_(divisors[:, None])
+    keys = _moved(np.stack([seeds, positions]), logits.device)
+    choices = _noisy_argmax(scores, keys[0], keys[1])
+    if greedy.any():
+        return torch.where(_moved(greedy, logits.device), logits.argmax(dim=-1), choices)
+    return choices
+
+
+def _moved(array: NDArray[np.generic], device: torch.device) -> Tensor:
+    tensor = torch.from_numpy(array)
+    if device.type == "cuda":  # a copy from pageable memory would wait for the running forward
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def _argmax(logits: Tensor, rows: Sequence[Row]) -> Tensor:

@@ -57,6 +57,20 @@ def is_plain(row: Row) -> bool:
     )
 
 
+def needs_processing(sampling: Sampling) -> bool:
+    """Its rows may need more than the temperature and the noise."""
+    return bool(
+        sampling.logit_bias
+        or sampling.min_tokens
+        or sampling.repetition_penalty != 1.0
+        or sampling.frequency_penalty
+        or sampling.presence_penalty
+        or sampling.min_p
+        or sampling.top_k
+        or sampling.top_p != 1.0
+    )
+
+
 def process(logits: Tensor, rows: Sequence[Row]) -> Tensor:
     """Process the rows of logits, float32 [rows, vocab], in place; the same tensor is returned."""
     history = _History()

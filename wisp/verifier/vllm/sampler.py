@@ -7,20 +7,26 @@ parallelism the workers are other processes. Each rank makes the same choice fro
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from vllm.sampling_params import SamplingParams
 from vllm.v1.outputs import SamplerOutput
 
 from wisp.core import Sampling, TokenLogprob
-from wisp.sampling.accept import num_accepted
-from wisp.sampling.choice import choose
-from wisp.sampling.processors import Row
+from wisp.sampling.accept import standing
+from wisp.sampling.choice import choose, choose_unprocessed
+from wisp.sampling.philox import signed
+from wisp.sampling.processors import Row, needs_processing
 
 _SAMPLING = "wisp_sampling"
 _NUM_PROMPT = "wisp_num_prompt"
+_SLOW = "wisp_slow"  # its rows need more than noise: processors, logprobs
 _NO_TOKEN = -1  # vLLM's mark behind the last token of a row
 
 
@@ -31,7 +37,11 @@ def sampling_params(sampling: Sampling, num_prompt: int, max_model_len: int) -> 
         max_tokens=max_model_len,
         ignore_eos=True,
         detokenize=False,
-        extra_args={_SAMPLING: sampling, _NUM_PROMPT: num_prompt},
+        extra_args={
+            _SAMPLING: sampling,
+            _NUM_PROMPT: num_prompt,
+            _SLOW: needs_processing(sampling) or sampling.num_logprobs is not None,
+        },
     )
 
 
@@ -50,7 +60,11 @@ class WorkerExtension:
 
 
 class Chooser:
-    """Stands in for the model runner's `_sample`."""
+    """Stands in for the model runner's `_sample`.
+
+    On a GPU the forward still runs when this is called: all is prepared and launched as arrays, and
+    the one copy of the choices to the host is what waits for it.
+    """
 
     def __init__(self, runner: Any) -> None:
         self._runner = runner
@@ -59,52 +73,67 @@ class Chooser:
     def __call__(self, logits: Tensor, spec_decode_metadata: Any) -> SamplerOutput:
         """logits: [rows, vocab]; a request with k draft tokens has k + 1 rows, in batch order."""
         batch = self._runner.input_batch
-        num_drafts = [0] * batch.num_reqs
+        counts = np.zeros(batch.num_reqs, np.int64)
         if spec_decode_metadata is not None:
-            num_drafts = spec_decode_metadata.num_draft_tokens
-        unfinished = self._runner.discard_request_mask.np[: batch.num_reqs].tolist()
-        rows: list[Row] = []
-        places: list[int] = []  # of each row, in the logits
-        end = 0
-        for index, count in enumerate(num_drafts):
-            first, end = end, end + count + 1
-            if not unfinished[index]:  # else it ends inside the prompt and chooses nothing
-                rows += self._rows(index, count)
-                places += range(first, end)
-        chosen = logits if len(places) == len(logits) else logits[places]
-        choices, logprobs = choose(chosen, rows)
-        return self._output(num_drafts, unfinished, choices, logprobs)
+            counts[:] = spec_decode_metadata.num_draft_tokens
+        lengths = batch.num_tokens_no_spec[: batch.num_reqs].astype(np.int64)
+        choices, logprobs = self._choose(logits, counts, lengths)
+        behind = lengths[:, None] + np.arange(counts.max())  # a draft lies behind its tokens
+        known = batch.token_ids_cpu[: batch.num_reqs]
+        drafts = np.take_along_axis(known, behind.clip(max=known.shape[1] - 1), axis=1)
+        tokens = standing(choices, drafts, counts, _NO_TOKEN)
+        tokens[self._unfinished()] = _NO_TOKEN
+        kept = np.count_nonzero(tokens != _NO_TOKEN, axis=1)
+        self.logprobs = {
+            batch.req_ids[index]: found[: kept[index]] for index, found in logprobs.items() if found
+        }
+        return SamplerOutput(torch.from_numpy(tokens.astype(np.int32)), logprobs_tensors=None)
 
-    def _rows(self, index: int, num_drafts: int) -> list[Row]:
+    def _unfinished(self) -> NDArray[np.bool_]:
+        """Of each request: the step ends inside its prompt, and chooses nothing."""
+        found: NDArray[np.bool_] = self._runner.discard_request_mask.np
+        return found[: self._runner.input_batch.num_reqs]
+
+    def _choose(
+        self, logits: Tensor, counts: NDArray[np.int64], lengths: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], dict[int, list[TokenLogprob]]]:
+        """The choice of every row, [rows], and the logprobs of requests that ask, by index."""
+        batch, states = self._runner.input_batch, self._runner.requests
+        extras = [states[name].sampling_params.extra_args for name in batch.req_ids]
+        samplings = [extra[_SAMPLING] for extra in extras]
+        num_rows = counts + 1
+        ends = num_rows.cumsum()
+        choices = choose_unprocessed(
+            logits,
+            np.repeat([signed(sampling.seed) for sampling in samplings], num_rows),
+            np.arange(ends[-1]) + np.repeat(lengths + num_rows - ends, num_rows),
+            np.repeat(np.array([s.temperature for s in samplings], np.float32), num_rows),
+        )
+        found: NDArray[np.int64]
+        slow = [
+            index for index in np.flatnonzero(~self._unfinished()).tolist() if extras[index][_SLOW]
+        ]
+        if not slow:
+            found = choices.cpu().numpy()
+            return found, {}
+        spans = [range(ends[index] - num_rows[index], ends[index]) for index in slow]
+        places = [place for span in spans for place in span]
+        rows = [row for index in slow for row in self._rows(index, counts[index], extras[index])]
+        tokens, logprobs = choose(logits[places], rows)
+        found = choices.cpu().numpy()
+        found[places] = tokens
+        items = iter(logprobs)
+        asked = {
+            index: [item for item in islice(items, len(span)) if item is not None]
+            for index, span in zip(slow, spans, strict=True)
+        }
+        return found, asked
+
+    def _rows(self, index: int, count: int, extra: Mapping[str, Any]) -> list[Row]:
         batch = self._runner.input_batch
-        extra = self._runner.requests[batch.req_ids[index]].sampling_params.extra_args
         length = int(batch.num_tokens_no_spec[index])
-        tokens = batch.token_ids_cpu[index, : length + num_drafts]  # the draft lies behind
+        tokens = batch.token_ids_cpu[index, : length + count]
         return [
             Row(extra[_SAMPLING], tokens, extra[_NUM_PROMPT], position)
-            for position in range(length, length + num_drafts + 1)
+            for position in range(length, length + count + 1)
         ]
-
-    def _output(
-        self,
-        num_drafts: list[int],
-        unfinished: list[bool],
-        choices: list[int],
-        logprobs: list[TokenLogprob | None],
-    ) -> SamplerOutput:
-        batch = self._runner.input_batch
-        tokens = torch.full((len(num_drafts), max(num_drafts) + 1), _NO_TOKEN)  # on the CPU
-        self.logprobs = {}
-        end = 0
-        for index, count in enumerate(num_drafts):
-            if unfinished[index]:
-                continue
-            first, end = end, end + count + 1
-            length = int(batch.num_tokens_no_spec[index])
-            draft = batch.token_ids_cpu[index, length : length + count].tolist()
-            kept = num_accepted(draft, choices[first:end]) + 1
-            tokens[index, :kept] = torch.tensor(choices[first : first + kept])
-            asked = [item for item in logprobs[first : first + kept] if item is not None]
-            if asked:
-                self.logprobs[batch.req_ids[index]] = asked
-        return SamplerOutput(sampled_token_ids=tokens.to(torch.int32), logprobs_tensors=None)

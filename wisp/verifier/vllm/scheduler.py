@@ -8,6 +8,9 @@ When KV blocks run out, `_allocate` takes those of the session outside the step 
 due last. Its tokens stay in the request, and its blocks in the prefix cache until they are needed:
 it resumes when it is next seated. Only if nobody outside the step holds KV does the stock rule
 apply: the last of the step, which is the latest due, gives way.
+
+What runs for each request of each step stands between two steps of the GPU. So stock code is not
+asked where it could only answer that nothing is to be done, nor for what nobody here reads.
 """
 
 from __future__ import annotations
@@ -17,8 +20,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.core.single_type_kv_cache_manager import FullAttentionManager
+from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 
 from wisp.verifier.vllm import versions
@@ -33,6 +39,16 @@ class Place:
     draft: list[int] = field(default_factory=list)
 
 
+class _Everything(set[str]):
+    """Contains whatever it is asked for, and keeps nothing."""
+
+    def __contains__(self, item: object) -> bool:
+        return True
+
+    def update(self, *others: object) -> None:
+        """Stock code adds each request of a step."""
+
+
 class SeatScheduler(Scheduler):  # type: ignore[misc]
     """The scheduler of EngineCore (`scheduler_cls`)."""
 
@@ -44,6 +60,9 @@ class SeatScheduler(Scheduler):  # type: ignore[misc]
         self.num_spec_tokens = 0
         self.due_s: Callable[[str], float] = lambda request_id: 0.0  # of a request's next token
         self.num_evictions = 0
+        self.chosen: dict[str, list[int]] = {}  # in the last step, by request id
+        # Who is not in it gets its tokens copied for the worker, which has them and does not look.
+        self.prev_step_scheduled_req_ids = _Everything()
         self._places: dict[str, Place] = {}
         # Stock code asks `_mamba_block_aligned_split` how much of a request's tokens to compute
         # now: the one hook for each request that all versions share.
@@ -51,6 +70,10 @@ class SeatScheduler(Scheduler):  # type: ignore[misc]
         self.need_mamba_block_aligned_split = True
         self._stock_allocate = self.kv_cache_manager.allocate_slots
         self.kv_cache_manager.allocate_slots = self._allocate
+        managers = self.kv_cache_manager.coordinator.single_type_managers
+        self._blocks = (
+            managers[0] if [type(m) for m in managers] == [FullAttentionManager] else None
+        )
 
     def plan(self, places: Sequence[Place]) -> None:
         """The next step, the most urgent first."""
@@ -88,15 +111,29 @@ class SeatScheduler(Scheduler):  # type: ignore[misc]
             if request.status != RequestStatus.RUNNING:
                 self.waiting.add_request(request)
         try:
-            return super().schedule(*args, **kwargs)
+            scheduled = super().schedule(*args, **kwargs)
         finally:
             self._clear_queues()
+        if not self.vllm_config.model_config.uses_mrope:  # which searches a list
+            for new in scheduled.scheduled_new_reqs:  # copied whenever it returns to the batch
+                new.prompt_token_ids = np.array(new.prompt_token_ids)
+        return scheduled
 
-    def update_from_output(self, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return super().update_from_output(*args, **kwargs)
-        finally:
-            self._places = {}
+    def update_from_output(self, scheduled: SchedulerOutput, output: ModelRunnerOutput) -> Any:
+        """Append what was chosen to each request. None of them ends here: WISP closes sessions."""
+        self._places = {}
+        self.chosen = {}
+        drafts = scheduled.scheduled_spec_decode_tokens
+        for request_id, num_scheduled in scheduled.num_scheduled_tokens.items():
+            request = self.requests[request_id]
+            request.num_in_flight_tokens -= num_scheduled
+            tokens = output.sampled_token_ids[output.req_id_to_index[request_id]]
+            if tokens:
+                num_rejected = len(drafts.get(request_id, ())) + 1 - len(tokens)
+                request.num_computed_tokens -= num_rejected
+                request.append_output_token_ids(tokens)
+                self.chosen[request_id] = tokens
+        return {}
 
     def update_draft_token_ids(self, *args: Any, **kwargs: Any) -> None:
         """Drafts never come from the worker."""
@@ -124,13 +161,25 @@ class SeatScheduler(Scheduler):  # type: ignore[misc]
         if not self.reset_prefix_cache():
             raise RuntimeError("vLLM still holds KV blocks although no request does")
 
-    def _allocate(self, request: Request, *args: Any, **kwargs: Any) -> Any:
-        while (blocks := self._stock_allocate(request, *args, **kwargs)) is None:
+    def _allocate(self, request: Request, num_new: int, **kwargs: Any) -> Any:
+        if self._has_room(request, num_new):
+            return self.kv_cache_manager.empty_kv_cache_blocks
+        while (blocks := self._stock_allocate(request, num_new, **kwargs)) is None:
             victim = self._victim()
             if victim is None:
                 return None
             self.evict(victim)
         return blocks
+
+    def _has_room(self, request: Request, num_new: int) -> bool:
+        """The step needs no new block, and fills none for the prefix cache to name."""
+        if self._blocks is None or request.status != RequestStatus.RUNNING:
+            return False
+        end, size = request.num_computed_tokens + num_new, self._blocks.block_size
+        num_held = len(self._blocks.req_to_blocks[request.request_id])
+        num_full = min(end, request.num_tokens) // size
+        num_named = self._blocks.num_cached_block.get(request.request_id, 0)
+        return bool(end <= num_held * size and num_full <= num_named)
 
     def _victim(self) -> Request | None:
         idle = (

@@ -99,13 +99,12 @@ class VllmVerifier:
         seats = sorted(batch.seats, key=lambda seat: seat.session.due_s)
         self.scheduler.plan([self._place(seat) for seat in seats])
         try:
-            found, _ = self._core.step()
+            self._core.step()
         except Exception:
             self._recover(batch)
             raise
-        tokens = {o.request_id: o.new_token_ids for each in found.values() for o in each.outputs}
         logprobs = self._logprobs(batch)
-        return [self._outcome(seat.session, tokens, logprobs) for seat in batch.seats]
+        return [self._outcome(seat.session, logprobs) for seat in batch.seats]
 
     def close(self, session: Session) -> None:
         request_id = self._request_ids.pop(session.id, None)
@@ -159,17 +158,10 @@ class VllmVerifier:
             )
         return request
 
-    def _outcome(
-        self,
-        session: Session,
-        tokens: Mapping[str, list[int]],
-        logprobs: Mapping[str, list[TokenLogprob]],
-    ) -> Outcome:
+    def _outcome(self, session: Session, logprobs: Mapping[str, list[TokenLogprob]]) -> Outcome:
         request_id = self._request_ids[session.id]
-        request = self.scheduler.requests.get(request_id)
-        chosen = tokens.get(request_id, [])
-        # vLLM ends a request that fills the model's context; then so does the session.
-        num_computed = request.num_computed_tokens if request else None
+        num_computed = self.scheduler.requests[request_id].num_computed_tokens
+        chosen = self.scheduler.chosen.get(request_id, [])
         return Outcome(chosen, logprobs.get(request_id), num_computed)
 
     def _logprobs(self, batch: Batch) -> dict[str, list[TokenLogprob]]:
