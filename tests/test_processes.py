@@ -362,3 +362,32 @@ def test_many_at_once_all_get_their_own_text(server: Process, edge: Process) -> 
 
     assert texts(edge) == texts(server)
     assert metric(edge, "wisp_edge_sessions") == 0
+
+
+def test_a_session_makes_room_for_a_higher_priority(logs: Path) -> None:
+    """On the server and through an edge, streamed and whole: each is told, and when to return."""
+    flags = ("--engine.max_sessions=1", "--slo.priority=3")
+    with start_server(logs, *flags) as server, start_edge(server, logs) as edge:
+        for endpoint in (server, edge):
+            create = client(endpoint).completions.create
+            batch = {"prompt": PROMPT, "extra_headers": {"x-wisp-slo": "batch"}, **sampling(**LONG)}
+            with create(stream=True, **batch) as stream:
+                texts = [next(iter(stream)).choices[0].text]
+                assert create(prompt=PROMPT, **sampling()).choices[0].text
+                with pytest.raises(openai.APIError, match="room for a higher priority: try again"):
+                    texts += [chunk.choices[0].text for chunk in stream]
+            assert "".join(texts)
+            with ThreadPoolExecutor(1) as pool:
+                whole = pool.submit(create, **batch)
+                wait_until(lambda: metric(server, "wisp_sessions") == 1)
+                assert create(prompt=PROMPT, **sampling()).choices[0].text
+                failure = whole.exception()
+            assert isinstance(failure, openai.RateLimitError)
+            assert int(failure.response.headers["retry-after"]) >= 1
+        # nobody goes for an equal
+        create = client(server).completions.create
+        with create(prompt=PROMPT, stream=True, **sampling(**LONG)) as stream:
+            next(iter(stream))
+            with pytest.raises(openai.RateLimitError, match="all 1 sessions are taken"):
+                create(prompt=PROMPT, **sampling())
+            assert next(iter(stream)).choices

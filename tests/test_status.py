@@ -38,6 +38,10 @@ def test_the_time_to_wait_comes_along() -> None:
     assert back.retry_after_s == 2.5
 
 
+def test_a_session_that_was_shed_finds_the_server_overloaded() -> None:
+    assert type(error_of(failure(code_of(errors.Shed("why"))))) is errors.Overloaded
+
+
 def test_codes_of_grpc_itself_are_a_lost_server() -> None:
     for code in (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN):
         assert type(error_of(failure(code))) is errors.Unavailable

@@ -7,6 +7,7 @@
     │   └── ProtocolError      a draft stream broke the rules; ends that session alone
     ├── HandshakeError         edge and server cannot work together (tokenizer, protocol)
     ├── Overloaded             no room now; carries retry_after_s
+    │   └── Shed               a running session had to make room for a higher priority
     ├── Unavailable            draining, engine lost, server out of reach
     ├── InternalError          our own fault
     └── ConfigError            a process cannot start as it is configured
@@ -50,6 +51,10 @@ class Overloaded(WispError):
     def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class Shed(Overloaded):
+    """A running session had to make room for one of a higher priority."""
 
 
 class Unavailable(WispError):

@@ -15,6 +15,7 @@ from wisp.errors import (
     Overloaded,
     PromptTooLong,
     ProtocolError,
+    Shed,
     Unavailable,
     WispError,
 )
@@ -28,11 +29,12 @@ _CODES: dict[type[WispError], grpc.StatusCode] = {
     ModelNotFound: grpc.StatusCode.NOT_FOUND,
     HandshakeError: grpc.StatusCode.FAILED_PRECONDITION,
     Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Shed: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Unavailable: grpc.StatusCode.UNAVAILABLE,
     InternalError: grpc.StatusCode.INTERNAL,
 }
 _ERRORS: dict[grpc.StatusCode, type[WispError]] = {
-    code: error for error, code in _CODES.items() if error is not ProtocolError
+    code: error for error, code in _CODES.items() if error not in (ProtocolError, Shed)
 }
 
 

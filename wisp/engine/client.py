@@ -36,6 +36,7 @@ from wisp.errors import (
     InternalError,
     Overloaded,
     ProtocolError,
+    Shed,
     Unavailable,
     WispError,
 )
@@ -51,7 +52,7 @@ _STOP_GRACE_S = 10.0
 
 def _error(kind: str, message: str, retry_after_s: float | None) -> WispError:
     if retry_after_s is not None:
-        return Overloaded(message, retry_after_s)
+        return (Shed if kind == "shed" else Overloaded)(message, retry_after_s)
     return _ERRORS[kind](message)
 
 
@@ -61,8 +62,9 @@ class EngineSession:
     It ends exactly once: by a verdict with a finish reason, by an error, or by `close`.
     """
 
-    def __init__(self, client: EngineClient, session_id: int) -> None:
+    def __init__(self, client: EngineClient, session_id: int, priority: int) -> None:
         self.id = session_id
+        self.priority = priority
         self._client = client
         self._inbox: asyncio.Queue[Verdict | WispError] = asyncio.Queue()
         self._ended = False
@@ -111,6 +113,12 @@ class EngineClient:
     def num_sessions(self) -> int:
         return len(self._sessions)
 
+    def can_admit(self, priority: int) -> bool:
+        """False: the engine would refuse it, as all slots are taken and nobody is shed for it."""
+        return self.num_sessions < self.facts.max_sessions or any(
+            session.priority < priority for session in self._sessions.values()
+        )
+
     async def start(self, build: Callable[[], tuple[Verifier, Engine]], log_level: str) -> None:
         """Start the process and wait until the target is loaded.
 
@@ -146,7 +154,7 @@ class EngineClient:
         """Begin a session; `message.session_id` must come from `next_id`."""
         if self.lost.is_set():
             raise Unavailable("the engine has stopped: restart wisp-server")
-        session = EngineSession(self, message.session_id)
+        session = EngineSession(self, message.session_id, message.slo.priority)
         self._sessions[session.id] = session
         self.idle.clear()
         self.send(message)

@@ -23,6 +23,7 @@ from wisp.engine.messages import (
 from wisp.errors import Overloaded, ProtocolError
 from wisp.estimator.keeper import Keeper
 from wisp.estimator.shape import shape_of
+from wisp.scheduler.admission import admission, until_one_ends_s
 from wisp.scheduler.base import Policy
 from wisp.verifier.base import Outcome, Verifier
 
@@ -106,24 +107,28 @@ class Engine:
         )
         session.directive = self._policy.directive(session)
         try:
-            self._admit(session)
+            self._make_room(session)
             self._verifier.open(session)
         except Overloaded as error:
             self._outbox.append(Failed(session.id, "overloaded", str(error), error.retry_after_s))
         else:
             self.sessions[session.id] = session
 
-    def _admit(self, session: Session) -> None:
-        """Raises Overloaded if the promises made to others would break."""
-        others = self.sessions.values()
-        wait_s = self._policy.admits(others, session.slo, self._clock())
-        if wait_s is not None:
-            raise Overloaded(
-                f"another session at {session.slo.tokens_per_s:g} tokens/s would slow the "
-                f"{len(others)} running ones below what they were promised: "
-                f"try again in {wait_s:.1f} s",
-                retry_after_s=wait_s,
-            )
+    def _make_room(self, session: Session) -> None:
+        """End sessions of lower priority if need be. Raises Overloaded if there is no room."""
+        now = self._clock()
+        decided = admission(
+            self.sessions.values(),
+            session.slo,
+            self._verifier.facts.max_sessions,
+            lambda others, slo: self._policy.admits(others, slo, now),
+        )
+        if decided.wait_s is not None:
+            raise Overloaded(decided.reason, retry_after_s=decided.wait_s)
+        wait_s = until_one_ends_s(self.sessions.values())
+        for victim in decided.shed:
+            text = f"ended to make room for a higher priority: try again in {wait_s:.1f} s"
+            self._fail(victim, Failed(victim.id, "shed", text, wait_s))
 
     def _draft(self, message: Draft) -> None:
         session = self.sessions.get(message.session_id)

@@ -10,7 +10,7 @@ from msgspec import Struct
 from wisp.core import DraftBlock, Sampling, Slo, Verdict
 from wisp.verifier.base import Facts
 
-ErrorKind = Literal["protocol", "overloaded", "internal"]
+ErrorKind = Literal["protocol", "overloaded", "shed", "internal"]
 
 
 class Open(Struct, frozen=True, tag=True, kw_only=True):
@@ -84,7 +84,7 @@ class Failed(Struct, frozen=True, tag=True):
     session_id: int
     kind: ErrorKind
     message: str
-    retry_after_s: float | None = None  # with "overloaded"
+    retry_after_s: float | None = None  # with "overloaded" and "shed"
 
 
 class Fatal(Struct, frozen=True, tag=True):

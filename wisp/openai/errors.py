@@ -29,6 +29,7 @@ TABLE: dict[type[errors.WispError], Code] = {
     errors.ProtocolError: Code(400, "invalid_request_error", "protocol_error"),
     errors.HandshakeError: Code(503, "server_error", "handshake_failed"),
     errors.Overloaded: Code(429, "rate_limit_error", "rate_limit_exceeded"),
+    errors.Shed: Code(429, "rate_limit_error", "rate_limit_exceeded"),
     errors.Unavailable: Code(503, "server_error", "service_unavailable"),
     errors.InternalError: Code(500, "server_error", "internal_error"),
     errors.ConfigError: Code(500, "server_error", "internal_error"),

@@ -1,8 +1,12 @@
-"""May another session join without breaking the promises made to the others?"""
+"""May another session join without breaking the promises made to the others?
+
+If not, sessions of a lower priority may have to go. Pure: no I/O, no clock.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from typing import NamedTuple
 
 from wisp.core import Session, Slo
 from wisp.estimator.base import Estimator
@@ -10,6 +14,73 @@ from wisp.estimator.shape import SeatedShape
 
 _USABLE = 0.9  # of the time; the rest is for prefill and for what the estimator cannot know
 _LEAST_WAIT_S, _MOST_WAIT_S = 0.5, 30.0
+_MOST_SHED = 8  # that one session is worth
+
+Admits = Callable[[Collection[Session], Slo], float | None]  # as Policy.admits
+
+
+class Admission(NamedTuple):
+    """Of a session that would join: it may unless `wait_s` says when to ask again."""
+
+    shed: list[Session]  # to be ended first; each of them is needed
+    wait_s: float | None = None
+    reason: str = ""  # why it must wait
+
+
+def admission(sessions: Collection[Session], slo: Slo, num_slots: int, admits: Admits) -> Admission:
+    """Room is made at the cost of lower priorities alone, the lowest first.
+
+    Among equals those go who can best wait: first whoever has no text yet (to try again costs them
+    nothing), then whoever's next token is due last. Nobody goes if that would not make room.
+    """
+    refusal = _refusal(sessions, slo, num_slots, admits)
+    if refusal is None:
+        return Admission([])
+    lower = [session for session in sessions if session.slo.priority < slo.priority]
+    lower.sort(key=lambda s: (s.slo.priority, s.num_output > 0, -s.due_s))
+    for count in range(1, min(len(lower), _MOST_SHED) + 1):
+        if _refusal(_without(sessions, lower[:count]), slo, num_slots, admits) is None:
+            return Admission(_needed(lower[:count], sessions, slo, num_slots, admits))
+    return refusal
+
+
+def until_one_ends_s(sessions: Collection[Session]) -> float:
+    """By its rate; within what is sensible to tell a client."""
+    wait_s = min((s.num_remaining / s.slo.tokens_per_s for s in sessions), default=0.0)
+    return min(_MOST_WAIT_S, max(_LEAST_WAIT_S, wait_s))
+
+
+def _refusal(
+    sessions: Collection[Session], slo: Slo, num_slots: int, admits: Admits
+) -> Admission | None:
+    if len(sessions) >= num_slots:
+        wait_s = until_one_ends_s(sessions)
+        reason = f"all {num_slots} sessions are taken: try again in {wait_s:.1f} s"
+        return Admission([], wait_s, reason)
+    asked_s = admits(sessions, slo)
+    if asked_s is None:
+        return None
+    reason = (
+        f"another session at {slo.tokens_per_s:g} tokens/s would slow the {len(sessions)} running "
+        f"ones below what they were promised: try again in {asked_s:.1f} s"
+    )
+    return Admission([], asked_s, reason)
+
+
+def _needed(
+    shed: list[Session], sessions: Collection[Session], slo: Slo, num_slots: int, admits: Admits
+) -> list[Session]:
+    """Spare whom the others make superfluous, the most important first."""
+    for session in reversed(shed):
+        fewer = [other for other in shed if other is not session]
+        if _refusal(_without(sessions, fewer), slo, num_slots, admits) is None:
+            shed = fewer
+    return shed
+
+
+def _without(sessions: Collection[Session], gone: list[Session]) -> list[Session]:
+    ids = {session.id for session in gone}
+    return [session for session in sessions if session.id not in ids]
 
 
 def retry_after_s(
@@ -39,5 +110,4 @@ def retry_after_s(
         times_s.append(estimator.predict_s(shape))  # a rate is kept over many steps, not in each
     if min(times_s) <= _USABLE / fastest:
         return None
-    wait_s = min(s.num_remaining / s.slo.tokens_per_s for s in sessions)
-    return min(_MOST_WAIT_S, max(_LEAST_WAIT_S, wait_s))
+    return until_one_ends_s(sessions)

@@ -124,7 +124,7 @@ class Service:
             if from_edge:
                 self._check_edge(opening)
             slo = self.classes.promise(opening.slo)
-            if self._engine.num_sessions >= self._engine.facts.max_sessions:
+            if not self._engine.can_admit(slo.priority):
                 raise Overloaded(
                     f"all {self._engine.facts.max_sessions} sessions are taken: try again later",
                     retry_after_s=1.0,
