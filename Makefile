@@ -37,6 +37,8 @@ bench: $(READY)
 	$(RUN) -m benchmarks.round
 	$(RUN) -m benchmarks.predictor
 	$(RUN) -m benchmarks.scheduler
+	$(RUN) -m benchmarks.estimator
+	$(RUN) -m benchmarks.forecast
 
 clean:
 	rm -rf $(VENV) $(VLLM_VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

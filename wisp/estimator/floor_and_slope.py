@@ -1,6 +1,6 @@
 """The least estimator that is honest: T = floor + slope * (tokens above the floor) + context reads.
 
-For tests and simulations, and for a server that has no profile of its target.
+For tests and simulations.
 """
 
 from __future__ import annotations
