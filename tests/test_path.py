@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "engine": {"core", "errors", "controller", "estimator", "scheduler", "verifier"},
     "models": {"errors"},
     "attainment": {"core"},
+    "stats": set(),
     "openai": {"core", "errors", "models", "config", "attainment"},
     "edge/predictor": {"edge", "sampling"},
 }

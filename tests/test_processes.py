@@ -6,6 +6,8 @@ import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import openai
 import pytest
 from openai import OpenAI
@@ -20,6 +23,7 @@ from openai import OpenAI
 from tests.conftest import start_edge, start_server
 from wisp.errors import Unavailable
 from wisp.launch import Process
+from wisp.stats import Stats
 
 CHAT = [{"role": "user", "content": "Write the function shutil.copyfile."}]
 PROMPT = "def test_"
@@ -391,3 +395,76 @@ def test_a_session_makes_room_for_a_higher_priority(logs: Path) -> None:
             with pytest.raises(openai.RateLimitError, match="all 1 sessions are taken"):
                 create(prompt=PROMPT, **sampling())
             assert next(iter(stream)).choices
+
+
+def test_a_server_tells_of_its_devices_classes_and_sessions(logs: Path) -> None:
+    flags = ("--scheduling.policy=wisp", "--estimator.profile_s=0.2")
+    with start_server(logs, *flags) as server, start_edge(server, logs, "--device_name=pi") as edge:
+        assert top(server).sessions == []
+        long = {"prompt": PROMPT, "stream": True, **sampling(**LONG)}
+        batch = {"x-wisp-slo": "batch"}
+        with (
+            client(edge).completions.create(**long, extra_headers=batch) as drafted,
+            client(server).completions.create(**long) as own,
+        ):
+            next(iter(drafted))
+            next(iter(own))
+            stats = top(server)
+            by_device = {session.device: session for session in stats.sessions}
+            assert by_device["pi"].slo_class == "batch"
+            assert by_device[None].slo_class == "default"
+            assert by_device["pi"].promised_per_s == 2.0
+            assert [(device.name, device.num_sessions) for device in stats.devices] == [("pi", 1)]
+            assert {kind.name: kind.num_sessions for kind in stats.classes} == {
+                "default": 1,
+                "interactive": 0,
+                "batch": 1,
+            }
+            assert stats.policy == "wisp"
+            assert stats.batch
+            assert stats.batch.num_tokens >= 1
+            assert stats.estimator
+            assert stats.interference
+            assert stats.goodput_per_s > 0
+        assert metric(server, "wisp_devices") == 1
+        assert metric(server, 'wisp_goodput_tokens_total{slo_class="batch"}') > 0
+        usage = client(edge).completions.create(prompt=PROMPT, **sampling()).usage
+        assert usage.model_extra["wisp"]["interference"] > 0
+        assert usage.model_extra["wisp"]["mean_step_s"] > 0
+        said = run_top(server.url, "--once")
+        assert "classes (3)" in said.stdout
+
+
+def run_top(url: str, *flags: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "wisp.cli", "top", f"--server={url}", *flags]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def top(server: Process) -> Stats:
+    found = run_top(server.url, "--once", "--json")
+    assert found.returncode == 0, found.stderr
+    return msgspec.json.decode(found.stdout, type=Stats)
+
+
+def test_top_without_a_server_says_so_in_a_sentence(edge: Process) -> None:
+    for url, sentence in [
+        ("http://127.0.0.1:1", "no wisp-server answers at http://127.0.0.1:1"),
+        (edge.url, "is no wisp-server of this version"),
+    ]:
+        said = run_top(url)
+        assert said.returncode == 2
+        assert said.stderr.startswith("wisp top: ")
+        assert sentence in said.stderr
+        assert said.stderr.count("\n") == 1
+
+
+def test_top_leaves_cleanly_when_interrupted(server: Process) -> None:
+    command = [sys.executable, "-m", "wisp.cli", "top", f"--server={server.url}", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        assert running.stdout
+        assert running.stderr
+        for _ in range(2):
+            msgspec.json.decode(running.stdout.readline(), type=Stats)
+        running.send_signal(signal.SIGINT)
+        assert running.wait(30) == 130
+        assert running.stderr.read() == b""

@@ -56,6 +56,7 @@ SAMPLINGS = st.builds(
         model=st.text(max_size=5),
         tokenizer_name=st.text(max_size=5),
         tokenizer_fingerprint=st.text(max_size=5),
+        device=st.text(max_size=5),
     )
 )
 def test_open_there_and_back(opening: wire.Open) -> None:
@@ -97,6 +98,7 @@ def test_verdict_there_and_back(reason: FinishReason | None) -> None:
         logprobs=[TokenLogprob(-1.0, [(1, -1.0), (9, -2.0)]), TokenLogprob(-0.5)],
         server_time_s=0.5,
         step_time_s=0.25,
+        alone_time_s=0.125,
     )
     assert wire.decode_verdict(wire.encode_verdict(verdict).verdict) == verdict
 

@@ -18,6 +18,7 @@ commands:
   demo             a server and two edges on this machine, and what the edges gained
   server           verify the drafts of many edges with the target model (also: wisp-server)
   profile          measure the target's steps, so that the server's next start need not
+  top              what a running server does: devices, classes, goodput, batches, price
   edge             draft for a server, serve the applications of this device (also: wisp-edge)
   train-predictor  learn from rounds that edges logged which drafts the target rejects
 
@@ -31,6 +32,7 @@ def main() -> int:
         "demo": _demo,
         "server": _server,
         "profile": _profile,
+        "top": _top,
         "edge": _edge,
         "train-predictor": _train_predictor,
     }
@@ -82,6 +84,12 @@ def _edge(arguments: Sequence[str]) -> int:
     from wisp.edge.main import serve
 
     return asyncio.run(serve(config))
+
+
+def _top(arguments: Sequence[str]) -> int:
+    from wisp.top import run
+
+    return run(arguments)
 
 
 def _profile(arguments: Sequence[str]) -> int:

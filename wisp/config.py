@@ -178,6 +178,9 @@ class EdgeConfig(BaseSettings):
         None, description="writes what became of each draft here, for train-predictor; null: off"
     )
     log_rounds_mib: float = Field(64.0, gt=0, description="most that the log may grow to")
+    device_name: str | None = Field(
+        None, description="what the server's operators see; null: the host's name"
+    )
     reconnect_s: float = Field(30.0, ge=0, description="how long a lost server is tried again")
     drain_s: float = Field(30.0, ge=0, description="time running requests get after SIGTERM")
     log_level: LogLevel = "INFO"
@@ -201,7 +204,22 @@ class DemoConfig(BaseSettings):
     serve: bool = Field(False, description="stay up afterwards, until interrupted")
 
 
-Config = TypeVar("Config", ServerConfig, ProfileConfig, EdgeConfig, DemoConfig)
+class TopConfig(BaseSettings):
+    """wisp top: what a running wisp-server does, in the terminal."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="WISP_TOP_", env_nested_delimiter="__", extra="forbid"
+    )
+
+    server: str = Field("http://127.0.0.1:8000", description="the server's HTTP address")
+    interval_s: float = Field(1.0, ge=0.1, description="time between two looks")
+    once: bool = Field(False, description="look once and leave")
+    as_json: bool = Field(
+        False, validation_alias="json", description="print JSON, an object a line"
+    )
+
+
+Config = TypeVar("Config", TopConfig, ServerConfig, ProfileConfig, EdgeConfig, DemoConfig)
 
 
 def load(kind: type[Config], arguments: Sequence[str], program: str) -> Config:

@@ -97,6 +97,7 @@ class Verdict(Struct, frozen=True, kw_only=True):
     logprobs: list[TokenLogprob] | None = None
     server_time_s: float = 0.0  # from the arrival of the last block it used until it left
     step_time_s: float = 0.0  # of that, inside the verifier
+    alone_time_s: float = 0.0  # a step of its mean seat alone, by the estimator; 0: unknown
     committed_s: float = 0.0  # when, on the server's clock; stays on the server
 
 

@@ -9,6 +9,7 @@ from starlette.routing import Route
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 _SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2)
+_RATIOS = (1, 1.1, 1.25, 1.5, 2, 3, 5, 10, 20, 50)
 _TOKENS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
@@ -18,6 +19,9 @@ class ServerMetrics:
         self.sessions = Gauge("wisp_sessions", "Open sessions", registry=r)
         self.refused = Counter(
             "wisp_refused_total", "Sessions refused at the door", ["reason"], registry=r
+        )
+        self.devices = Gauge(
+            "wisp_devices", "Edges with a session now or within a minute, by name", registry=r
         )
         self.failed = Counter(
             "wisp_failed_total", "Sessions that ended with an error", ["reason"], registry=r
@@ -62,6 +66,57 @@ class ServerMetrics:
         )
         self.lookups_accepted = Counter(
             "wisp_accepted_lookups_total", "Drafts of the server's own accepted", registry=r
+        )
+        self.rejected = Counter(
+            "wisp_rejected_drafts_total", "Draft tokens verified in vain", registry=r
+        )
+        self.unverified = Counter(
+            "wisp_unverified_drafts_total",
+            "Draft tokens that came and were never verified: overtaken, contradicted or left over",
+            registry=r,
+        )
+        self.price = Gauge(
+            "wisp_price", "Of a draft token, in committed tokens, at the last step", registry=r
+        )
+        self.interference = Histogram(
+            "wisp_interference_ratio",
+            "Time of a step, relative to what its mean seat would take alone by the estimator",
+            buckets=_RATIOS,
+            registry=r,
+        )
+        self.window = Histogram(
+            "wisp_directive_window",
+            "Windows asked of edges with their verdicts",
+            ["slo_class"],
+            buckets=(0, *_TOKENS[:7]),
+            registry=r,
+        )
+        self.class_tokens = Counter(
+            "wisp_class_tokens_total", "Tokens committed, by SLO class", ["slo_class"], registry=r
+        )
+        self.goodput = Counter(
+            "wisp_goodput_tokens_total", "Of these, those in time", ["slo_class"], registry=r
+        )
+        self.ended = Counter(
+            "wisp_sessions_ended_total", "Ended sessions with tokens", ["slo_class"], registry=r
+        )
+        self.first_token_held = Counter(
+            "wisp_sessions_first_token_held_total",
+            "Of these, those whose first token came in time",
+            ["slo_class"],
+            registry=r,
+        )
+        self.rate_held = Counter(
+            "wisp_sessions_rate_held_total",
+            "Of these, those that went at the promised rate on average",
+            ["slo_class"],
+            registry=r,
+        )
+        self.shed = Counter(
+            "wisp_shed_total",
+            "Sessions that had to make room for a higher priority",
+            ["slo_class"],
+            registry=r,
         )
         self.first_token_s = Histogram(
             "wisp_first_token_seconds", "Open to first verdict", buckets=_SECONDS, registry=r

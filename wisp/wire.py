@@ -43,6 +43,7 @@ class Open(Struct, frozen=True, kw_only=True):
     model: str = ""
     tokenizer_name: str = ""
     tokenizer_fingerprint: str = ""
+    device: str = ""
     protocol: int = PROTOCOL
 
 
@@ -74,6 +75,7 @@ def encode_open(opening: Open) -> pb.EdgeMessage:
             sampling=sampling,
             slo=_encode_slo(opening.slo),
             drafts=opening.drafts,
+            device=opening.device,
         )
     )
 
@@ -90,6 +92,7 @@ def decode_open(message: pb.EdgeMessage) -> Open:
         sampling=_decode_sampling(opening.sampling),
         slo=_decode_slo(opening.slo) if opening.HasField("slo") else None,
         drafts=opening.drafts,
+        device=opening.device,
         model=opening.model,
         tokenizer_name=opening.tokenizer_name,
         tokenizer_fingerprint=opening.tokenizer_fingerprint,
@@ -213,6 +216,7 @@ def encode_verdict(verdict: Verdict) -> pb.ServerMessage:
             ],
             server_time_s=verdict.server_time_s,
             step_time_s=verdict.step_time_s,
+            alone_time_s=verdict.alone_time_s,
         )
     )
 
@@ -234,6 +238,7 @@ def decode_verdict(verdict: pb.Verdict) -> Verdict:
         logprobs=logprobs or None,
         server_time_s=verdict.server_time_s,
         step_time_s=verdict.step_time_s,
+        alone_time_s=verdict.alone_time_s,
     )
 
 

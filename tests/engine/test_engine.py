@@ -18,6 +18,8 @@ from wisp.engine.messages import (
     FromEngine,
     Open,
     Shutdown,
+    Snapshot,
+    TakeSnapshot,
     Verdicts,
 )
 from wisp.estimator.floor_and_slope import FloorAndSlope
@@ -205,7 +207,10 @@ def test_a_report_says_what_was_expected_of_the_step(
     policy = make_policy(name, estimator=estimator, first=DIRECTIVE, batch_wait_s=0.0)
     engine = Engine(verifier, policy, max_window=16, clock=clock)
     shape = SeatedShape(len(PROMPT), len(PROMPT), 9.0, 1)
-    expected = Forecast(estimator.predict_s(shape), estimator.upper_s(shape), estimator.drift)
+    alone_s = estimator.predict_s(shape)  # it is alone
+    expected = Forecast(
+        estimator.predict_s(shape), estimator.upper_s(shape), estimator.drift, alone_s
+    )
     (message,) = engine.turn([opening()])
     assert isinstance(message, Verdicts)
     assert message.step.forecast == expected
@@ -226,6 +231,31 @@ def test_steps_taken_one_by_one_are_not_compared_with_their_forecast(
     assert isinstance(message, Verdicts)
     assert len(message.verdicts) == 2
     assert message.step.forecast is None
+
+
+def test_a_snapshot_is_taken_when_asked_for(engine: Engine, verifier: ScriptedVerifier) -> None:
+    message = opening(1, has_edge=True)
+    truth = verifier.expected(PROMPT, message.sampling, 10)
+    engine.turn([message, draft(1, 1, 3, truth[:4])])
+    published = engine.turn([opening(2), draft(1, 1, 8, truth[5:7]), TakeSnapshot()])
+    (snapshot,) = (message for message in published if isinstance(message, Snapshot))
+    first, second = snapshot.sessions
+    assert (first.session_id, first.num_output, first.num_buffered) == (1, 5, 2)
+    assert (first.window, first.prefilling) == (DIRECTIVE.window, False)
+    assert first.acceptance is not None
+    assert first.acceptance > 0.7
+    assert first.slack_s == pytest.approx(0.1)
+    assert (second.session_id, second.prefilling, second.acceptance) == (2, True, None)
+    assert not any(isinstance(message, Snapshot) for message in engine.turn([]))
+
+
+def test_a_report_tells_prompts_from_the_rest(engine: Engine) -> None:
+    (first,) = engine.turn([opening(1)])
+    (second,) = engine.turn([opening(2)])
+    assert isinstance(first, Verdicts)
+    assert isinstance(second, Verdicts)
+    assert (first.step.num_tokens, first.step.num_prefill) == (3, 3)
+    assert (second.step.num_tokens, second.step.num_prefill) == (4, 3)
 
 
 def test_shutdown_stops_the_engine(engine: Engine) -> None:

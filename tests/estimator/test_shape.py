@@ -10,7 +10,7 @@ from wisp.core import Batch, Sampling, Seat, Session, Slo
 from wisp.estimator.base import StepShape
 from wisp.estimator.basis import NUM_COLUMNS, UNITS, Curve, columns
 from wisp.estimator.nnls import nnls
-from wisp.estimator.shape import SeatedShape, shape_of
+from wisp.estimator.shape import SeatedShape, mean_seat, shape_of
 
 
 def session(num_tokens: int, num_computed: int) -> Session:
@@ -61,3 +61,8 @@ def test_nnls_meets_its_conditions_from_any_start() -> None:
         assert (gradient <= 1e-6).all()  # no weight would help by growing
         assert gradient[found > 0] == pytest.approx(0.0, abs=1e-6)
         assert nnls(gram, target, chance.random(12)) == pytest.approx(found, abs=1e-9)
+
+
+def test_the_mean_seat_of_a_step() -> None:
+    assert mean_seat(SeatedShape(10, 400, 90.0, 4)) == SeatedShape(2, 100, 22.5, 1)
+    assert mean_seat(SeatedShape(4, 400, 0.0, 4)).num_seats == 1

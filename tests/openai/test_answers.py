@@ -37,6 +37,8 @@ async def test_chat(backend: ScriptedBackend, sdk: AsyncOpenAI) -> None:
         "looked_up_tokens": 0,
         "accepted_lookup_tokens": 0,
         "tokens_per_step": (len(tokens) + 1) / steps,
+        "mean_step_s": 0.0,
+        "interference": None,
         "slo_class": "default",
         "slo_met": True,
         "share_in_time": 1.0,

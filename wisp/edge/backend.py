@@ -6,6 +6,7 @@ import asyncio
 import functools
 import itertools
 import logging
+import socket
 from collections.abc import Callable
 
 from wisp import wire
@@ -87,6 +88,7 @@ class EdgeBackend:
             model=card.id,
             tokenizer_name=self.tokenizer.name,
             tokenizer_fingerprint=self.tokenizer.fingerprint,
+            device=self._config.device_name or socket.gethostname(),
         )
         key = next(self._keys)
         self.running.add(key)

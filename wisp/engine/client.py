@@ -24,7 +24,9 @@ from wisp.engine.messages import (
     Open,
     Ready,
     Shutdown,
+    Snapshot,
     StepReport,
+    TakeSnapshot,
     ToEngine,
     Verdicts,
     decode_from_engine,
@@ -48,6 +50,8 @@ _ERRORS: dict[str, type[WispError]] = {
     "internal": InternalError,
 }
 _STOP_GRACE_S = 10.0
+_FRESH_S = 1.0  # a snapshot serves everybody for so long
+_SNAPSHOT_TIMEOUT_S = 10.0  # a step may be long
 
 
 def _error(kind: str, message: str, retry_after_s: float | None) -> WispError:
@@ -105,6 +109,8 @@ class EngineClient:
         self._sessions: dict[int, EngineSession] = {}
         self._last_id = 0
         self._stopping = False
+        self._snapshot: asyncio.Future[Snapshot] | None = None
+        self._snapshot_asked_s = 0.0
         self.lost = asyncio.Event()  # set when the process has ended
         self.idle = asyncio.Event()  # set while no session is open
         self.idle.set()
@@ -168,6 +174,25 @@ class EngineClient:
         # A socket without a high-water mark takes every message at once: nothing to await.
         self._socket.send(encode(message))
 
+    async def snapshot(self) -> Snapshot:
+        """The sessions' states, at most `_FRESH_S` old; the engine is asked once for all callers.
+
+        Raises Unavailable if it does not answer, as when it is gone.
+        """
+        if self.lost.is_set():
+            raise Unavailable("the engine has stopped: restart wisp-server")
+        now = time.monotonic()
+        if self._snapshot is None or (
+            self._snapshot.done() and now - self._snapshot_asked_s >= _FRESH_S
+        ):
+            self._snapshot = asyncio.get_running_loop().create_future()
+            self._snapshot_asked_s = now
+            self.send(TakeSnapshot())
+        try:
+            return await asyncio.wait_for(asyncio.shield(self._snapshot), _SNAPSHOT_TIMEOUT_S)
+        except TimeoutError:
+            raise Unavailable("the engine does not answer: its log may say why") from None
+
     def forget(self, session: EngineSession) -> None:
         if self._remove(session.id) and not self.lost.is_set():
             self.send(Close(session.id))
@@ -204,6 +229,9 @@ class EngineClient:
                 for session_id, verdict in verdicts:
                     self._deliver(session_id, verdict, last=verdict.finish_reason is not None)
                 self._on_step(step)
+            case Snapshot():
+                if self._snapshot and not self._snapshot.done():
+                    self._snapshot.set_result(message)
             case Failed(session_id, kind, text, retry_after_s):
                 self._deliver(session_id, _error(kind, text, retry_after_s), last=True)
 

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 
-from wisp.controller.calibration import count, learn, learn_lookup
+from wisp.controller.calibration import count, learn, learn_lookup, observed_acceptance
 from wisp.core import Batch, Seat, Session, Verdict
 from wisp.engine.messages import (
     Close,
@@ -15,14 +15,17 @@ from wisp.engine.messages import (
     Forecast,
     FromEngine,
     Open,
+    SessionState,
     Shutdown,
+    Snapshot,
     StepReport,
+    TakeSnapshot,
     ToEngine,
     Verdicts,
 )
 from wisp.errors import Overloaded, ProtocolError
 from wisp.estimator.keeper import Keeper
-from wisp.estimator.shape import shape_of
+from wisp.estimator.shape import mean_seat, shape_of
 from wisp.scheduler.admission import admission, until_one_ends_s
 from wisp.scheduler.base import Policy
 from wisp.verifier.base import Outcome, Verifier
@@ -90,6 +93,10 @@ class Engine:
             case Close(session_id):
                 if session := self.sessions.get(session_id):
                     self._end(session)
+            case TakeSnapshot():
+                now = self._clock()
+                states = [_state(session, now) for session in self.sessions.values()]
+                self._outbox.append(Snapshot(states))
             case Shutdown():
                 self.stopped = True
 
@@ -141,6 +148,7 @@ class Engine:
 
     def _verify(self, batch: Batch, start_s: float) -> None:
         forecast = self._forecast(batch)
+        num_prefill = sum(s.num_context for s in batch.seats if not s.session.decoding)
         step_start_s = self._clock()
         together = self._step(batch)
         outcomes = self._one_by_one(batch) if together is None else together
@@ -155,13 +163,15 @@ class Engine:
         for seat, outcome in outcomes:
             seat.session.num_computed = outcome.computed_after(seat)
             if outcome.tokens:
-                verdict = self._commit(seat, outcome, step_time_s, now)
+                alone_s = forecast.alone_s if forecast else 0.0
+                verdict = self._commit(seat, outcome, step_time_s, alone_s, now)
                 verdicts.append((seat.session.id, verdict))
                 if verdict.finish_reason:
                     self._end(seat.session)
         report = StepReport(
             num_sessions=len(batch),
             num_tokens=batch.num_tokens,
+            num_prefill=num_prefill,
             num_drafted=sum(v.num_drafted for _, v in verdicts),
             num_accepted=sum(v.num_accepted for _, v in verdicts),
             num_looked_up=sum(v.num_looked_up for _, v in verdicts),
@@ -170,6 +180,7 @@ class Engine:
             step_time_s=step_time_s,
             loop_time_s=self._clock() - start_s,
             forecast=forecast,
+            price=self._policy.price,
         )
         self._outbox.append(Verdicts(verdicts, report))
 
@@ -178,7 +189,12 @@ class Engine:
         if estimator is None:
             return None
         shape = shape_of(batch)
-        return Forecast(estimator.predict_s(shape), estimator.upper_s(shape), estimator.drift)
+        return Forecast(
+            estimator.predict_s(shape),
+            estimator.upper_s(shape),
+            estimator.drift,
+            estimator.predict_s(mean_seat(shape)),
+        )
 
     def _step(self, batch: Batch) -> list[tuple[Seat, Outcome]] | None:
         """The verifier's step; None if it fails."""
@@ -200,7 +216,9 @@ class Engine:
                 found += alone
         return found
 
-    def _commit(self, seat: Seat, outcome: Outcome, step_time_s: float, now: float) -> Verdict:
+    def _commit(
+        self, seat: Seat, outcome: Outcome, step_time_s: float, alone_s: float, now: float
+    ) -> Verdict:
         session = seat.session
         position = len(session.tokens)
         num_drafted, num_accepted = len(seat.draft), outcome.num_accepted
@@ -228,6 +246,7 @@ class Engine:
             logprobs=logprobs,
             server_time_s=now - session.block_arrived_s if num_drafted else 0.0,
             step_time_s=step_time_s,
+            alone_time_s=alone_s,
             committed_s=now,
         )
 
@@ -238,3 +257,19 @@ class Engine:
     def _end(self, session: Session) -> None:
         del self.sessions[session.id]
         self._verifier.close(session)
+
+
+def _state(session: Session, now: float) -> SessionState:
+    history = session.history
+    return SessionState(
+        session_id=session.id,
+        prefilling=not session.decoding,
+        num_output=session.num_output,
+        num_buffered=len(session.buffer),
+        window=session.directive.window,
+        threshold=session.directive.threshold,
+        acceptance=observed_acceptance(history) if history.verified else None,
+        round_trip_s=history.round_trip_s,
+        draft_time_s=history.draft_time_s,
+        slack_s=session.due_s - now,
+    )

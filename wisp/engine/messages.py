@@ -41,7 +41,11 @@ class Shutdown(Struct, frozen=True, tag=True):
     """Finish nothing more; leave."""
 
 
-ToEngine = Open | Draft | Close | Shutdown
+class TakeSnapshot(Struct, frozen=True, tag=True):
+    """Answer with a Snapshot; for people, at most once a second."""
+
+
+ToEngine = Open | Draft | Close | Shutdown | TakeSnapshot
 
 
 class Ready(Struct, frozen=True, tag=True):
@@ -56,6 +60,7 @@ class Forecast(Struct, frozen=True):
     expected_s: float
     upper_s: float  # 95 % of such steps take no longer
     drift: float  # its recent error against the long-run one
+    alone_s: float  # a step that its mean seat has for itself
 
 
 class StepReport(Struct, frozen=True, kw_only=True):
@@ -63,6 +68,7 @@ class StepReport(Struct, frozen=True, kw_only=True):
 
     num_sessions: int
     num_tokens: int
+    num_prefill: int  # of these, tokens of prompts
     num_drafted: int
     num_accepted: int
     num_looked_up: int
@@ -71,11 +77,31 @@ class StepReport(Struct, frozen=True, kw_only=True):
     step_time_s: float  # inside the verifier
     loop_time_s: float  # the whole turn of the engine loop, the step included
     forecast: Forecast | None = None
+    price: float | None = None  # of a draft token, in committed tokens
 
 
 class Verdicts(Struct, frozen=True, tag=True):
     verdicts: list[tuple[int, Verdict]]  # (session, verdict)
     step: StepReport
+
+
+class SessionState(Struct, frozen=True, kw_only=True):
+    """What only the engine knows of a session."""
+
+    session_id: int
+    prefilling: bool
+    num_output: int
+    num_buffered: int
+    window: int
+    threshold: float
+    acceptance: float | None  # of the edge's drafts, lately; None: none was examined
+    round_trip_s: float | None
+    draft_time_s: float | None  # of one token
+    slack_s: float  # until its next token is due
+
+
+class Snapshot(Struct, frozen=True, tag=True):
+    sessions: list[SessionState]
 
 
 class Failed(Struct, frozen=True, tag=True):
@@ -93,7 +119,7 @@ class Fatal(Struct, frozen=True, tag=True):
     message: str
 
 
-FromEngine = Ready | Verdicts | Failed | Fatal
+FromEngine = Ready | Verdicts | Snapshot | Failed | Fatal
 
 encode = msgspec.msgpack.Encoder().encode
 decode_to_engine = msgspec.msgpack.Decoder(ToEngine).decode

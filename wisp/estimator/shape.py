@@ -48,3 +48,12 @@ def shape_of(batch: Batch) -> SeatedShape:
         if seat.num_context > 1:
             product += seat.num_context * length
     return SeatedShape(tokens, context, float(product), len(batch))
+
+
+def mean_seat(shape: SeatedShape) -> SeatedShape:
+    """What the shape's average seat would be as a step of its own."""
+    num_seats = max(1, shape.num_seats)
+    tokens, context, product = shape
+    return SeatedShape(
+        max(1, round(tokens / num_seats)), round(context / num_seats), product / num_seats, 1
+    )

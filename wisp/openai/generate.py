@@ -65,6 +65,7 @@ class Completion:
         counts = self._answer.counts
         num_prompt = len(self._request.prompt)
         drafted, steps = counts.num_drafted, counts.num_steps
+        alone_s = counts.alone_time_s
         return {
             "prompt_tokens": num_prompt,
             "completion_tokens": counts.num_tokens,
@@ -78,6 +79,8 @@ class Completion:
                 "looked_up_tokens": counts.num_looked_up,
                 "accepted_lookup_tokens": counts.num_lookups_accepted,
                 "tokens_per_step": counts.num_tokens / steps if steps else None,
+                "mean_step_s": counts.step_time_s / steps if steps else None,
+                "interference": counts.step_time_s / alone_s if alone_s else None,
                 **self._generation.attainment.usage(),
                 **self._stats,
             },

@@ -42,6 +42,8 @@ class Counts:
     num_looked_up: int = 0
     num_lookups_accepted: int = 0
     num_tokens: int = 0
+    step_time_s: float = 0.0  # of all its steps
+    alone_time_s: float = 0.0  # if their mean seat had had them for itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,8 @@ class Answer:
     def add(self, verdict: Verdict) -> Delta | None:
         """The next piece, or None while nothing can be shown yet."""
         self.counts.num_steps += 1
+        self.counts.step_time_s += verdict.step_time_s
+        self.counts.alone_time_s += verdict.alone_time_s
         self.counts.num_drafted += verdict.num_drafted
         self.counts.num_accepted += verdict.num_accepted
         self.counts.num_looked_up += verdict.num_looked_up

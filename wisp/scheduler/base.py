@@ -13,6 +13,11 @@ from wisp.estimator.shape import shape_of
 class Policy(Protocol):
     estimator: Estimator | None = None  # every policy teaches it, so that they can be compared
 
+    @property
+    def price(self) -> float | None:
+        """Of a draft token, in committed tokens: what a directive weighs it by; None: no price."""
+        return None
+
     def schedule(self, sessions: Collection[Session], now: float) -> Batch:
         """The batch of the next step; empty when there is nothing to do yet."""
 

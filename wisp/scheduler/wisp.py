@@ -49,6 +49,10 @@ class Wisp(Policy):
         self._tokens_per_seat = self._committed_per_seat = 1.0
         self.load = Load()
 
+    @property
+    def price(self) -> float:
+        return self.load.price
+
     def directive(self, session: Session) -> Directive:
         return self._controller.directive(session, self.load)
 

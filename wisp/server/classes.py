@@ -18,8 +18,9 @@ class SloClasses:
         self._by_name["default"] = self.default
 
     @property
-    def names(self) -> list[str]:
-        return sorted(self._by_name)
+    def all(self) -> list[Slo]:
+        """By name; a "custom" one is nobody's but its request's."""
+        return [self._by_name[name] for name in sorted(self._by_name)]
 
     def promise(self, asked: SloChoice) -> Slo:
         """What a request gets; its own numbers have the default class's priority.
@@ -30,10 +31,8 @@ class SloClasses:
             return self.default
         if isinstance(asked, str):
             if asked not in self._by_name:
-                raise BadRequest(
-                    f"there is no SLO class '{asked}': use one of {', '.join(self.names)}",
-                    param="slo",
-                )
+                names = ", ".join(sorted(self._by_name))
+                raise BadRequest(f"there is no SLO class '{asked}': use one of {names}", "slo")
             return self._by_name[asked]
         if not (0 < asked.tokens_per_s < math.inf and 0 < asked.first_token_s < math.inf):
             raise BadRequest("an SLO needs a rate and a first-token time above 0", param="slo")

@@ -18,7 +18,8 @@ from wisp.config import Listen
 from wisp.core import Verdict
 from wisp.errors import ConfigError, InternalError, ProtocolError, WispError
 from wisp.metrics import ServerMetrics
-from wisp.server.service import ServerSession, Service
+from wisp.server.service import Service
+from wisp.server.session import ServerSession
 from wisp.status import RETRY_AFTER, code_of
 from wisp.v1 import wisp_pb2 as pb
 from wisp.v1 import wisp_pb2_grpc

@@ -5,6 +5,13 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import time
+from collections.abc import Awaitable, Callable
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from wisp.config import ServerConfig
 from wisp.engine.client import EngineClient
@@ -16,7 +23,9 @@ from wisp.openai.front import HttpFront
 from wisp.openai.routes import create_app
 from wisp.server.backend import ServerBackend
 from wisp.server.build import build_engine
+from wisp.server.classes import SloClasses
 from wisp.server.grpc_front import GrpcFront
+from wisp.server.records import Records
 from wisp.server.service import Service
 
 log = logging.getLogger(__name__)
@@ -30,19 +39,21 @@ async def serve(config: ServerConfig) -> int:
     """
     tokenizer = Tokenizer(config.target)
     metrics = ServerMetrics()
-    engine = EngineClient(on_step=functools.partial(_count, metrics))
+    records = Records(SloClasses(config).all, metrics, time.monotonic())
+    engine = EngineClient(on_step=functools.partial(_count, metrics, records))
     await engine.start(functools.partial(build_engine, config), config.log_level)
     try:
-        return await _serve(config, engine, tokenizer, metrics)
+        service = Service(engine, tokenizer, config, metrics, records)
+        return await _serve(config, engine, service, metrics)
     finally:
         await engine.stop()
 
 
 async def _serve(
-    config: ServerConfig, engine: EngineClient, tokenizer: Tokenizer, metrics: ServerMetrics
+    config: ServerConfig, engine: EngineClient, service: Service, metrics: ServerMetrics
 ) -> int:
-    service = Service(engine, tokenizer, config, metrics)
-    app = create_app(ServerBackend(service), extra_routes=[metrics_route(metrics.registry)])
+    routes = [metrics_route(metrics.registry), Route("/v1/stats", _stats(service))]
+    app = create_app(ServerBackend(service), extra_routes=routes)
     http = HttpFront(app, config.http)
     grpc = GrpcFront(service, metrics, config.grpc)
     http.start()
@@ -61,7 +72,16 @@ async def _serve(
     return 1 if engine.lost.is_set() else 0
 
 
-def _count(metrics: ServerMetrics, step: StepReport) -> None:
+def _stats(service: Service) -> Callable[[Request], Awaitable[Response]]:
+    async def stats(_: Request) -> Response:
+        body = msgspec.json.encode(await service.stats())
+        return Response(body, media_type="application/json")
+
+    return stats
+
+
+def _count(metrics: ServerMetrics, records: Records, step: StepReport) -> None:
+    records.stepped(step, time.monotonic())
     metrics.steps.inc()
     metrics.step_s.observe(step.step_time_s)
     metrics.loop_s.observe(step.loop_time_s - step.step_time_s)
@@ -70,9 +90,13 @@ def _count(metrics: ServerMetrics, step: StepReport) -> None:
     metrics.committed.inc(step.num_committed)
     metrics.verified.inc(step.num_drafted)
     metrics.accepted.inc(step.num_accepted)
+    metrics.rejected.inc(step.num_drafted - step.num_accepted)
     metrics.looked_up.inc(step.num_looked_up)
     metrics.lookups_accepted.inc(step.num_lookups_accepted)
     if step.forecast:
         metrics.step_error.observe(abs(step.step_time_s / step.forecast.expected_s - 1.0))
         metrics.step_over_upper.inc(step.step_time_s > step.forecast.upper_s)
         metrics.estimator_drift.set(step.forecast.drift)
+        metrics.interference.observe(step.step_time_s / step.forecast.alone_s)
+    if step.price is not None:
+        metrics.price.set(step.price)

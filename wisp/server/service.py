@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
 
-from wisp.attainment import Attainment
 from wisp.config import ServerConfig
-from wisp.core import Directive, DraftBlock, Slo, Verdict
-from wisp.engine.client import EngineClient, EngineSession
+from wisp.core import Directive
+from wisp.engine.client import EngineClient
 from wisp.engine.messages import Open as EngineOpen
 from wisp.errors import (
     BadRequest,
@@ -18,7 +16,6 @@ from wisp.errors import (
     ModelNotFound,
     Overloaded,
     PromptTooLong,
-    ProtocolError,
     Unavailable,
     WispError,
 )
@@ -26,53 +23,14 @@ from wisp.metrics import ServerMetrics
 from wisp.models.tokenizer import Tokenizer
 from wisp.openai.backend import ModelCard
 from wisp.server.classes import SloClasses
+from wisp.server.records import Records
+from wisp.server.report import report
+from wisp.server.session import ServerSession, check_tokens
+from wisp.stats import Stats
 from wisp.wire import PROTOCOL, Open, check_sampling
 
 log = logging.getLogger(__name__)
-
-
-class ServerSession:
-    """A generation in the engine. Iterate its verdicts; `close` frees it on every way out."""
-
-    def __init__(
-        self, session: EngineSession, slo: Slo, card: ModelCard, metrics: ServerMetrics
-    ) -> None:
-        self._session = session
-        self._card = card
-        self._metrics = metrics
-        self._opened_s = time.monotonic()
-        self.attainment = Attainment(slo, self._opened_s)
-
-    async def __aiter__(self) -> AsyncIterator[Verdict]:
-        first = True
-        try:
-            async for verdict in self._session:
-                if first:
-                    self._metrics.first_token_s.observe(time.monotonic() - self._opened_s)
-                    first = False
-                self.attainment.add(len(verdict.tokens), verdict.committed_s)
-                yield verdict
-        except WispError as error:
-            self._metrics.failed.labels(type(error).__name__).inc()
-            raise
-
-    def draft(self, block: DraftBlock) -> None:
-        """Raises ProtocolError if a token is outside the vocabulary."""
-        _check_tokens(block.tokens, self._card.vocab_size, "draft", ProtocolError)
-        self._session.draft(block)
-
-    def fail(self, error: WispError) -> None:
-        """End the session with an error that its front found; nobody else is touched."""
-        self._session.fail(error)
-
-    def close(self) -> None:
-        self._session.close()
-
-    async def aclose(self) -> None:
-        self.close()
-
-    def stats(self) -> dict[str, float]:
-        return {}
+UNNAMED = "unnamed"  # an edge that gives no name
 
 
 def first_directive(config: ServerConfig) -> Directive:
@@ -86,10 +44,12 @@ class Service:
         tokenizer: Tokenizer,
         config: ServerConfig,
         metrics: ServerMetrics,
+        records: Records,
     ) -> None:
         self._engine = engine
         self._config = config
         self._metrics = metrics
+        self._records = records
         self._draining = False
         self.tokenizer = tokenizer
         facts = engine.facts
@@ -100,8 +60,9 @@ class Service:
             vocab_size=facts.vocab_size,
             eos_token_ids=facts.eos_token_ids,
         )
-        self.classes = SloClasses(config)
+        self._classes = SloClasses(config)
         metrics.sessions.set_function(lambda: engine.num_sessions)
+        metrics.devices.set_function(lambda: records.num_devices(time.monotonic()))
 
     @property
     def directive(self) -> Directive:
@@ -123,7 +84,7 @@ class Service:
             self._check(opening)
             if from_edge:
                 self._check_edge(opening)
-            slo = self.classes.promise(opening.slo)
+            slo = self._classes.promise(opening.slo)
             if not self._engine.can_admit(slo.priority):
                 raise Overloaded(
                     f"all {self._engine.facts.max_sessions} sessions are taken: try again later",
@@ -143,7 +104,20 @@ class Service:
                 speculates=opening.drafts,
             )
         )
-        return ServerSession(session, slo, self.card, self._metrics)
+        device = opening.device or UNNAMED if from_edge else None
+        record = self._records.opened(session.id, slo, device, time.monotonic())
+        return ServerSession(session, record, self._records, self.card.vocab_size)
+
+    async def stats(self) -> Stats:
+        """Raises Unavailable if the engine does not answer."""
+        return report(
+            self._records,
+            await self._engine.snapshot(),
+            model=self.card.id,
+            policy=self._config.scheduling.policy,
+            max_sessions=self._engine.facts.max_sessions,
+            now=time.monotonic(),
+        )
 
     def refusal(self) -> str | None:
         """Why no session is taken now, if none is."""
@@ -176,7 +150,7 @@ class Service:
             ("logit_bias", list(opening.sampling.logit_bias)),
             ("stop_token_ids", list(opening.sampling.stop_token_ids)),
         ):
-            _check_tokens(ids, card.vocab_size, name, BadRequest)
+            check_tokens(ids, card.vocab_size, name, BadRequest)
         wanted = len(opening.prompt) + opening.sampling.max_tokens
         if wanted > card.max_model_len:
             raise PromptTooLong(
@@ -201,11 +175,3 @@ class Service:
                 f"'{self.tokenizer.name}' ({self.tokenizer.fingerprint}): "
                 "use a drafter with the target's tokenizer"
             )
-
-
-def _check_tokens(ids: list[int], vocab_size: int, name: str, kind: type[BadRequest]) -> None:
-    if ids and not 0 <= min(ids) <= max(ids) < vocab_size:
-        wrong = next(id for id in ids if not 0 <= id < vocab_size)
-        raise kind(
-            f"{name} holds token {wrong}, outside the vocabulary of {vocab_size}", param=name
-        )

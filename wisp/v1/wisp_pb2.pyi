@@ -33,7 +33,7 @@ class ServerMessage(_message.Message):
     def __init__(self, opened: _Optional[_Union[Opened, _Mapping]] = ..., verdict: _Optional[_Union[Verdict, _Mapping]] = ...) -> None: ...
 
 class Open(_message.Message):
-    __slots__ = ("protocol", "model", "tokenizer_name", "tokenizer_fingerprint", "prompt", "committed", "sampling", "slo", "drafts")
+    __slots__ = ("protocol", "model", "tokenizer_name", "tokenizer_fingerprint", "prompt", "committed", "sampling", "slo", "drafts", "device")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     TOKENIZER_NAME_FIELD_NUMBER: _ClassVar[int]
@@ -43,6 +43,7 @@ class Open(_message.Message):
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
     SLO_FIELD_NUMBER: _ClassVar[int]
     DRAFTS_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     model: str
     tokenizer_name: str
@@ -52,7 +53,8 @@ class Open(_message.Message):
     sampling: Sampling
     slo: Slo
     drafts: bool
-    def __init__(self, protocol: _Optional[int] = ..., model: _Optional[str] = ..., tokenizer_name: _Optional[str] = ..., tokenizer_fingerprint: _Optional[str] = ..., prompt: _Optional[_Iterable[int]] = ..., committed: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., slo: _Optional[_Union[Slo, _Mapping]] = ..., drafts: bool = ...) -> None: ...
+    device: str
+    def __init__(self, protocol: _Optional[int] = ..., model: _Optional[str] = ..., tokenizer_name: _Optional[str] = ..., tokenizer_fingerprint: _Optional[str] = ..., prompt: _Optional[_Iterable[int]] = ..., committed: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., slo: _Optional[_Union[Slo, _Mapping]] = ..., drafts: bool = ..., device: _Optional[str] = ...) -> None: ...
 
 class Sampling(_message.Message):
     __slots__ = ("max_tokens", "seed", "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias", "min_tokens", "stop_token_ids", "num_logprobs")
@@ -136,7 +138,7 @@ class Draft(_message.Message):
     def __init__(self, epoch: _Optional[int] = ..., position: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., acceptance: _Optional[bytes] = ..., draft_time_s: _Optional[float] = ..., complete: bool = ...) -> None: ...
 
 class Verdict(_message.Message):
-    __slots__ = ("position", "tokens", "num_drafted", "num_accepted", "directive", "finish_reason", "logprobs", "server_time_s", "step_time_s", "num_looked_up", "num_lookups_accepted")
+    __slots__ = ("position", "tokens", "num_drafted", "num_accepted", "directive", "finish_reason", "logprobs", "server_time_s", "step_time_s", "num_looked_up", "num_lookups_accepted", "alone_time_s")
     POSITION_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     NUM_DRAFTED_FIELD_NUMBER: _ClassVar[int]
@@ -148,6 +150,7 @@ class Verdict(_message.Message):
     STEP_TIME_S_FIELD_NUMBER: _ClassVar[int]
     NUM_LOOKED_UP_FIELD_NUMBER: _ClassVar[int]
     NUM_LOOKUPS_ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    ALONE_TIME_S_FIELD_NUMBER: _ClassVar[int]
     position: int
     tokens: _containers.RepeatedScalarFieldContainer[int]
     num_drafted: int
@@ -159,7 +162,8 @@ class Verdict(_message.Message):
     step_time_s: float
     num_looked_up: int
     num_lookups_accepted: int
-    def __init__(self, position: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., num_drafted: _Optional[int] = ..., num_accepted: _Optional[int] = ..., directive: _Optional[_Union[Directive, _Mapping]] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., logprobs: _Optional[_Iterable[_Union[TokenLogprob, _Mapping]]] = ..., server_time_s: _Optional[float] = ..., step_time_s: _Optional[float] = ..., num_looked_up: _Optional[int] = ..., num_lookups_accepted: _Optional[int] = ...) -> None: ...
+    alone_time_s: float
+    def __init__(self, position: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., num_drafted: _Optional[int] = ..., num_accepted: _Optional[int] = ..., directive: _Optional[_Union[Directive, _Mapping]] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., logprobs: _Optional[_Iterable[_Union[TokenLogprob, _Mapping]]] = ..., server_time_s: _Optional[float] = ..., step_time_s: _Optional[float] = ..., num_looked_up: _Optional[int] = ..., num_lookups_accepted: _Optional[int] = ..., alone_time_s: _Optional[float] = ...) -> None: ...
 
 class TokenLogprob(_message.Message):
     __slots__ = ("logprob", "top_tokens", "top_logprobs")

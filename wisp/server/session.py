@@ -1,0 +1,64 @@
+"""One generation as both fronts see it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from wisp.attainment import Attainment
+from wisp.core import DraftBlock, Verdict
+from wisp.engine.client import EngineSession
+from wisp.errors import BadRequest, ProtocolError, WispError
+from wisp.server.records import Records, SessionRecord
+
+
+class ServerSession:
+    """A generation in the engine. Iterate its verdicts; `close` frees it on every way out."""
+
+    def __init__(
+        self, session: EngineSession, record: SessionRecord, records: Records, vocab_size: int
+    ) -> None:
+        self._session = session
+        self._record = record
+        self._records = records
+        self._vocab_size = vocab_size
+
+    @property
+    def attainment(self) -> Attainment:
+        return self._record.attainment
+
+    async def __aiter__(self) -> AsyncIterator[Verdict]:
+        try:
+            async for verdict in self._session:
+                self._records.took(self._record, verdict)
+                yield verdict
+        except WispError as error:
+            self._records.failed(self._record, error)
+            raise
+
+    def draft(self, block: DraftBlock) -> None:
+        """Raises ProtocolError if a token is outside the vocabulary."""
+        check_tokens(block.tokens, self._vocab_size, "draft", ProtocolError)
+        self._record.num_arrived += len(block.tokens)
+        self._session.draft(block)
+
+    def fail(self, error: WispError) -> None:
+        """End the session with an error that its front found; nobody else is touched."""
+        self._session.fail(error)
+
+    def close(self) -> None:
+        self._session.close()
+        self._records.closed(self._record)
+
+    async def aclose(self) -> None:
+        self.close()
+
+    def stats(self) -> dict[str, float]:
+        return {}
+
+
+def check_tokens(ids: list[int], vocab_size: int, name: str, kind: type[BadRequest]) -> None:
+    if ids and not 0 <= min(ids) <= max(ids) < vocab_size:
+        wrong = next(id for id in ids if not 0 <= id < vocab_size)
+        raise kind(
+            f"{name} holds token {wrong}, outside the vocabulary of {vocab_size}", param=name
+        )

@@ -1,0 +1,98 @@
+"""What a server says of itself at /v1/stats: the JSON that `wisp top` and others draw from.
+
+Fields are only ever added. "Lately" is over the last 10 seconds; null stands for what is not known.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+
+class BatchStats(Struct, frozen=True, kw_only=True):
+    """Of the steps of the target, lately: means over them."""
+
+    steps_per_s: float
+    busy_share: float  # of the time, inside the verifier
+    step_time_s: float
+    num_sessions: float
+    num_tokens: float  # of which:
+    num_prefill: float
+    num_drafted: float
+
+
+class EstimatorStats(Struct, frozen=True, kw_only=True):
+    """How well step times are predicted, lately."""
+
+    error_ratio: float  # mean of |measured / predicted - 1|
+    over_upper_share: float  # of steps that exceeded their 95 % bound
+    drift: float  # an alarm above 3
+
+
+class ClassStats(Struct, frozen=True, kw_only=True):
+    """One SLO class; "custom" is for requests with numbers of their own."""
+
+    name: str
+    tokens_per_s: float | None  # promised; null for "custom"
+    first_token_s: float | None
+    priority: int
+    num_sessions: int
+    committed_per_s: float  # lately
+    goodput_per_s: float  # of these, in time
+    num_tokens: int  # since the start
+    num_in_time: int
+    num_ended: int  # sessions that got tokens, since the start
+    num_first_token_held: int
+    num_rate_held: int
+    num_shed: int
+    window: float | None  # mean directive of the sessions with an edge
+
+
+class DeviceStats(Struct, frozen=True, kw_only=True):
+    """One edge, by the name that it gives; known for a minute after its last session."""
+
+    name: str
+    num_sessions: int
+    idle_s: float  # since its last verdict
+    committed_per_s: float
+    acceptance: float | None
+    round_trip_s: float | None
+    window: float | None
+
+
+class SessionStats(Struct, frozen=True, kw_only=True):
+    id: int
+    device: str | None  # null: no edge
+    slo_class: str
+    priority: int
+    state: Literal["prefill", "decode"]
+    age_s: float
+    num_output: int
+    promised_per_s: float
+    committed_per_s: float  # lately
+    share_in_time: float | None
+    slack_s: float  # until its next token is due
+    acceptance: float | None
+    window: int
+    threshold: float
+    num_buffered: int
+    round_trip_s: float | None
+    draft_time_s: float | None
+
+
+class Stats(Struct, frozen=True, kw_only=True):
+    version: Literal[1] = 1
+    model: str
+    policy: str
+    uptime_s: float
+    max_sessions: int
+    committed_per_s: float  # lately, all classes
+    goodput_per_s: float
+    price: float | None  # of a draft token in committed tokens, where the policy has one
+    interference: float | None  # step time over what its mean seat would take alone, lately
+    batch: BatchStats | None  # null: no step lately
+    estimator: EstimatorStats | None
+    classes: list[ClassStats]
+    devices: list[DeviceStats]
+    sessions: list[SessionStats]

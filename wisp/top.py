@@ -1,0 +1,184 @@
+"""`wisp top`: a running server in the terminal, drawn from its /v1/stats."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+
+import httpx
+import msgspec
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from wisp.config import TopConfig, load
+from wisp.errors import Unavailable
+from wisp.stats import Stats
+
+_MOST_ROWS = 30
+_TIMEOUT_S = 15.0  # the server answers within the ten that its engine gets
+Cells = Sequence[str]
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Look until interrupted, or once. Raises Unavailable if there is no server to look at."""
+    config = load(TopConfig, arguments, "wisp top")
+    with httpx.Client(timeout=_TIMEOUT_S) as client:
+        if config.as_json:
+            return _print_json(client, config)
+        stats = look(client, config.server)
+        if config.once:
+            Console().print(draw(stats))
+            return 0
+        with Live(draw(stats), screen=sys.stdout.isatty(), auto_refresh=False) as live:
+            while True:
+                time.sleep(config.interval_s)
+                live.update(draw(look(client, config.server)), refresh=True)
+
+
+def _print_json(client: httpx.Client, config: TopConfig) -> int:
+    while True:
+        print(msgspec.json.encode(look(client, config.server)).decode(), flush=True)
+        if config.once:
+            return 0
+        time.sleep(config.interval_s)
+
+
+def look(client: httpx.Client, server: str) -> Stats:
+    """Raises Unavailable with a sentence that says what to do."""
+    try:
+        response = client.get(f"{server.rstrip('/')}/v1/stats")
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise Unavailable(
+            f"no wisp-server answers at {server} ({error}): start one or name its HTTP address "
+            "with --server"
+        ) from error
+    if response.status_code == 503:
+        raise Unavailable(f"the wisp-server at {server} is out of order: {response.text}")
+    try:
+        return msgspec.json.decode(response.content, type=Stats)
+    except msgspec.MsgspecError as error:
+        raise Unavailable(
+            f"what answers at {server} is no wisp-server of this version: name the HTTP address "
+            "of one with --server"
+        ) from error
+
+
+def draw(stats: Stats) -> Group:
+    return Group(_headline(stats), _classes(stats), _devices(stats), _sessions(stats))
+
+
+def _headline(stats: Stats) -> Text:
+    lines = [
+        f"{stats.model}  policy {stats.policy}  up {stats.uptime_s:.0f} s  "
+        f"sessions {len(stats.sessions)}/{stats.max_sessions}",
+        f"goodput {stats.goodput_per_s:.1f} tok/s of {stats.committed_per_s:.1f} committed  "
+        f"price {_number(stats.price, '.3f')}  interference {_number(stats.interference, '.2f')} x",
+    ]
+    if batch := stats.batch:
+        lines.append(
+            f"step {batch.step_time_s * 1000:.1f} ms, {batch.steps_per_s:.1f}/s, busy "
+            f"{batch.busy_share:.0%}: {batch.num_sessions:.1f} sessions, {batch.num_tokens:.1f} "
+            f"tokens ({batch.num_drafted:.1f} drafts, {batch.num_prefill:.1f} prompt)"
+        )
+    else:
+        lines.append("no step lately")
+    if estimator := stats.estimator:
+        lines.append(
+            f"estimator error {estimator.error_ratio:.1%}, over its bound "
+            f"{estimator.over_upper_share:.1%}, drift {estimator.drift:.2f}"
+        )
+    return Text("\n".join(lines))
+
+
+def _classes(stats: Stats) -> Table:
+    return _table(
+        "classes",
+        ["class", "prio", "promised", "sessions", "tok/s", "goodput", "in time", "rate held",
+         "first held", "shed", "window"],
+        [
+            [
+                kind.name,
+                str(kind.priority),
+                _number(kind.tokens_per_s, "g"),
+                str(kind.num_sessions),
+                f"{kind.committed_per_s:.1f}",
+                f"{kind.goodput_per_s:.1f}",
+                _share(kind.num_in_time, kind.num_tokens),
+                _share(kind.num_rate_held, kind.num_ended),
+                _share(kind.num_first_token_held, kind.num_ended),
+                str(kind.num_shed),
+                _number(kind.window, ".1f"),
+            ]
+            for kind in stats.classes
+        ],
+    )  # fmt: skip
+
+
+def _devices(stats: Stats) -> Table:
+    return _table(
+        "devices",
+        ["device", "sessions", "tok/s", "acceptance", "round trip", "window", "idle"],
+        [
+            [
+                device.name,
+                str(device.num_sessions),
+                f"{device.committed_per_s:.1f}",
+                _number(device.acceptance, ".0%"),
+                _millis(device.round_trip_s),
+                _number(device.window, ".1f"),
+                f"{device.idle_s:.0f} s",
+            ]
+            for device in sorted(stats.devices, key=lambda device: -device.committed_per_s)
+        ],
+    )
+
+
+def _sessions(stats: Stats) -> Table:
+    return _table(
+        "sessions",
+        ["id", "device", "class", "state", "tok/s", "promised", "in time", "acceptance",
+         "window", "buffer", "round trip", "slack"],
+        [
+            [
+                str(session.id),
+                session.device or "-",
+                session.slo_class,
+                session.state,
+                f"{session.committed_per_s:.1f}",
+                f"{session.promised_per_s:g}",
+                _number(session.share_in_time, ".0%"),
+                _number(session.acceptance, ".0%"),
+                str(session.window),
+                str(session.num_buffered),
+                _millis(session.round_trip_s),
+                _millis(session.slack_s),
+            ]
+            for session in sorted(stats.sessions, key=lambda session: session.slack_s)
+        ],
+    )  # fmt: skip
+
+
+def _table(title: str, columns: Cells, rows: Sequence[Cells]) -> Table:
+    more = f", {len(rows) - _MOST_ROWS} more below" if len(rows) > _MOST_ROWS else ""
+    table = Table(title=f"{title} ({len(rows)}{more})", title_justify="left", box=None)
+    for column in columns:
+        left = column in ("class", "device", "state")
+        table.add_column(column, justify="left" if left else "right", no_wrap=True)
+    for row in rows[:_MOST_ROWS]:
+        table.add_row(*(Text(cell) for cell in row))  # Text: a device's name is no markup
+    return table
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part / whole:.0%}" if whole else "-"
+
+
+def _millis(time_s: float | None) -> str:
+    return "-" if time_s is None else f"{time_s * 1000:.0f} ms"
