@@ -153,10 +153,12 @@ def test_a_device_is_known_for_a_minute_after_its_last_session(records: Records)
     assert told(records, 66.0).devices == []
 
 
-def test_a_devices_name_is_cut(records: Records) -> None:
-    record = records.opened(1, GOLD, "x" * 1000, 0.0)
-    assert record.device == "x" * 64
-    records.closed(record)
+@pytest.mark.parametrize(
+    ("sent", "kept"), [("x" * 1000, "x" * 64), ("a\x1b[2J\nb", "a[2Jb"), ("", "unnamed")]
+)
+def test_a_devices_name_can_be_shown(records: Records, sent: str, kept: str) -> None:
+    assert records.opened(1, GOLD, sent, 0.0).device == kept
+    assert records.devices.keys() == {kept}
 
 
 def test_sessions_and_devices_join_what_the_engine_knows(records: Records) -> None:

@@ -104,8 +104,13 @@ class EngineClient:
 
     facts: Facts
 
-    def __init__(self, on_step: Callable[[StepReport], None] = lambda report: None) -> None:
+    def __init__(
+        self,
+        on_step: Callable[[StepReport], None] = lambda report: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._on_step = on_step
+        self._clock = clock
         self._sessions: dict[int, EngineSession] = {}
         self._last_id = 0
         self._stopping = False
@@ -181,7 +186,7 @@ class EngineClient:
         """
         if self.lost.is_set():
             raise Unavailable("the engine has stopped: restart wisp-server")
-        now = time.monotonic()
+        now = self._clock()
         if self._snapshot is None or (
             self._snapshot.done() and now - self._snapshot_asked_s >= _FRESH_S
         ):
@@ -252,6 +257,8 @@ class EngineClient:
         self.lost.set()
         if not self._stopping:
             log.critical("the engine process has ended (exit code %s)", self._process.exitcode)
+        if self._snapshot and not self._snapshot.done():
+            self._snapshot.set_exception(Unavailable("the engine has stopped: restart wisp-server"))
         for session in self._sessions.values():
             session.put(Unavailable("the engine has stopped: send the request again"))
         self._sessions.clear()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from prometheus_client import Counter, Histogram
+
 from wisp.attainment import Attainment
 from wisp.core import Slo, Verdict
 from wisp.engine.messages import StepReport
@@ -12,6 +14,7 @@ from wisp.metrics import ServerMetrics
 from wisp.server.lately import Lately
 
 DEVICE_KEPT_S = 60.0
+UNNAMED = "unnamed"
 _LONGEST_NAME = 64
 
 
@@ -23,6 +26,9 @@ class ClassRecord:
     slo: Slo | None  # None: each session has its own
     priority: int
     lately: Lately
+    committed: Counter  # the metrics of this class that every verdict counts in
+    goodput: Counter
+    window: Histogram
     num_tokens: int = 0
     num_in_time: int = 0
     num_ended: int = 0
@@ -57,21 +63,22 @@ class Records:
         self.start_s = now
         self.sessions: dict[int, SessionRecord] = {}
         self.devices: dict[str, DeviceRecord] = {}
-        self.classes = {
-            slo.name: ClassRecord(slo.name, slo, slo.priority, Lately(2, now)) for slo in slos
-        }
+        self.classes: dict[str, ClassRecord] = {}
         # (steps, step time, seats, tokens, prefill, drafted)
         self.steps = Lately(6, now)
         # (steps, error, over the upper bound, measured, alone)
         self.forecasts = Lately(5, now)
         self.last_step: StepReport | None = None
         self._metrics = metrics
+        for slo in slos:
+            self._add_class(slo.name, slo, slo.priority, now)
 
     def opened(self, session_id: int, slo: Slo, device: str | None, now: float) -> SessionRecord:
         if slo.name not in self.classes:
-            self.classes[slo.name] = ClassRecord(slo.name, None, slo.priority, Lately(2, now))
+            self._add_class(slo.name, None, slo.priority, now)
         if device is not None:
-            device = device[:_LONGEST_NAME]
+            # it is shown in terminals, and anybody may send one
+            device = "".join(filter(str.isprintable, device))[:_LONGEST_NAME] or UNNAMED
             self._forget_devices(now)
             self.devices.setdefault(device, DeviceRecord(Lately(1, now), now)).num_sessions += 1
         record = SessionRecord(session_id, device, Attainment(slo, now), now, Lately(1, now))
@@ -90,13 +97,13 @@ class Records:
         kind.num_tokens += num_tokens
         kind.num_in_time += in_time
         kind.lately.add(now, num_tokens, in_time)
-        self._metrics.class_tokens.labels(slo.name).inc(num_tokens)
-        self._metrics.goodput.labels(slo.name).inc(in_time)
+        kind.committed.inc(num_tokens)
+        kind.goodput.inc(in_time)
         if record.device is not None:
             device = self.devices[record.device]
             device.seen_s = now
             device.lately.add(now, num_tokens)
-            self._metrics.window.labels(slo.name).observe(verdict.directive.window)
+            kind.window.observe(verdict.directive.window)
 
     def failed(self, record: SessionRecord, error: Exception) -> None:
         self._metrics.failed.labels(type(error).__name__).inc()
@@ -146,6 +153,17 @@ class Records:
         """With a session now or within the last minute."""
         self._forget_devices(now)
         return len(self.devices)
+
+    def _add_class(self, name: str, slo: Slo | None, priority: int, now: float) -> None:
+        self.classes[name] = ClassRecord(
+            name,
+            slo,
+            priority,
+            Lately(2, now),
+            self._metrics.class_tokens.labels(name),
+            self._metrics.goodput.labels(name),
+            self._metrics.window.labels(name),
+        )
 
     def _forget_devices(self, now: float) -> None:
         self.devices = {

@@ -10,6 +10,7 @@ from wisp.config import ServerConfig
 from wisp.core import Directive
 from wisp.engine.client import EngineClient
 from wisp.engine.messages import Open as EngineOpen
+from wisp.engine.messages import Snapshot
 from wisp.errors import (
     BadRequest,
     HandshakeError,
@@ -30,7 +31,6 @@ from wisp.stats import Stats
 from wisp.wire import PROTOCOL, Open, check_sampling
 
 log = logging.getLogger(__name__)
-UNNAMED = "unnamed"  # an edge that gives no name
 
 
 def first_directive(config: ServerConfig) -> Directive:
@@ -51,6 +51,7 @@ class Service:
         self._metrics = metrics
         self._records = records
         self._draining = False
+        self._stats: tuple[Snapshot, Stats] | None = None
         self.tokenizer = tokenizer
         facts = engine.facts
         self.card = ModelCard(
@@ -104,20 +105,24 @@ class Service:
                 speculates=opening.drafts,
             )
         )
-        device = opening.device or UNNAMED if from_edge else None
+        device = opening.device if from_edge else None
         record = self._records.opened(session.id, slo, device, time.monotonic())
         return ServerSession(session, record, self._records, self.card.vocab_size)
 
     async def stats(self) -> Stats:
-        """Raises Unavailable if the engine does not answer."""
-        return report(
-            self._records,
-            await self._engine.snapshot(),
-            model=self.card.id,
-            policy=self._config.scheduling.policy,
-            max_sessions=self._engine.facts.max_sessions,
-            now=time.monotonic(),
-        )
+        """At most as often as the engine is asked. Raises Unavailable if it does not answer."""
+        snapshot = await self._engine.snapshot()
+        if self._stats is None or self._stats[0] is not snapshot:
+            stats = report(
+                self._records,
+                snapshot,
+                model=self.card.id,
+                policy=self._config.scheduling.policy,
+                max_sessions=self._engine.facts.max_sessions,
+                now=time.monotonic(),
+            )
+            self._stats = snapshot, stats
+        return self._stats[1]
 
     def refusal(self) -> str | None:
         """Why no session is taken now, if none is."""
