@@ -24,8 +24,19 @@ MAY_IMPORT = {
     "stats": set(),
     "openai": {"core", "errors", "models", "config", "attainment"},
     "edge/predictor": {"edge", "sampling"},
+    "sim": {
+        "attainment",
+        "core",
+        "edge",
+        "engine",
+        "errors",
+        "estimator",
+        "scheduler",
+        "verifier",
+    },
 }
 NEVER = [("edge", "server"), ("edge", "engine"), ("edge", "verifier"), ("server", "edge")]
+NEVER += [(half, "sim") for half in ("edge", "engine", "server")]
 ONLY_IN = {
     "transformers": {"models", "verifier/torch.py", "edge/drafter/transformers.py"},
     "vllm": {"verifier/vllm"},

@@ -1,0 +1,1 @@
+"""A fleet of edges and one server in virtual time, around the objects that the real ones run."""

@@ -1,0 +1,93 @@
+"""The truth about the target in a simulation: how long a step takes. Estimators never see it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from wisp.estimator.shape import SeatedShape
+
+
+class Gpu(NamedTuple):
+    """Data-sheet figures, and what share of them a step reaches."""
+
+    name: str
+    memory_bytes: float
+    bytes_per_s: float
+    flops: float  # dense, bf16
+    bytes_share: float
+    flops_share: float
+
+
+# Of the H200 a step of a 32B model reaches 0.67 of the bandwidth (20 ms for 64 GB) and 0.63 of the
+# arithmetic (0.105 ms a token), as measured; the A100 is assumed to reach the same shares.
+H200 = Gpu("H200", 141e9, 4.8e12, 989e12, 0.67, 0.63)
+A100 = Gpu("A100-80GB", 80e9, 2.039e12, 312e12, 0.67, 0.63)
+
+
+class Shape(NamedTuple):
+    """Of a dense decoder in bf16."""
+
+    name: str
+    num_parameters: float
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+
+    @property
+    def weight_bytes(self) -> float:
+        return 2.0 * self.num_parameters
+
+    @property
+    def kv_bytes(self) -> int:
+        """Of one token: keys and values of 2 bytes."""
+        return self.num_layers * self.num_kv_heads * self.head_dim * 2 * 2
+
+
+QWEN3_32B = Shape("Qwen3-32B", 32e9, 64, 64, 8, 128)
+
+
+class Law(NamedTuple):
+    """T = max(floor, token * tokens) + seat * seats + context * context + product * product."""
+
+    floor_s: float
+    token_s: float
+    seat_s: float
+    context_s: float  # of each token whose KV is read
+    product_s: float  # of each (new token, token before it) of a prefill chunk
+    noise: float = 0.03  # standard deviation of the logarithm
+
+    def time_s(self, shape: SeatedShape) -> float:
+        time_s = max(self.floor_s, self.token_s * shape.num_tokens)
+        time_s += self.seat_s * shape.num_seats + self.context_s * shape.num_context
+        return time_s + self.product_s * shape.prefill_product
+
+
+def roofline(gpu: Gpu, model: Shape, *, seat_s: float = 45e-6) -> Law:
+    """Weights are read once a step, whatever it holds; then arithmetic takes over.
+
+    `seat_s`: what a session costs the host beside its tokens, as measured on an H200 host.
+    """
+    bytes_per_s = gpu.bytes_per_s * gpu.bytes_share
+    flops = gpu.flops * gpu.flops_share
+    attention_flops = 4.0 * model.num_layers * model.num_heads * model.head_dim
+    return Law(
+        floor_s=model.weight_bytes / bytes_per_s,
+        token_s=2.0 * model.num_parameters / flops,
+        seat_s=seat_s,
+        context_s=model.kv_bytes / bytes_per_s,
+        product_s=attention_flops / flops,
+    )
+
+
+def implied_by_paper(gpu: Gpu, model: Shape, *, session_s: float = 3.07e-3) -> Law:
+    """What the paper's own figures for centralised serving say a step must take.
+
+    Its capacity times the rate is 328, 324 and 320 tokens/s at 8, 6 and 4 tokens/s: a step that
+    decodes a token for each of n sessions takes 3.07 ms * n, without a floor. How much of that is
+    the token's and how much the session's (a request of its own, the read of its cache, a floor
+    shared by few) the figures do not tell; here the token's is the GPU's arithmetic.
+    """
+    law = roofline(gpu, model)
+    seat_s = session_s - law.token_s
+    return Law(0.0, law.token_s, seat_s, 0.0, law.product_s, law.noise)

@@ -1,0 +1,58 @@
+"""What the users of a fleet ask for, and when."""
+
+from __future__ import annotations
+
+import math
+from random import Random
+from typing import NamedTuple
+
+
+class Lengths(NamedTuple):
+    """Tokens, from a log-normal distribution of the given mean, cut at both ends."""
+
+    mean: float
+    sigma: float = 0.7  # of the logarithm (assumed)
+    least: int = 8
+    most: int = 2048
+
+    def draw(self, chance: Random) -> int:
+        mu = math.log(self.mean) - 0.5 * self.sigma**2
+        length = round(chance.lognormvariate(mu, self.sigma))
+        return min(self.most, max(self.least, length))
+
+
+# Mean lengths of ShareGPT's conversations, as vLLM's paper gives them (arXiv 2309.06180).
+SHARE_GPT = (Lengths(161.0), Lengths(338.0))
+
+
+class Workload(NamedTuple):
+    """A device asks, reads the answer to its end, thinks, and asks again."""
+
+    prompt: Lengths = SHARE_GPT[0]
+    output: Lengths = SHARE_GPT[1]
+    think_s: float = 1.0  # mean, exponential
+
+
+class Presence(NamedTuple):
+    """When a device is there: it asks from `start_s` on, and begins nothing after `end_s`."""
+
+    start_s: float
+    end_s: float = math.inf
+
+
+def steady(num_devices: int, warm_up_s: float, seed: int) -> list[Presence]:
+    """All from the start, a Poisson process of arrivals within the first half of the warm-up."""
+    chance = Random(f"arrivals {seed}")
+    return [Presence(chance.uniform(0.0, 0.5 * warm_up_s)) for _ in range(num_devices)]
+
+
+def bursty(
+    base: int, peak: int, start_s: float, length_s: float, ramp_s: float, seed: int
+) -> list[Presence]:
+    """`base` devices all the time; `peak` of them between `start_s` and `start_s + length_s`."""
+    chance = Random(f"arrivals {seed}")
+    found = [Presence(chance.uniform(0.0, ramp_s)) for _ in range(base)]
+    for _ in range(peak - base):
+        came_s = start_s + chance.uniform(0.0, ramp_s)
+        found.append(Presence(came_s, came_s + length_s))
+    return found
