@@ -16,6 +16,7 @@ from wisp.core import (
     FinishReason,
     Sampling,
     Slo,
+    Structure,
     TokenLogprob,
     Verdict,
 )
@@ -40,6 +41,7 @@ SAMPLINGS = st.builds(
     min_tokens=st.integers(0, 9),
     stop_token_ids=TOKENS.map(tuple),
     num_logprobs=st.none() | st.integers(0, 20),
+    structure=st.none() | st.builds(Structure, st.text(max_size=5), st.text(max_size=9)),
 )
 
 

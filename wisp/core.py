@@ -23,6 +23,16 @@ class FinishReason(StrEnum):
     LENGTH = "length"
 
 
+class Structure(Struct, frozen=True):
+    """What the whole answer must look like; the target chooses among the tokens that keep to it."""
+
+    kind: str  # one of STRUCTURES
+    text: str  # the schema as JSON, the expression, a JSON list of choices, the grammar in EBNF
+
+
+STRUCTURES = ("json", "regex", "choice", "grammar")
+
+
 class Sampling(Struct, frozen=True, kw_only=True):
     """How the target chooses. `seed` and the position alone key the noise (wisp.sampling)."""
 
@@ -39,6 +49,7 @@ class Sampling(Struct, frozen=True, kw_only=True):
     min_tokens: int = 0  # stop tokens are masked before this many output tokens
     stop_token_ids: tuple[int, ...] = ()  # the model's own end tokens included
     num_logprobs: int | None = None  # None: none; 0: the chosen token's; n: the top n as well
+    structure: Structure | None = None
 
 
 class Slo(Struct, frozen=True, kw_only=True):

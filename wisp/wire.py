@@ -10,12 +10,14 @@ import math
 from msgspec import Struct
 
 from wisp.core import (
+    STRUCTURES,
     Directive,
     DraftBlock,
     FinishReason,
     Sampling,
     Slo,
     SloChoice,
+    Structure,
     TokenLogprob,
     Verdict,
 )
@@ -63,6 +65,9 @@ def encode_open(opening: Open) -> pb.EdgeMessage:
         min_tokens=s.min_tokens,
         stop_token_ids=s.stop_token_ids,
         num_logprobs=s.num_logprobs,
+        structure=pb.Structure(kind=s.structure.kind, text=s.structure.text)
+        if s.structure
+        else None,
     )
     return pb.EdgeMessage(
         open=pb.Open(
@@ -129,6 +134,9 @@ def _decode_sampling(s: pb.Sampling) -> Sampling:
         min_tokens=s.min_tokens,
         stop_token_ids=tuple(s.stop_token_ids),
         num_logprobs=s.num_logprobs if s.HasField("num_logprobs") else None,
+        structure=Structure(s.structure.kind, s.structure.text)
+        if s.HasField("structure")
+        else None,
     )
 
 
@@ -147,6 +155,22 @@ def check_sampling(s: Sampling) -> None:
     for name, holds in rules.items():
         if not holds:
             raise BadRequest(f"{name} is out of range: {getattr(s, name)}", param=name)
+    if s.structure:
+        _check_structure(s, s.structure)
+
+
+def _check_structure(s: Sampling, structure: Structure) -> None:
+    if structure.kind not in STRUCTURES:
+        raise BadRequest(
+            f"structured_outputs are {', '.join(STRUCTURES)}, not '{structure.kind}'",
+            param="structured_outputs",
+        )
+    if s.min_tokens or not s.stop_token_ids:
+        raise BadRequest(
+            "a structured output ends where its structure does: leave out min_tokens and "
+            "ignore_eos",
+            param="min_tokens" if s.min_tokens else "ignore_eos",
+        )
 
 
 def encode_draft(block: DraftBlock) -> pb.EdgeMessage:

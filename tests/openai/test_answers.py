@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
+import pytest
 from httpx import AsyncClient
 from openai import AsyncOpenAI
 from openai.types.chat import ChatCompletionMessageParam
@@ -123,6 +127,41 @@ async def test_every_sampling_field_reaches_the_backend(
     assert sampling.repetition_penalty == 1.1
     assert sampling.logit_bias == {5: -100}
     assert sampling.stop_token_ids == (0, 7)
+
+
+SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "structure"),
+    [
+        ({"response_format": {"type": "json_object"}}, ("json", {"type": "object"})),
+        (
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"name": "n", "schema": SCHEMA, "strict": True},
+                }
+            },
+            ("json", SCHEMA),
+        ),
+        ({"structured_outputs": {"json": SCHEMA}}, ("json", SCHEMA)),
+        ({"structured_outputs": {"json_object": True}}, ("json", {"type": "object"})),
+        ({"structured_outputs": {"choice": ["a", "b"]}}, ("choice", ["a", "b"])),
+        ({"structured_outputs": {"regex": "[ab]+"}}, ("regex", "[ab]+")),
+        ({"structured_outputs": {"grammar": "root ::= [ab]+"}}, ("grammar", "root ::= [ab]+")),
+    ],
+)
+async def test_a_structure_reaches_the_backend(
+    backend: ScriptedBackend, http: AsyncClient, fields: dict[str, Any], structure: tuple[str, Any]
+) -> None:
+    chat = {"model": "scripted", "messages": [{"role": "user", "content": "hi"}]}
+    response = await http.post("/v1/chat/completions", json=chat | fields)
+    assert response.status_code == 200, response.text
+    found = backend.generations[0].request.sampling.structure
+    assert found is not None
+    text = json.loads(found.text) if found.kind in ("json", "choice") else found.text
+    assert (found.kind, text) == structure
 
 
 async def test_defaults(backend: ScriptedBackend, http: AsyncClient) -> None:

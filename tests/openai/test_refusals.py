@@ -60,7 +60,20 @@ BOTH: list[Case] = [
     ({"stream": True, "stream_options": {"x": 1}}, "stream_options.x", "unknown_parameter"),
     ({"tools": [{}]}, "tools", "unsupported_parameter"),
     ({"functions": [{}]}, "functions", "unsupported_parameter"),
-    ({"response_format": {"type": "json_object"}}, "response_format", "unsupported_parameter"),
+    ({"response_format": {"type": "xml"}}, "response_format.type", "invalid_value"),
+    ({"response_format": {"type": "json_schema"}}, "response_format", "invalid_value"),
+    ({"structured_outputs": {"choice": []}}, "structured_outputs.choice", "invalid_value"),
+    ({"structured_outputs": {"regex": "a", "grammar": "b"}}, "structured_outputs", "invalid_value"),
+    (
+        {"structured_outputs": {"regex": "a"}, "response_format": {"type": "json_object"}},
+        "structured_outputs",
+        "invalid_value",
+    ),
+    (
+        {"structured_outputs": {"structural_tag": "a"}},
+        "structured_outputs.structural_tag",
+        "unknown_parameter",
+    ),
     ({"suffix": "end"}, "suffix", "unsupported_parameter"),
     ({"echo": True}, "echo", "unsupported_parameter"),
     (

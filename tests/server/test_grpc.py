@@ -16,7 +16,7 @@ from msgspec import structs
 from tests.conftest import start_server
 from wisp import wire
 from wisp.config import TINY
-from wisp.core import DraftBlock, Sampling, Slo, SloChoice
+from wisp.core import DraftBlock, Sampling, Slo, SloChoice, Structure
 from wisp.launch import Process
 from wisp.models.tokenizer import Tokenizer
 from wisp.v1 import wisp_pb2 as pb
@@ -48,6 +48,11 @@ def opening() -> wire.Open:
         tokenizer_name=tokenizer.name,
         tokenizer_fingerprint=tokenizer.fingerprint,
     )
+
+
+def structured(kind: str, **changes: Any) -> Sampling:
+    values: dict[str, Any] = {"max_tokens": 5, "seed": 1, "stop_token_ids": (0,)} | changes
+    return Sampling(structure=Structure(kind, "[ab]+"), **values)
 
 
 class Stream:
@@ -131,6 +136,10 @@ def test_right_drafts_are_accepted(channel: grpc.Channel, opening: wire.Open) ->
         ({"slo": "gold"}, "INVALID_ARGUMENT", "'gold': use one of batch, default, interactive"),
         ({"sampling": Sampling(max_tokens=5, seed=1, top_p=0.0)}, "INVALID_ARGUMENT", "top_p"),
         ({"sampling": Sampling(max_tokens=0, seed=1)}, "INVALID_ARGUMENT", "max_tokens"),
+        ({"sampling": structured("regex")}, "INVALID_ARGUMENT", "start it with the engine 'vllm'"),
+        ({"sampling": structured("xml")}, "INVALID_ARGUMENT", "not 'xml'"),
+        ({"sampling": structured("regex", min_tokens=2)}, "INVALID_ARGUMENT", "min_tokens"),
+        ({"sampling": structured("regex", stop_token_ids=())}, "INVALID_ARGUMENT", "ignore_eos"),
     ],
 )
 def test_a_wrong_opening_is_refused(

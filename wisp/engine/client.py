@@ -34,6 +34,7 @@ from wisp.engine.messages import (
 )
 from wisp.engine.process import run
 from wisp.errors import (
+    BadRequest,
     ConfigError,
     InternalError,
     Overloaded,
@@ -46,6 +47,7 @@ from wisp.verifier.base import Facts, Verifier
 
 log = logging.getLogger(__name__)
 _ERRORS: dict[str, type[WispError]] = {
+    "invalid": BadRequest,
     "protocol": ProtocolError,
     "internal": InternalError,
 }

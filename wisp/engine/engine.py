@@ -23,7 +23,7 @@ from wisp.engine.messages import (
     ToEngine,
     Verdicts,
 )
-from wisp.errors import Overloaded, ProtocolError
+from wisp.errors import BadRequest, Overloaded, ProtocolError
 from wisp.estimator.keeper import Keeper
 from wisp.estimator.shape import mean_seat, shape_of
 from wisp.scheduler.admission import admission, until_one_ends_s
@@ -118,6 +118,8 @@ class Engine:
             self._verifier.open(session)
         except Overloaded as error:
             self._outbox.append(Failed(session.id, "overloaded", str(error), error.retry_after_s))
+        except BadRequest as error:
+            self._outbox.append(Failed(session.id, "invalid", str(error)))
         else:
             self.sessions[session.id] = session
 

@@ -10,7 +10,7 @@ from msgspec import Struct
 from wisp.core import DraftBlock, Sampling, Slo, Verdict
 from wisp.verifier.base import Facts
 
-ErrorKind = Literal["protocol", "overloaded", "shed", "internal"]
+ErrorKind = Literal["invalid", "protocol", "overloaded", "shed", "internal"]
 
 
 class Open(Struct, frozen=True, tag=True, kw_only=True):

@@ -112,6 +112,7 @@ def _sampling(fields: GenerationFields, card: ModelCard, max_tokens: int) -> Sam
         min_tokens=fields.min_tokens,
         stop_token_ids=tuple(dict.fromkeys([*ends, *fields.stop_token_ids])),
         num_logprobs=fields.num_logprobs,
+        structure=fields.structure,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from typing import Annotated, Any, Literal
 
@@ -14,6 +15,8 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import PydanticCustomError
+
+from wisp.core import Structure
 
 _INT64_MIN, _UINT64_MAX = -(2**63), 2**64 - 1
 
@@ -117,6 +120,62 @@ _One = Annotated[int, BeforeValidator(_only_one)]
 _StopString = Annotated[str, Field(min_length=1)]
 
 
+_ANY_OBJECT = Structure("json", '{"type": "object"}')
+
+
+class JsonSchema(_Model):
+    name: str = ""
+    description: str | None = None
+    schema_: dict[str, Any] = Field({}, alias="schema")
+    strict: bool | None = None  # it always is
+
+
+class ResponseFormat(_Model):
+    type: Literal["text", "json_object", "json_schema"] = "text"
+    json_schema: JsonSchema | None = None
+
+    @model_validator(mode="after")
+    def _check_schema(self) -> ResponseFormat:
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise _refuse("invalid_value", "'json_schema' goes with the type 'json_schema'")
+        return self
+
+    @property
+    def structure(self) -> Structure | None:
+        if self.json_schema is not None:
+            return Structure("json", json.dumps(self.json_schema.schema_))
+        return _ANY_OBJECT if self.type == "json_object" else None
+
+
+class StructuredOutputs(_Model):
+    """vLLM's own field for the same thing."""
+
+    json_: dict[str, Any] | str | None = Field(None, alias="json")
+    json_object: Literal[True] | None = None
+    regex: str | None = None
+    choice: list[str] | None = Field(None, min_length=1)
+    grammar: str | None = None
+
+    @model_validator(mode="after")
+    def _check_one(self) -> StructuredOutputs:
+        if len(self.model_fields_set) > 1:
+            raise _refuse("invalid_value", "it takes one structure")
+        return self
+
+    @property
+    def structure(self) -> Structure | None:
+        if self.json_ is not None:
+            text = self.json_ if isinstance(self.json_, str) else json.dumps(self.json_)
+            return Structure("json", text)
+        if self.regex is not None:
+            return Structure("regex", self.regex)
+        if self.choice is not None:
+            return Structure("choice", json.dumps(self.choice))
+        if self.grammar is not None:
+            return Structure("grammar", self.grammar)
+        return _ANY_OBJECT if self.json_object else None
+
+
 class GenerationFields(_Model, ABC):
     """What both endpoints take."""
 
@@ -142,6 +201,8 @@ class GenerationFields(_Model, ABC):
     min_tokens: int = Field(0, ge=0)
     stop_token_ids: list[int] = []
     ignore_eos: bool = False
+    response_format: ResponseFormat = ResponseFormat()
+    structured_outputs: StructuredOutputs = StructuredOutputs()
     wisp: WispFields = WispFields()
 
     @model_validator(mode="after")
@@ -149,6 +210,18 @@ class GenerationFields(_Model, ABC):
         if self.stream_options is not None and not self.stream:
             raise _refuse("invalid_value", "it needs 'stream': true", "stream_options")
         return self
+
+    @model_validator(mode="after")
+    def _check_structure(self) -> GenerationFields:
+        if self.response_format.structure and self.structured_outputs.structure:
+            raise _refuse(
+                "invalid_value", "send one of it and 'response_format'", "structured_outputs"
+            )
+        return self
+
+    @property
+    def structure(self) -> Structure | None:
+        return self.response_format.structure or self.structured_outputs.structure
 
     @property
     @abstractmethod

@@ -149,6 +149,12 @@ class Service:
         if not opening.prompt:
             raise BadRequest("the prompt is empty: send at least one token", param="prompt")
         check_sampling(opening.sampling)
+        if opening.sampling.structure and not self._engine.facts.structures:
+            raise BadRequest(
+                "this server's engine has no structured outputs: leave out response_format and "
+                "structured_outputs, or start it with the engine 'vllm'",
+                param="response_format",
+            )
         for name, ids in (
             ("prompt", opening.prompt),
             ("committed", opening.committed),

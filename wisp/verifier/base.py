@@ -29,6 +29,7 @@ class Facts(Struct, frozen=True, kw_only=True):
     device: str  # name of the GPU or the processor, and how many, as "NVIDIA H200 x2"
     on_gpu: bool
     engine: str  # with its version and number format, as "vllm 0.26.0 bfloat16"
+    structures: bool = False  # can keep an answer to `Sampling.structure`
 
 
 @dataclass(slots=True)
@@ -61,7 +62,10 @@ class Verifier(Protocol):
     facts: Facts
 
     def open(self, session: Session) -> None:
-        """Reserve what the session needs. Raises Overloaded if all of it is taken."""
+        """Reserve what the session needs.
+
+        Raises Overloaded if all of it is taken, BadRequest if its structure is not valid.
+        """
 
     def step(self, batch: Batch) -> list[Outcome]:
         """One forward of the target over the batch; outcomes in the order of its seats."""

@@ -16,6 +16,13 @@ from wisp.errors import ConfigError
 
 MOST_DRAFT_TOKENS = 128  # vLLM's own limit for one request in one step
 
+_GRAPH_OPTIONS = {
+    "compilation_config",
+    "cudagraph_capture_sizes",
+    "max_cudagraph_capture_size",
+    "enforce_eager",
+}
+
 # Each with where it is set instead; the mechanism would break, or two settings would disagree.
 _OWNED = {
     "model": "set 'target'",
@@ -42,6 +49,11 @@ _OWNED = {
     "pipeline_parallel_size": "use tensor_parallel_size",
     "data_parallel_size": "run one wisp-server for each replica",
     "runner": "the target generates",
+    "structured_outputs_config": "xgrammar compiles them, of every token of an answer",
+    "reasoning_parser": "structured outputs hold for every token of an answer",
+    "kv_transfer_config": "WISP decides what stays in KV",
+    "ec_transfer_config": "WISP decides what stays in KV",
+    "kv_events_config": "WISP has its own metrics",
 }
 
 
@@ -64,7 +76,9 @@ def engine_args(
     num_seats = min(max_sessions, max_step_tokens)  # a seat holds at least one token
     ours: dict[str, Any] = {
         "model": str(directory),
-        "skip_tokenizer_init": True,
+        # The grammars of structured outputs need a tokenizer, and nothing else here does.
+        "skip_tokenizer_init": not has_tokenizer(directory),
+        "structured_outputs_config": {"backend": "xgrammar"},
         "max_model_len": max_model_len,
         "max_num_seqs": num_seats,
         "max_num_batched_tokens": max_step_tokens,
@@ -86,10 +100,38 @@ def engine_args(
         defaults["dtype"] = "float32"
         if "gpu_memory_utilization" not in options:  # its default claims nearly all memory
             os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # GiB
+    elif not _GRAPH_OPTIONS & options.keys():
+        sizes = graph_sizes(num_seats, max_window, max_step_tokens, max_model_len)
+        defaults["compilation_config"] = {
+            "cudagraph_mode": "FULL",  # where the attention cannot, vLLM takes what it can
+            **({"cudagraph_capture_sizes": sizes} if sizes else {}),
+        }
     try:
         return EngineArgs(**{**defaults, **options, **ours})
     except (TypeError, ValueError) as error:
         raise ConfigError(f"vLLM refuses its options: {error}") from error
+
+
+def graph_sizes(
+    num_seats: int, max_window: int, max_step_tokens: int, max_model_len: int | None
+) -> list[int]:
+    """Numbers of tokens for which to capture a CUDA graph: a step is padded to the next one.
+
+    Multiples of max_window + 1, as vLLM asks, each about a sixteenth above the last. None exceeds
+    `max_model_len`: in mode FULL vLLM 0.26 captures n tokens as sequences of n tokens each, and
+    their attention would read beyond the rows of the block table.
+    """
+    unit = max_window + 1
+    most = min(num_seats * unit, max_step_tokens, max_model_len or max_step_tokens) // unit
+    sizes, number = [], 1
+    while number < most:
+        sizes.append(number * unit)
+        number += max(1, number // 16)
+    return [*sizes, most * unit] if most else []
+
+
+def has_tokenizer(directory: Path) -> bool:
+    return (directory / "tokenizer.json").is_file()
 
 
 def _check(options: Mapping[str, Any]) -> None:

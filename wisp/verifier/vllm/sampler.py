@@ -23,6 +23,7 @@ from wisp.sampling.accept import standing
 from wisp.sampling.choice import choose, choose_unprocessed
 from wisp.sampling.philox import signed
 from wisp.sampling.processors import Row, needs_processing
+from wisp.verifier.vllm.structures import params_of
 
 _SAMPLING = "wisp_sampling"
 _NUM_PROMPT = "wisp_num_prompt"
@@ -31,9 +32,13 @@ _NO_TOKEN = -1  # vLLM's mark behind the last token of a row
 
 
 def sampling_params(sampling: Sampling, num_prompt: int, max_model_len: int) -> SamplingParams:
-    """Without any stop: WISP's session decides when it ends, and closes it."""
+    """Without any stop: WISP's session decides when it ends, and closes it.
+
+    Raises BadRequest if the structure of the answer is not valid.
+    """
     return SamplingParams(
         temperature=0.0,
+        structured_outputs=params_of(sampling.structure) if sampling.structure else None,
         max_tokens=max_model_len,
         ignore_eos=True,
         detokenize=False,

@@ -27,7 +27,7 @@ from vllm.v1.core.single_type_kv_cache_manager import FullAttentionManager
 from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 
-from wisp.verifier.vllm import versions
+from wisp.verifier.vllm import structures, versions
 
 
 @dataclass(slots=True)
@@ -78,6 +78,7 @@ class SeatScheduler(Scheduler):  # type: ignore[misc]
     def plan(self, places: Sequence[Place]) -> None:
         """The next step, the most urgent first."""
         self._places = {place.request_id: place for place in places}
+        self.chosen = {}
 
     @property
     def num_blocks(self) -> int:
@@ -122,7 +123,6 @@ class SeatScheduler(Scheduler):  # type: ignore[misc]
     def update_from_output(self, scheduled: SchedulerOutput, output: ModelRunnerOutput) -> Any:
         """Append what was chosen to each request. None of them ends here: WISP closes sessions."""
         self._places = {}
-        self.chosen = {}
         drafts = scheduled.scheduled_spec_decode_tokens
         for request_id, num_scheduled in scheduled.num_scheduled_tokens.items():
             request = self.requests[request_id]
@@ -132,6 +132,7 @@ class SeatScheduler(Scheduler):  # type: ignore[misc]
                 num_rejected = len(drafts.get(request_id, ())) + 1 - len(tokens)
                 request.num_computed_tokens -= num_rejected
                 request.append_output_token_ids(tokens)
+                structures.advance(request, tokens)
                 self.chosen[request_id] = tokens
         return {}
 

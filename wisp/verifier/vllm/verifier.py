@@ -22,9 +22,10 @@ from wisp.core import Batch, Seat, Session, TokenLogprob
 from wisp.errors import ConfigError, InternalError, Overloaded, WispError
 from wisp.verifier.base import Facts, Outcome
 from wisp.verifier.torch import eos_token_ids, processor_name
-from wisp.verifier.vllm.options import engine_args
+from wisp.verifier.vllm.options import engine_args, has_tokenizer
 from wisp.verifier.vllm.sampler import sampling_params
 from wisp.verifier.vllm.scheduler import Place, SeatScheduler
+from wisp.verifier.vllm.structures import Grammars, allowed, wait_for_any
 
 log = logging.getLogger(__name__)
 
@@ -74,10 +75,12 @@ class VllmVerifier:
             device=_device_name(self._core.vllm_config.parallel_config.world_size),
             on_gpu=not current_platform.is_cpu(),
             engine=_engine_name(config),
+            structures=has_tokenizer(directory),
         )
         self._numbers = itertools.count()  # never the ids of sessions alone: one may be reopened
         self._sessions: dict[str, Session] = {}  # by request id
         self._request_ids: dict[int, str] = {}  # by session id
+        self._grammars = Grammars()
 
     def open(self, session: Session) -> None:
         if session.id in self._request_ids:
@@ -97,7 +100,10 @@ class VllmVerifier:
         if not batch:
             return []
         seats = sorted(batch.seats, key=lambda seat: seat.session.due_s)
-        self.scheduler.plan([self._place(seat) for seat in seats])
+        ready = [s for s in seats if self._grammars.ready(self._request(s.session))]
+        if not ready:
+            wait_for_any([self._request(seat.session) for seat in seats])
+        self.scheduler.plan([self._place(seat) for seat in ready])
         try:
             self._core.step()
         except Exception:
@@ -111,6 +117,7 @@ class VllmVerifier:
         if request_id is None:
             return
         del self._sessions[request_id]
+        self._grammars.closed(request_id)
         if request := self.scheduler.requests.get(request_id):
             self.scheduler.keep_prefix(request)
             self._core.abort_requests([request_id])
@@ -137,6 +144,7 @@ class VllmVerifier:
             )
         )
         self._core.add_request(request)
+        self._grammars.opened(request, session.tokens[session.num_prompt :])
         self._request_ids[session.id] = request_id
         self._sessions[request_id] = session
 
@@ -145,7 +153,8 @@ class VllmVerifier:
         place = Place(request.request_id, seat.num_tokens)
         num_missing = request.num_tokens - request.num_computed_tokens
         if seat.draft and num_missing <= seat.num_context:  # else its KV was taken meanwhile
-            place.draft = _known(seat.draft, self.facts.vocab_size)
+            known = _known(seat.draft, self.facts.vocab_size)
+            place.draft = allowed(request, seat.session.sampling, known)
         return place
 
     def _request(self, session: Session) -> Request:
@@ -178,6 +187,7 @@ class VllmVerifier:
         for seat in batch.seats:
             if request_id := self._request_ids.pop(seat.session.id, None):
                 del self._sessions[request_id]
+                self._grammars.closed(request_id)
                 self._core.abort_requests([request_id])
                 self._add(seat.session)
         self.scheduler.forget_all_kv()
