@@ -81,11 +81,9 @@ def main() -> None:
 
 def measure_wisp(directory: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
     from wisp.verifier.vllm import load
+    from wisp.verifier.vllm.options import graph_sizes
 
-    sizes = sorted({8, *(n * (k + 1) for n in options.sessions for k in (0, 4, MAX_WINDOW))})
-    captured = [
-        size for size in sizes if size <= options.most_captured and size % (MAX_WINDOW + 1) == 0
-    ]
+    sizes = graph_sizes(max(options.sessions), MAX_WINDOW, MAX_STEP_TOKENS, _max_model_len(options))
     extra: dict[str, Any] = (
         {}
         if options.shape == "tiny"
@@ -94,14 +92,14 @@ def measure_wisp(directory: Path, options: argparse.Namespace) -> list[dict[str,
             "gpu_memory_utilization": 0.85,
             "compilation_config": {
                 "cudagraph_mode": options.cudagraph_mode,
-                "cudagraph_capture_sizes": captured,
+                "cudagraph_capture_sizes": [n for n in sizes if n <= options.most_captured],
             },
         }
     )
     verifier = load(
         directory,
         max_sessions=max(options.sessions),
-        max_model_len=options.context + 256,
+        max_model_len=_max_model_len(options),
         max_window=MAX_WINDOW,
         max_step_tokens=MAX_STEP_TOKENS,
         options=extra,
@@ -116,6 +114,11 @@ def measure_wisp(directory: Path, options: argparse.Namespace) -> list[dict[str,
                 fleet.close()
     verifier.shutdown()
     return rows
+
+
+def _max_model_len(options: argparse.Namespace) -> int:
+    """Graphs are captured up to this many tokens (`wisp.verifier.vllm.options.graph_sizes`)."""
+    return int(max(options.context + 256, options.most_captured))
 
 
 class Fleet:
@@ -225,7 +228,7 @@ def measure_plain(directory: Path, options: argparse.Namespace) -> list[dict[str
     llm = LLM(
         str(directory),
         skip_tokenizer_init=True,
-        max_model_len=options.context + 256,
+        max_model_len=_max_model_len(options),
         max_num_seqs=max(options.sessions),
         max_num_batched_tokens=MAX_STEP_TOKENS,
         seed=SEED,
@@ -307,7 +310,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--context", type=int, default=512, help="tokens of each prompt")
     parser.add_argument("--cudagraph-mode", default="FULL", help="of the wisp engine")
     parser.add_argument(
-        "--most-captured", type=int, default=512, help="tokens of the largest CUDA graph"
+        "--most-captured", type=int, default=2048, help="tokens of the largest CUDA graph"
     )
     parser.add_argument("--csv", type=Path, help="write the rows to this file, too")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

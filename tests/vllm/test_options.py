@@ -52,6 +52,34 @@ def test_a_window_beyond_vllms_limit_is_refused() -> None:
         args(max_window=129)
 
 
+@pytest.mark.parametrize(
+    ("num_seats", "window", "step_tokens", "model_len"),
+    [
+        (256, 7, 4096, 8192),
+        (256, 7, 4096, 768),
+        (1, 0, 64, None),
+        (64, 64, 2048, None),
+        (8, 4, 32, 64),
+    ],
+)
+def test_graphs_fit_every_step_closely_and_the_models_length(
+    num_seats: int, window: int, step_tokens: int, model_len: int | None
+) -> None:
+    from wisp.verifier.vllm.options import graph_sizes
+
+    sizes, unit = graph_sizes(num_seats, window, step_tokens, model_len), window + 1
+    most = min(num_seats * unit, step_tokens, model_len or step_tokens)
+    assert most - unit < sizes[-1] <= most
+    assert all(size % unit == 0 for size in sizes)
+    assert all(b - a <= max(unit, a / 16) for a, b in zip([0, *sizes], sizes, strict=False))
+
+
+def test_no_graph_fits() -> None:
+    from wisp.verifier.vllm.options import graph_sizes
+
+    assert graph_sizes(8, 64, 32, None) == []
+
+
 @pytest.mark.parametrize("found", ["0.25.3", "0.33.0", "1.0", "dev"])
 def test_other_versions_are_refused(found: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(versions, "_installed", lambda: found)
