@@ -71,6 +71,7 @@ class Directive(Struct, frozen=True):
     threshold: float  # draft on while the survival of the last draft token is at least this
 
 
+_MOST_AHEAD_S = 1.0  # of its promise, that a session can use up by waiting
 _MOST_ROUNDS = 256  # that can be on the way between a server and an edge
 
 REST = Directive(window=0, threshold=1.0)
@@ -171,6 +172,7 @@ class Session:
         self.tokens: list[int] = [*prompt, *committed]
         self.num_prompt = len(prompt)
         self.num_computed = 0  # tokens whose KV the verifier holds
+        self.num_prefilled = 0  # tokens computed beside those that it decoded
         self.sampling = sampling
         self.end = len(prompt) + sampling.max_tokens  # the position behind its last token
         self.slo = slo
@@ -178,7 +180,8 @@ class Session:
         self.has_edge = has_edge
         self.max_window = max_window
         self.committed_s = now  # when its last token was committed, or it was opened
-        self.due_s = now + slo.first_token_s
+        self.due_s = now + slo.first_token_s  # when its edge is waited for no longer
+        self.promised_s = self.due_s  # when its next token is late, by its rate from the start
         self.finish_reason: FinishReason | None = None
         self.epoch = 0
         self.epoch_dead = False
@@ -288,7 +291,12 @@ class Session:
             self._sent_s[len(self.tokens)] = now
             if len(self._sent_s) > _MOST_ROUNDS:
                 del self._sent_s[next(iter(self._sent_s))]
-        self.due_s = now + 1.0 / self.slo.tokens_per_s
+        period_s = 1.0 / self.slo.tokens_per_s
+        self.due_s = now + period_s
+        ahead_s = now + period_s + _MOST_AHEAD_S
+        if self.num_output == len(taken):  # a late first token is late; the rate begins with it
+            self.promised_s = max(self.promised_s, now)
+        self.promised_s = min(self.promised_s + len(taken) * period_s, ahead_s)
         overlap = min(len(taken), len(self.buffer))
         if self.buffer[:overlap] != taken[:overlap]:
             self._kill_epoch()

@@ -24,6 +24,7 @@ from wisp.engine.messages import (
 )
 from wisp.estimator.floor_and_slope import FloorAndSlope
 from wisp.estimator.shape import SeatedShape
+from wisp.estimator.step_time import StepTimeEstimator
 from wisp.scheduler.policy import POLICIES, Fcfs, PolicyName, make_policy
 from wisp.verifier.scripted import ScriptedVerifier
 
@@ -202,7 +203,7 @@ def test_a_report_says_what_was_expected_of_the_step(
     def advance(batch: Batch) -> None:
         clock.now += 0.05
 
-    estimator = FloorAndSlope()
+    estimator = StepTimeEstimator()
     verifier.on_step = advance
     policy = make_policy(name, estimator=estimator, first=DIRECTIVE, batch_wait_s=0.0)
     engine = Engine(verifier, policy, max_window=16, clock=clock)
@@ -335,7 +336,7 @@ def test_a_text_that_repeats_itself_is_drafted_without_an_edge(
     clock: Clock, speculates: bool
 ) -> None:
     verifier = ScriptedVerifier(max_sessions=4, vocab_size=8)
-    policy = make_policy("wisp", estimator=FloorAndSlope(learns=False), first=DIRECTIVE)
+    policy = make_policy("wisp", estimator=FloorAndSlope(), first=DIRECTIVE)
     engine = Engine(verifier, policy, max_window=16, max_lookup=4, clock=clock)
     message = msgspec.structs.replace(opening(max_tokens=100), speculates=speculates)
     found = verdicts(engine.turn([message]))

@@ -73,7 +73,7 @@ def test_a_long_prompt_comes_through_a_full_server() -> None:
 
 def test_a_liar_loses_its_share_and_the_honest_keep_theirs() -> None:
     """All say 0.9; the liars' drafts are rubbish, and the room is scarce."""
-    slow = FloorAndSlope(0.1, 1e-4, learns=False)  # a target so slow that drafts pay
+    slow = FloorAndSlope(0.1, 1e-4)  # a target so slow that drafts pay
     world = World(make_policy("wisp", estimator=slow, first=FIRST, max_step_tokens=48), slow)
     for number in range(12):
         world.open(number, honesty=0.0 if number < 6 else 0.9, says=0.9, max_tokens=1000, rate=0.01)

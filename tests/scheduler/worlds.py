@@ -35,7 +35,7 @@ class Tiled:
 
 
 def exact() -> FloorAndSlope:
-    return FloorAndSlope(margin=0.0, learns=False)
+    return FloorAndSlope(margin=0.0)
 
 
 def make_session(
@@ -59,7 +59,7 @@ def make_session(
         has_edge=has_edge,
     )
     session.num_computed = length - missing
-    session.due_s = due_s
+    session.due_s = session.promised_s = due_s
     if acceptance:
         tokens = list(range(len(acceptance)))
         session.offer(DraftBlock(1, length, tokens, acceptance, complete=complete), 0.0)

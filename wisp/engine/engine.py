@@ -164,6 +164,7 @@ class Engine:
         verdicts = []
         for seat, outcome in outcomes:
             seat.session.num_computed = outcome.computed_after(seat)
+            seat.session.num_prefilled += seat.num_context - 1
             if outcome.tokens:
                 alone_s = forecast.alone_s if forecast else 0.0
                 verdict = self._commit(seat, outcome, step_time_s, alone_s, now)
@@ -258,6 +259,7 @@ class Engine:
 
     def _end(self, session: Session) -> None:
         del self.sessions[session.id]
+        self._policy.ended(session)
         self._verifier.close(session)
 
 

@@ -12,7 +12,7 @@ from wisp.core import Session, Slo
 from wisp.estimator.base import Estimator
 from wisp.estimator.shape import SeatedShape
 
-_USABLE = 0.9  # of the time; the rest is for prefill and for what the estimator cannot know
+_USABLE = 1.1  # of the time: a promise has a second's play (Session.promised_s)
 _LEAST_WAIT_S, _MOST_WAIT_S = 0.5, 30.0
 _MOST_SHED = 8  # that one session is worth
 
@@ -89,13 +89,15 @@ def retry_after_s(
     estimator: Estimator,
     tokens_per_seat: float,
     committed_per_seat: float,
+    prefill_per_token: float,
 ) -> float | None:
     """None: it may join; else how long until, by its rate, a session will have ended.
 
     In a period 1 / (fastest rate) all promised tokens together are (sum of rates) / (fastest rate);
     a step that commits them must take no longer than that period. Plainly a token is a seat of one
     token; with drafts a seat holds `tokens_per_seat` and commits `committed_per_seat`, as lately
-    measured. Whichever of both is cheaper decides.
+    measured. Whichever of both is cheaper decides. Sessions that end make room for others, whose
+    prompts are then computed: `prefill_per_token` prompt tokens for each that is committed.
     """
     if not sessions:
         return None
@@ -106,7 +108,8 @@ def retry_after_s(
     times_s = []
     for tokens, committed in ((1.0, 1.0), (tokens_per_seat, committed_per_seat)):
         seats = num_seats / committed
-        shape = SeatedShape(round(seats * tokens), round(seats * context), 0.0, round(seats))
+        new = round(seats * tokens + num_seats * prefill_per_token)
+        shape = SeatedShape(new, round(seats * context), 0.0, round(seats))
         times_s.append(estimator.predict_s(shape))  # a rate is kept over many steps, not in each
     if min(times_s) <= _USABLE / fastest:
         return None

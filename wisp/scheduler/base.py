@@ -37,6 +37,10 @@ class Policy(Protocol):
         if self.estimator is not None:
             self.estimator.observe(shape_of(batch), step_time_s)
 
+    def ended(self, session: Session) -> None:
+        """It has all its text, or will get no more of it."""
+        return
+
     def admits(self, sessions: Collection[Session], slo: Slo, now: float) -> float | None:
         """None: a session with this SLO may join; else in how many seconds it may ask again."""
         return None

@@ -53,7 +53,7 @@ class WispPaper(Policy):
                 tokens + more[0], context + more[1], product + more[2], len(batch) + 1
             )
             time_s = self.estimator.upper_s(shape)
-            slack_s = seat.session.due_s - now
+            slack_s = seat.session.promised_s - now
             if slack_s < time_s and urgent == 0:
                 slack_s = math.inf  # lost whatever is done
             if batch and time_s > min(limit_s, slack_s):
@@ -76,8 +76,8 @@ class WispPaper(Policy):
 
     def _rank(self, seat: Seat, horizon_s: float) -> tuple[int, float, Seat]:
         session = seat.session
-        if session.due_s < horizon_s:
-            return 0, session.due_s, seat
+        if session.promised_s < horizon_s:
+            return 0, session.promised_s, seat
         survival = accumulate(session.acceptance[: len(seat.draft)], mul)
         time_s = self.estimator.predict_s(shape_of(Batch([seat])))
         return 1, -(1.0 + sum(survival)) / max(time_s, 1e-9), seat

@@ -15,6 +15,7 @@ from wisp.scheduler.knapsack import Drafts
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
 
+_MOST_EARLY_S = 0.5  # that a session is seated before its deadline is close
 _LEAST_CHUNK = 16  # of a prompt whose first token is late, whatever else is promised
 
 
@@ -42,7 +43,9 @@ class Plan:
         seats = max(1, int(ready.sum()))
         plain_s = self._upper_s(SeatedShape(seats, int(columns.length[ready].sum()), 0.0, seats))
         self._horizon_s = 2.0 * max(step_s, plain_s)  # this step and the next
-        self.urgent: Bools = self._slack_s < self._horizon_s
+        # A period early: on the brink, every step would have to be a short one.
+        early_s = np.minimum(columns.period_s, _MOST_EARLY_S)
+        self.urgent: Bools = self._slack_s < self._horizon_s + early_s
         self.decodes: Bools = np.zeros(len(columns.sessions), dtype=bool)
         self.chunks: dict[int, int] = {}  # prompt tokens, by row
         self._prefilling = ~columns.decoding
@@ -67,18 +70,22 @@ class Plan:
         self._tighten(rows)
 
     def seat_ready(self, eager: bool) -> None:
-        """The next token of everybody else; unless `eager`, who waits for drafts joins free steps.
+        """The next token of everybody else; unless `eager`, where that is dear only of the ready.
 
         Decoding a session while its drafts are under way loses none of them: the tokens that both
-        made agree, or the drafts were wrong. But each seat reads the session's KV, and with drafts
-        one seat commits several tokens.
+        made agree, or the drafts were wrong. But each seat reads the session's KV again, and with
+        drafts one seat commits several tokens: where a long context costs more than a token does,
+        who waits for drafts joins free steps alone.
         """
-        columns = self._columns
+        columns, mean = self._columns, self._costs.mean
         rest = columns.decoding & ~self.decodes & ~self.urgent
-        self._decode_within(self._rows(rest & (eager | ~columns.waiting)), self._draft_room)
+        held = np.zeros_like(rest)
         if not eager:
-            most = min(self._costs.free_tokens - self.shape.num_tokens, self._draft_room)
-            self._decode_within(self._rows(rest & columns.waiting), most)
+            token_s = mean.slope_s(self.shape.num_tokens)
+            held = columns.waiting & (mean.context_s * columns.length > token_s)
+        self._decode_within(self._rows(rest & ~held), self._draft_room)
+        most = min(self._costs.free_tokens - self.shape.num_tokens, self._draft_room)
+        self._decode_within(self._rows(rest & held), most)
 
     def fill_prompts(self, num_drafts: int) -> bool:
         """Prefill in what is left beside `num_drafts`, the earliest first token first."""
@@ -176,6 +183,8 @@ class Plan:
             if self._upper_s(self._with_decodes(rows[:count])) <= limit_s:
                 break
             count = count * 7 // 8  # the curve is an interpolation
+        if not self.shape.num_tokens:
+            count = max(1, count)  # an idle target helps nobody
         if count:
             self._decode(rows[:count])
             self.limit_s = limit_s
@@ -189,7 +198,7 @@ class Plan:
         before = self._without(row)
         chunk = most
         while chunk > least and self._chunked_s(before, row, chunk, beside) > self.limit_s:
-            chunk //= 2
+            chunk = chunk * 7 // 8
         chunk = max(chunk, min(least, most), self.chunks.get(row, 0))
         if chunk > 0:
             self.chunks[row] = chunk

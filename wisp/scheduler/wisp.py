@@ -18,6 +18,7 @@ from wisp.scheduler.plan import Plan
 
 Ints = NDArray[np.int64]
 
+_KEPT = 0.98  # with every session that ends, of what was counted of those before
 _EAGER = 0.5  # of the time between two tokens of the fastest SLO, that a plain step of all takes
 
 
@@ -47,6 +48,7 @@ class Wisp(Policy):
         self._block_tokens = block_tokens
         self._max_step_tokens = max_step_tokens
         self._tokens_per_seat = self._committed_per_seat = 1.0
+        self._num_prefilled = self._num_committed = 0.0  # tokens of ended sessions, faded
         self.load = Load()
 
     @property
@@ -61,7 +63,16 @@ class Wisp(Policy):
 
     def admits(self, sessions: Collection[Session], slo: Slo, now: float) -> float | None:
         seat = self._tokens_per_seat, self._committed_per_seat
-        return retry_after_s(sessions, slo, self.estimator, *seat)
+        return retry_after_s(sessions, slo, self.estimator, *seat, self._prefill_per_token)
+
+    def ended(self, session: Session) -> None:
+        self._num_prefilled = _KEPT * self._num_prefilled + session.num_prefilled
+        self._num_committed = _KEPT * self._num_committed + session.num_output
+
+    @property
+    def _prefill_per_token(self) -> float:
+        """Prompt tokens computed for each one committed, over the sessions that ended of late."""
+        return self._num_prefilled / max(1.0, self._num_committed)
 
     def observe(
         self, batch: Batch, num_committed: Sequence[int], step_time_s: float, now: float
@@ -99,7 +110,8 @@ class Wisp(Policy):
     def _gauge(self, columns: Columns) -> None:
         """How far the server is from what plain decoding of everybody can just do."""
         count = len(columns.sessions)
-        plain = SeatedShape(count, int(columns.length.sum()), 0.0, count)
+        with_prompts = round(count * (1.0 + self._prefill_per_token))
+        plain = SeatedShape(with_prompts, int(columns.length.sum()), 0.0, count)
         plain_s = self._costs.mean.time_s(plain)
         fastest = max(session.slo.tokens_per_s for session in columns.sessions)
         self.load = self.load._replace(plain_s=plain_s, eager=plain_s * fastest <= _EAGER)
