@@ -1,206 +1,320 @@
-"""The paper's set-up in a simulated fleet: capacity and goodput of every policy.
+"""The paper's set-up as a simulated fleet: capacity and goodput of every policy.
 
-    python -m benchmarks.simulate [--law measured|paper] [--rates 2 4 6 8] [--json]
+    python -m benchmarks.simulate [--law paper|measured] [--rates 2 4 6 8] [--json] [--out DIR]
+    python -m benchmarks.simulate --sensitivity | --bursts | --waste | --one wisp --devices 1000
+    python -m benchmarks.simulate --record FILE [--target DIR --draft DIR]
 
-Devices of four kinds share one A100-80GB that serves a 32B model; the engine, the policies, the
-estimator and the edges' streams are the real ones, time is virtual (`wisp/sim`). Capacity is the
-most devices with which at least 95 % of the sessions got what they were promised; goodput is that
-of the rate of 8 tokens/s at the load where it is highest. docs/measurements.md tells what is
-assumed.
+Devices of four kinds share one A100-80GB that serves a 32B model. The engine, the policies, the
+estimator and the edges' streams are the real ones; time is virtual (`wisp/sim`). Capacity is the
+most devices with which at least 95 % of the sessions got what they were promised; goodput is the
+highest over the loads tried, at the last of the rates. docs/measurements.md says what is assumed.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
+import gc
 import json
 import os
+import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from typing import Any, NamedTuple
+from concurrent.futures import Executor, ProcessPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
+from benchmarks.capacity import (
+    LAWS,
+    TUNINGS,
+    Burst,
+    Point,
+    best_capacity,
+    best_point,
+    burst_point,
+    described,
+    point,
+    setup_of,
+)
 from wisp import __version__
-from wisp.core import Slo
-from wisp.scheduler.policy import PolicyName
-from wisp.sim.fleet import Setup, Tuning, learn, simulate
-from wisp.sim.law import A100, QWEN3_32B, implied_by_paper, roofline
-from wisp.sim.text import BetaTexts
+from wisp.config import TINY
+from wisp.scheduler.policy import POLICIES, PolicyName
+from wisp.sim.fleet import Setup, Tuning, simulate
+from wisp.sim.law import A100, QWEN3_32B, implied_by_paper
+from wisp.sim.workload import Lengths, Workload
 
 SEED = 1
-ATTAINED = 0.95
-FIRST_TOKEN_S = 2.0
-POLICIES: tuple[PolicyName, ...] = ("wisp", "wisp-paper", "sled", "centralized")
 RATES = (2.0, 4.0, 6.0, 8.0)
-LAWS = {
-    "measured": roofline(A100, QWEN3_32B),
-    "paper": implied_by_paper(A100, QWEN3_32B),
-}
-PAPER_CAPACITY = {
+COMPARED: tuple[PolicyName, ...] = ("wisp", "wisp-paper", "sled", "centralized")
+LOADS = (10, 20, 30, 40, 60, 80, 110, 155, 215)
+WASTE_DEVICES = 30
+BURSTS = tuple(Burst(30, peak) for peak in (110, 155, 215))
+PAPER_CAPACITY: dict[str, dict[float, int]] = {
     "wisp": {2.0: 164, 4.0: 142, 6.0: 103, 8.0: 86},
     "centralized": {2.0: 97, 4.0: 80, 6.0: 54, 8.0: 41},
     "sled": {2.0: 83, 4.0: 42, 6.0: 27, 8.0: 21},
 }
 PAPER_GOODPUT = {"wisp": 631.86, "centralized": 326.12, "sled": 170.82}
-
-# Each baseline gets the best of these at every load. A batch of `sled` is taken when it is full or
-# its first member has waited, so a large one with a short wait is continuous batching in all but
-# name; prompts are prefilled in chunks beside it.
-TUNINGS: dict[str, tuple[Tuning, ...]] = {
-    "wisp": (Tuning(),),
-    "wisp-paper": (Tuning(window=4), Tuning(window=8)),
-    "centralized": (Tuning(), Tuning(max_step_tokens=128), Tuning(max_step_tokens=512)),
-    "sled": tuple(
-        Tuning(block_tokens=length, batch_size=size, batch_wait_s=wait_s)
-        for length in (1, 2, 4, 8)
-        for size, wait_s in ((8, 0.02), (32, 0.02))
-    ),
-}
-
-
-class Run(NamedTuple):
-    policy: PolicyName
-    num_devices: int
-    setup: Setup
-    tuning: Tuning
-
-
-class Point(NamedTuple):
-    """What one simulation says."""
-
-    attainment: float
-    goodput: float
-    tokens_per_s: float
-    tokens_per_step: float
-    seats_per_step: float
-    busy: float
-
-
-def point(run: Run) -> Point:
-    estimator = learn(run.setup, run.tuning)
-    report = simulate(run.policy, run.num_devices, run.setup, run.tuning, estimator=estimator)
-    return Point(
-        report.attainment,
-        report.goodput,
-        report.tokens_per_s,
-        report.tokens_per_step,
-        report.seats_per_step,
-        report.busy,
-    )
-
-
-def capacity(policy: PolicyName, setup: Setup, tuning: Tuning, most: int) -> int:
-    """The most devices, to within 2 %, that hold `ATTAINED`; every load has the same seed.
-
-    Doubling finds a load that fails, halving the edge below it: attainment falls with the load but
-    for noise, and the same devices ask for the same at every load.
-    """
-    held, failed = 0, most + 1
-    count = min(most, 16)
-    while failed - held > max(1, held // 50):
-        if point(Run(policy, count, setup, tuning)).attainment >= ATTAINED:
-            held = count
-        else:
-            failed = count
-        count = min(most, 2 * held) if failed > most else (held + failed) // 2
-        if held >= most:
-            break
-    return held
-
-
-def best_capacity(policy: PolicyName, setup: Setup, most: int = 512) -> tuple[int, Tuning]:
-    """The capacity of the tuning that has the highest."""
-    found = [(capacity(policy, setup, tuning, most), tuning) for tuning in TUNINGS[policy]]
-    return max(found, key=lambda pair: pair[0])
-
-
-def setup_of(law: str, rate: float, acceptance: float, seconds: float, seed: int) -> Setup:
-    return Setup(
-        law=LAWS[law],
-        slo=Slo(tokens_per_s=rate, first_token_s=FIRST_TOKEN_S, name=f"{rate:g}"),
-        texts=BetaTexts(acceptance),
-        measured_s=seconds,
-        seed=seed,
-    )
+Row = dict[str, Any]
 
 
 def main() -> None:
+    options = _options()
+    if options.record:
+        from benchmarks.recorded import write  # it loads torch
+
+        print(json.dumps(write(options.record, options.target, options.draft)))
+        return
+    if options.one:
+        print(json.dumps(one(options)))
+        return
+    with ProcessPoolExecutor(max_workers=os.cpu_count()) as pool:
+        if options.sensitivity:
+            tables = {"sensitivity": sensitivity(options, pool)}
+        elif options.waste:
+            tables = {"waste": waste(options, pool)}
+        elif options.bursts:
+            tables = {"bursts": bursts(options, pool)}
+        else:
+            tables = {"capacity": capacities(options, pool), "loads": loads(options, pool)}
+    if options.out:
+        for name, rows in tables.items():
+            _save(options.out / f"sim_{name}_{options.law}.csv", rows)
+    if options.json:
+        print(json.dumps({"setting": setting(options), **_by_name(tables)}))
+        return
+    print(", ".join(f"{name} {value}" for name, value in setting(options).items()))
+    for name, rows in tables.items():
+        print(f"\n{name}")
+        for line in _lines(rows):
+            print(line)
+    if "capacity" in tables:
+        print()
+        for line in _ratios(_by_name(tables)):
+            print(line)
+
+
+def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--law", choices=LAWS, default="measured", help="what a step takes")
+    parser.add_argument("--law", choices=LAWS, default="paper", help="what a step takes")
     parser.add_argument("--rates", type=float, nargs="+", default=RATES, help="tokens/s promised")
-    parser.add_argument("--policies", nargs="+", choices=POLICIES, default=POLICIES)
+    parser.add_argument("--loads", type=int, nargs="*", default=LOADS, help="numbers of devices")
+    parser.add_argument("--policies", nargs="+", choices=POLICIES, default=COMPARED)
     parser.add_argument("--acceptance", type=float, default=0.7, help="of a draft token, mean")
-    parser.add_argument("--seconds", type=float, default=100.0, help="of virtual time, measured")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of virtual time, measured")
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    options = parser.parse_args()
-    figures = measure(options)
-    if options.json:
-        print(json.dumps({"setting": _setting(options), **figures}))
-        return
-    print(", ".join(f"{name} {value}" for name, value in _setting(options).items()))
-    for line in _table(figures, options.policies, options.rates):
-        print(line)
+    parser.add_argument("--out", type=Path, help="folder for CSV files")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--sensitivity", action="store_true", help="vary what is assumed, one by one")
+    what.add_argument("--bursts", action="store_true", help="attainment while the load jumps")
+    what.add_argument("--waste", action="store_true", help="drafting for nothing, by policy")
+    what.add_argument("--one", choices=POLICIES, metavar="POLICY", help="one run, and its time")
+    what.add_argument("--record", type=Path, metavar="FILE", help="a pair's texts, to replay")
+    parser.add_argument("--devices", type=int, default=1000, help="of --one")
+    parser.add_argument("--think-s", type=float, default=300.0, help="between requests, of --one")
+    parser.add_argument("--target", type=Path, default=TINY / "target", help="of --record")
+    parser.add_argument("--draft", type=Path, default=TINY / "draft", help="of --record")
+    return parser.parse_args()
 
 
-def measure(options: argparse.Namespace) -> dict[str, Any]:
+def capacities(options: argparse.Namespace, pool: Executor) -> list[Row]:
     cells = [(policy, rate) for rate in options.rates for policy in options.policies]
-    setups = [
-        setup_of(options.law, rate, options.acceptance, options.seconds, options.seed)
-        for _, rate in cells
+    setups = [_setup(options, rate) for _, rate in cells]
+    found = pool.map(best_capacity, [policy for policy, _ in cells], setups)
+    return [
+        {
+            "policy": policy,
+            "rate": rate,
+            "devices": devices,
+            "paper": PAPER_CAPACITY.get(policy, {}).get(rate, ""),
+            "tuning": described(tuning),
+        }
+        for (policy, rate), (devices, tuning) in zip(cells, found, strict=True)
     ]
-    found: dict[str, dict[str, int]] = {policy: {} for policy in options.policies}
-    tunings: dict[str, dict[str, str]] = {policy: {} for policy in options.policies}
-    with ProcessPoolExecutor(max_workers=os.cpu_count()) as pool:
-        results = pool.map(best_capacity, [policy for policy, _ in cells], setups)
-        for (policy, rate), (devices, tuning) in zip(cells, results, strict=True):
-            found[policy][f"{rate:g}"] = devices
-            tunings[policy][f"{rate:g}"] = _short(tuning)
-    return {"capacity": found, "tuning": tunings}
 
 
-def _short(tuning: Tuning) -> str:
-    default = Tuning()
-    return ", ".join(
-        f"{name} {getattr(tuning, name):g}"
-        for name in Tuning.__slots__
-        if getattr(tuning, name) != getattr(default, name)
+def loads(options: argparse.Namespace, pool: Executor) -> list[Row]:
+    setup = _setup(options, options.rates[-1])
+    cells = [(policy, load) for policy in options.policies for load in options.loads]
+    found = pool.map(best_point, *zip(*cells, strict=True), [setup] * len(cells))
+    return [
+        {"policy": policy, "devices": load, "rate": setup.slo.tokens_per_s, **_rounded(found_point)}
+        | {"tuning": described(tuning)}
+        for (policy, load), (found_point, tuning) in zip(cells, found, strict=True)
+    ]
+
+
+def bursts(options: argparse.Namespace, pool: Executor) -> list[Row]:
+    setup = _setup(options, options.rates[-1])
+    policies: list[PolicyName] = [*options.policies, "fcfs"]
+    cells = [(policy, burst) for burst in BURSTS for policy in policies]
+    found = pool.map(burst_point, *zip(*cells, strict=True), [setup] * len(cells))
+    return [
+        {"policy": policy, "base": burst.base, "peak": burst.peak, **_rounded(found_point)}
+        | {"tuning": described(tuning)}
+        for (policy, burst), (found_point, tuning) in zip(cells, found, strict=True)
+    ]
+
+
+def waste(options: argparse.Namespace, pool: Executor) -> list[Row]:
+    """At a load that all hold: fixed lengths of synchronous drafting, and `wisp`."""
+    setup = _setup(options, options.rates[-1])
+    cases: dict[str, tuple[PolicyName, Tuning]] = {
+        f"{length} drafts": ("sled", Tuning(block_tokens=length, batch_size=32, batch_wait_s=0.02))
+        for length in (2, 4, 8)
+    }
+    cases["wisp-paper"] = ("wisp-paper", Tuning())
+    cases["wisp"] = ("wisp", Tuning())
+    policies, tunings = zip(*cases.values(), strict=True)
+    count = len(cases)
+    found = pool.map(point, policies, [WASTE_DEVICES] * count, [setup] * count, tunings)
+    return [{"case": case, **_rounded(each)} for case, each in zip(cases, found, strict=True)]
+
+
+def sensitivity(options: argparse.Namespace, pool: Executor) -> list[Row]:
+    """The capacity at the last rate, with one assumption changed at a time."""
+    cases = _cases(options)
+    cells = [(case, policy) for case in cases for policy in options.policies]
+    found = pool.map(
+        best_capacity, [policy for _, policy in cells], [cases[case] for case, _ in cells]
     )
+    devices = {cell: count for cell, (count, _) in zip(cells, found, strict=True)}
+    return [
+        {"case": case} | {policy: devices[case, policy] for policy in options.policies}
+        for case in cases
+    ]
 
 
-def _setting(options: argparse.Namespace) -> dict[str, Any]:
+def _cases(options: argparse.Namespace) -> dict[str, Setup]:
+    base = _setup(options, options.rates[-1])
+    cases = {"as assumed": base}
+    for acceptance in (0.5, 0.6, 0.8, 0.85):
+        texts = setup_of(base.law, 1.0, acceptance, 1.0, 1).texts
+        cases[f"acceptance {acceptance:g}"] = replace(base, texts=texts)
+    for share in (0.0, 0.5):
+        law = _paper_law(seat_share=share)
+        cases[f"paper's law, {share:.0%} of it the session's"] = replace(base, law=law)
+    other = "measured" if options.law == "paper" else "paper"
+    cases[f"law {other}"] = replace(base, law=LAWS[other])
+    for factor in (0.5, 2.0):
+        cases[f"KV memory x {factor:g}"] = replace(base, kv_tokens=int(factor * base.kv_tokens))
+    short = Workload(Lengths(64.0), Lengths(128.0))
+    cases["prompts 64, outputs 128"] = replace(base, workload=short)
+    long = Workload(Lengths(512.0), Lengths(256.0))
+    cases["prompts 512, outputs 256"] = replace(base, workload=long)
+    for device in base.devices:
+        cases[f"only {device.name}"] = replace(base, devices=(device,))
+    for network in base.networks:
+        cases[f"only {network.name}"] = replace(base, networks=(network,))
+    cases["first token in 5 s"] = replace(
+        base, slo=type(base.slo)(tokens_per_s=base.slo.tokens_per_s, first_token_s=5.0)
+    )
+    cases["another seed"] = replace(base, seed=base.seed + 1)
+    return cases
+
+
+def _paper_law(seat_share: float) -> Any:
+    """3.07 ms for each decoded token of a session, split between the session and the token."""
+    law = implied_by_paper(A100, QWEN3_32B)
+    whole_s = law.seat_s + law.token_s
+    return law._replace(seat_s=seat_share * whole_s, token_s=(1.0 - seat_share) * whole_s)
+
+
+def one(options: argparse.Namespace) -> Row:
+    """One simulation, with the time it took here."""
+    policy: PolicyName = options.one
+    base = _setup(options, options.rates[-1])
+    setup = replace(base, workload=Workload(think_s=options.think_s))
+    start_s = time.perf_counter()
+    gc.disable()
+    report = simulate(policy, options.devices, setup, TUNINGS[policy][0])
+    gc.enable()
+    return {
+        "policy": policy,
+        "devices": options.devices,
+        "virtual_s": setup.end_s,
+        "real_s": round(time.perf_counter() - start_s, 1),
+        "events": report.num_events,
+        "steps": report.num_steps,
+        "seats_per_step": round(report.seats_per_step, 1),
+        "attainment": round(report.attainment, 4),
+        "goodput": round(report.goodput, 1),
+    }
+
+
+def _setup(options: argparse.Namespace, rate: float) -> Setup:
+    law = LAWS[options.law]
+    return setup_of(law, rate, options.acceptance, options.seconds, options.seed)
+
+
+def setting(options: argparse.Namespace) -> Row:
     law = LAWS[options.law]
     return {
         "wisp": __version__,
         "law": options.law,
-        "acceptance": options.acceptance,
-        "kv_tokens": Setup().kv_tokens,
         "floor_ms": round(1e3 * law.floor_s, 2),
         "token_ms": round(1e3 * law.token_s, 3),
         "seat_ms": round(1e3 * law.seat_s, 3),
-        "measured_s": options.seconds,
+        "kv_tokens": Setup().kv_tokens,
+        "acceptance": options.acceptance,
+        "seconds": options.seconds,
         "seed": options.seed,
     }
 
 
-def _table(
-    figures: dict[str, Any], policies: Sequence[str], rates: Sequence[float]
-) -> Iterator[str]:
-    found = figures["capacity"]
-    yield f"{'capacity at tokens/s':24}" + "".join(f"{rate:>8g}" for rate in rates)
-    for policy in policies:
-        yield f"{policy:24}" + "".join(f"{found[policy][f'{rate:g}']:>8}" for rate in rates)
-        if policy in PAPER_CAPACITY:
-            yield f"{'  in the paper':24}" + "".join(
-                f"{PAPER_CAPACITY[policy].get(rate, '-'):>8}" for rate in rates
-            )
-    if "wisp" not in policies:
-        return
-    for policy in policies:
-        if policy == "wisp":
+def _rounded(found: Point) -> Row:
+    return {name: round(value, 4) for name, value in found._asdict().items()}
+
+
+def _by_name(tables: dict[str, list[Row]]) -> Row:
+    """`capacity.POLICY.RATE` and `goodput.POLICY`; other tables as they are."""
+    if "capacity" not in tables:
+        return dict(tables)
+    capacity: dict[str, dict[str, int]] = {}
+    for row in tables["capacity"]:
+        capacity.setdefault(row["policy"], {})[f"{row['rate']:g}"] = row["devices"]
+    goodput: dict[str, float] = {}
+    for row in tables["loads"]:
+        goodput[row["policy"]] = max(goodput.get(row["policy"], 0.0), row["goodput"])
+    return {"capacity": capacity, "goodput": goodput, "loads": tables["loads"]}
+
+
+def _ratios(figures: Row) -> Iterator[str]:
+    """Beside the paper's own."""
+    capacity, goodput = figures["capacity"], figures["goodput"]
+    for policy in capacity:
+        if policy == "wisp" or "wisp" not in capacity:
             continue
-        ratios = [found["wisp"][f"{r:g}"] / max(1, found[policy][f"{r:g}"]) for r in rates]
-        yield f"{'wisp / ' + policy:24}" + "".join(f"{ratio:>8.2f}" for ratio in ratios)
+        for rate, devices in capacity[policy].items():
+            ratio = capacity["wisp"][rate] / max(1, devices)
+            own = PAPER_CAPACITY.get(policy, {}).get(float(rate))
+            told = f"  paper {PAPER_CAPACITY['wisp'][float(rate)] / own:.2f}" if own else ""
+            yield f"capacity wisp / {policy:12} at {rate:>3} tokens/s  {ratio:5.2f}{told}"
+        if goodput.get(policy):
+            own_goodput = PAPER_GOODPUT.get(policy)
+            told = f"  paper {PAPER_GOODPUT['wisp'] / own_goodput:.2f}" if own_goodput else ""
+            ratio = goodput["wisp"] / goodput[policy]
+            yield f"goodput  wisp / {policy:12} {'':17}{ratio:5.2f}{told}"
+
+
+def _lines(rows: Sequence[Row]) -> Iterator[str]:
+    if not rows:
+        return
+    widths = {name: max(len(name), *(len(str(row[name])) for row in rows)) for name in rows[0]}
+    yield "  ".join(f"{name:>{width}}" for name, width in widths.items())
+    for row in rows:
+        yield "  ".join(f"{row[name]!s:>{width}}" for name, width in widths.items())
+
+
+def _save(path: Path, rows: Sequence[Row]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 if __name__ == "__main__":

@@ -127,8 +127,10 @@ class Stream:
         """What is to be sent now: `block_tokens` drafts, or fewer when no more will come."""
         first = self._num_sent
         num_unsent = len(self.drafted) - first
+        if num_unsent == 0:
+            return None
         complete = not self.wants_token
-        if num_unsent == 0 or (num_unsent < block_tokens and not complete):
+        if num_unsent < block_tokens and not complete:
             return None
         self._num_sent = len(self.drafted)
         return DraftBlock(

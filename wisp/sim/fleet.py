@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 
 from wisp.core import REST, Directive, Slo
@@ -63,6 +63,10 @@ class Setup:
     def end_s(self) -> float:
         return self.warm_up_s + self.measured_s
 
+    def from_to(self, start_s: float, end_s: float) -> Setup:
+        """Measured in that time alone."""
+        return replace(self, warm_up_s=start_s, measured_s=end_s - start_s)
+
 
 @dataclass(slots=True)
 class Report:
@@ -94,6 +98,14 @@ class Report:
         """Accepted of drafted tokens, over the sessions that ended."""
         drafted = sum(each.num_drafted for each in self.sessions)
         return sum(each.num_accepted for each in self.sessions) / max(1, drafted)
+
+    @property
+    def waste_per_token(self) -> tuple[float, float]:
+        """Seconds of wasted drafting, blocking and overlapped, for each token of ended sessions."""
+        ended = [each for each in self.sessions if each.ended_s is not None]
+        num_tokens = max(1, sum(each.attainment.num_tokens for each in ended))
+        blocking_s = sum(each.waste.blocking_s for each in ended)
+        return blocking_s / num_tokens, sum(e.waste.overlapped_s for e in ended) / num_tokens
 
 
 def simulate(

@@ -6,6 +6,7 @@ repeats: neither `wisp.lookup` nor `wisp.edge.repeats` finds anything in it.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from wisp.edge.drafter.base import Proposal
 
+COLUMNS = ("right", "confidence", "entropy", "margin", "spread")  # of a recording
 WRONG = -1  # the token of a draft that the target does not choose
 
 
@@ -67,3 +69,36 @@ class BetaTexts:
         logit = np.log(odds / (1.0 - odds)) + self._noise * chance.standard_normal(num_tokens)
         confidence: NDArray[np.float64] = 1.0 / (1.0 + np.exp(-logit))
         return Text(right.tolist(), confidence.tolist())
+
+
+class RecordedTexts:
+    """A real pair's texts, replayed: each session gets one of them from its start, and another
+    behind it as long as its output is longer.
+
+    Whether a draft token is right where it stands behind the target's own text is all that counts:
+    behind a wrong one nothing is accepted, whatever the drafter goes on to see.
+    """
+
+    def __init__(self, path: Path, temperature: float | None = None) -> None:
+        """`temperature`: of the texts to take; None takes all. The columns are `COLUMNS`."""
+        with np.load(path) as file:
+            columns = [file[name].astype(np.float64) for name in COLUMNS]
+            ends, temperatures = file["ends"], file["temperatures"]
+        starts = np.concatenate(([0], ends[:-1]))
+        taken = [
+            slice(start, end)
+            for start, end, at in zip(starts, ends, temperatures, strict=True)
+            if temperature is None or abs(at - temperature) < 1e-3
+        ]
+        if not taken:
+            raise ValueError(f"{path} has no texts at temperature {temperature}")
+        self._texts = [[column[part] for column in columns] for part in taken]
+        self.acceptance = float(np.concatenate([text[0] for text in self._texts]).mean())
+
+    def make(self, num_tokens: int, seed: tuple[int, ...]) -> Text:
+        chance = np.random.default_rng(seed)
+        parts: list[list[NDArray[np.float64]]] = []
+        while sum(len(part[0]) for part in parts) < num_tokens:
+            parts.append(self._texts[int(chance.integers(len(self._texts)))])
+        right, *seen = (np.concatenate(column)[:num_tokens] for column in zip(*parts, strict=True))
+        return Text((right > 0.5).tolist(), *(column.tolist() for column in seen))

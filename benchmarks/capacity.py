@@ -1,0 +1,151 @@
+"""What a simulated fleet can take: capacity by bisection, loads one by one, and bursts."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from wisp.core import Slo
+from wisp.scheduler.policy import PolicyName
+from wisp.sim.fleet import Setup, Tuning, learn, simulate
+from wisp.sim.law import A100, QWEN3_32B, Law, implied_by_paper, roofline
+from wisp.sim.text import BetaTexts
+from wisp.sim.workload import Presence, bursty
+
+ATTAINED = 0.95
+FIRST_TOKEN_S = 2.0  # the default of wisp-server
+LAWS: dict[str, Law] = {
+    "paper": implied_by_paper(A100, QWEN3_32B),
+    "measured": roofline(A100, QWEN3_32B),
+}
+
+# What each policy may choose from; it gets the best of these at every load and class. A batch of
+# `sled` is taken when it is full or its first member has waited, and prompts are prefilled in
+# chunks beside it: a large one with a short wait is continuous batching in all but name.
+TUNINGS: dict[PolicyName, tuple[Tuning, ...]] = {
+    "wisp": (Tuning(),),
+    "wisp-paper": (Tuning(), Tuning(window=4)),
+    "fcfs": (Tuning(), Tuning(window=4)),
+    "centralized": (Tuning(), Tuning(max_step_tokens=128), Tuning(max_step_tokens=512)),
+    "sled": tuple(
+        Tuning(block_tokens=length, batch_size=size, batch_wait_s=0.02)
+        for length in (2, 3, 4, 6)
+        for size in (8, 32)
+    ),
+}
+
+
+def setup_of(law: Law, rate: float, acceptance: float, seconds: float, seed: int) -> Setup:
+    return Setup(
+        law=law,
+        slo=Slo(tokens_per_s=rate, first_token_s=FIRST_TOKEN_S, name=f"{rate:g}"),
+        texts=BetaTexts(acceptance),
+        measured_s=seconds,
+        seed=seed,
+    )
+
+
+class Point(NamedTuple):
+    """What one simulation says; see `wisp.sim.fleet.Report`."""
+
+    attainment: float
+    goodput: float
+    tokens_per_s: float
+    tokens_per_step: float
+    seats_per_step: float
+    first_token_held: float
+    acceptance: float
+    blocking_ms: float  # wasted drafting for each token, see wisp.edge.waste
+    overlapped_ms: float
+
+
+def point(
+    policy: PolicyName, fleet: int | Sequence[Presence], setup: Setup, tuning: Tuning
+) -> Point:
+    gc.disable()  # a run makes many small objects, and no cycles that grow
+    try:
+        estimator = learn(setup, tuning)
+        report = simulate(policy, fleet, setup, tuning, estimator=estimator)
+    finally:
+        gc.enable()
+    held = [each.attainment.first_token_held for each in report.sessions]
+    return Point(
+        report.attainment,
+        report.goodput,
+        report.tokens_per_s,
+        report.tokens_per_step,
+        report.seats_per_step,
+        sum(held) / max(1, len(held)),
+        report.acceptance,
+        *(1e3 * time_s for time_s in report.waste_per_token),
+    )
+
+
+def best_point(policy: PolicyName, fleet: int, setup: Setup) -> tuple[Point, Tuning]:
+    """Of the tuning with the highest goodput at this load."""
+    found = [(point(policy, fleet, setup, tuning), tuning) for tuning in TUNINGS[policy]]
+    return max(found, key=lambda pair: pair[0].goodput)
+
+
+def best_capacity(policy: PolicyName, setup: Setup, most: int = 256) -> tuple[int, Tuning]:
+    """The most devices that hold `ATTAINED`, and the tuning that does it; to within 2 %."""
+    best, best_tuning = 0, TUNINGS[policy][0]
+    for tuning in TUNINGS[policy]:
+        if _holds(policy, best + _step(best), setup, tuning):
+            best, best_tuning = _climb(policy, best + _step(best), setup, tuning, most), tuning
+    return best, best_tuning
+
+
+def _climb(policy: PolicyName, held: int, setup: Setup, tuning: Tuning, most: int) -> int:
+    """From a load that holds: growing finds one that fails, halving the edge between them.
+
+    Attainment falls with the load but for noise, and the same devices ask for the same whatever
+    the load and the policy (common random numbers).
+    """
+    count = failed = min(most, max(24, held * 3 // 2))
+    while _holds(policy, count, setup, tuning):
+        held = count
+        if count == most:
+            return most
+        count = failed = min(most, count * 3 // 2)
+    while failed - held > _step(held):
+        count = (held + failed) // 2
+        if _holds(policy, count, setup, tuning):
+            held = count
+        else:
+            failed = count
+    return held
+
+
+def _step(count: int) -> int:
+    return max(1, count // 50)
+
+
+def _holds(policy: PolicyName, count: int, setup: Setup, tuning: Tuning) -> bool:
+    return point(policy, count, setup, tuning).attainment >= ATTAINED
+
+
+class Burst(NamedTuple):
+    """Devices: `base` all the time, `peak` for half a minute."""
+
+    base: int
+    peak: int
+    start_s: float = 30.0
+    length_s: float = 30.0
+    ramp_s: float = 2.0
+
+
+def burst_point(policy: PolicyName, burst: Burst, setup: Setup) -> tuple[Point, Tuning]:
+    """Of the sessions opened from the burst's start to the end of the run, the best tuning's."""
+    setup = setup.from_to(burst.start_s, burst.start_s + 2.0 * burst.length_s)
+    fleet = bursty(*burst, seed=setup.seed)
+    found = [(point(policy, fleet, setup, tuning), tuning) for tuning in TUNINGS[policy]]
+    return max(found, key=lambda pair: pair[0].attainment)
+
+
+def described(tuning: Tuning) -> str:
+    default = Tuning()
+    names = Tuning.__slots__
+    differ = [name for name in names if getattr(tuning, name) != getattr(default, name)]
+    return ", ".join(f"{name} {getattr(tuning, name):g}" for name in differ)

@@ -1,0 +1,188 @@
+"""The figures of the documentation, from committed CSV files.
+
+    make figures        (or: python -m benchmarks.figures [--out docs/figures])
+
+The same files give the same bytes: no dates, and identifiers that do not change.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("svg")
+
+import matplotlib.pyplot as plt
+
+from benchmarks.estimator import DATA, Guess, guess, read
+
+ROOT = Path(__file__).parent.parent
+RESULTS = Path(__file__).parent / "results"
+POLICIES = {
+    "wisp": "#d55e00",
+    "wisp-paper": "#e69f00",
+    "sled": "#0072b2",
+    "centralized": "#777777",
+}
+LAWS = {"paper": "step times that the paper implies", "measured": "step times as measured"}
+WASTE = {"blocking_ms": ("blocking", "#d55e00"), "overlapped_ms": ("overlapped", "#e6b48c")}
+LANES = {"draft": "edge drafts", "up": "drafts travel", "step": "target", "down": "verdict travels"}
+LANE_COLOURS = {"draft": "#d55e00", "up": "#bbbbbb", "step": "#0072b2", "down": "#bbbbbb"}
+SHOWN_S = 2.5  # of the timeline
+Rows = list[dict[str, str]]
+
+plt.rcParams.update(
+    {
+        "svg.hashsalt": "wisp",
+        "svg.fonttype": "none",  # text stays text
+        "font.family": "sans-serif",
+        "font.size": 10,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.color": "#e6e6e6",
+        "axes.axisbelow": True,
+        "figure.facecolor": "white",
+        "legend.frameon": False,
+    }
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "figures")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    for name, draw in FIGURES.items():
+        figure = draw()
+        figure.savefig(options.out / f"{name}.svg", metadata={"Date": None}, bbox_inches="tight")
+        plt.close(figure)
+
+
+def loads() -> Any:
+    """Goodput and attainment over the number of devices."""
+    rows = _read("sim_loads_paper")
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    for policy, colour in POLICIES.items():
+        mine = [row for row in rows if row["policy"] == policy]
+        devices = [int(row["devices"]) for row in mine]
+        for axis, column, scale in ((axes[0], "goodput", 1.0), (axes[1], "attainment", 100.0)):
+            values = [scale * float(row[column]) for row in mine]
+            axis.plot(devices, values, "o-", color=colour, label=policy, markersize=4)
+    axes[0].set(xlabel="devices", ylabel="goodput, tokens/s", ylim=(0, None))
+    axes[1].set(xlabel="devices", ylabel="sessions with their promise kept, %", ylim=(0, 104))
+    axes[1].axhline(95, color="black", linewidth=0.8, linestyle=":")
+    axes[0].legend()
+    return figure
+
+
+def capacity() -> Any:
+    """Devices with at least 95 % attainment, by promised rate."""
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained", sharey=True)
+    for axis, (law, title) in zip(axes, LAWS.items(), strict=True):
+        rows = _read(f"sim_capacity_{law}")
+        rates = sorted({float(row["rate"]) for row in rows})
+        width = 0.8 / len(POLICIES)
+        for index, (policy, colour) in enumerate(POLICIES.items()):
+            mine = sorted((r for r in rows if r["policy"] == policy), key=_rate)
+            at = [place + (index - 1.5) * width for place in range(len(rates))]
+            axis.bar(at, [int(r["devices"]) for r in mine], width, color=colour, label=policy)
+            told = [(x, int(r["paper"])) for x, r in zip(at, mine, strict=True) if r["paper"]]
+            if told and law == "paper":
+                label = "as the paper reports" if policy == "wisp" else None
+                axis.plot(*zip(*told, strict=True), "k_", markersize=9, label=label)
+        axis.set_xticks(range(len(rates)), [f"{rate:g}" for rate in rates])
+        axis.set(xlabel="promised tokens/s", title=title)
+        axis.grid(axis="x", visible=False)
+    axes[0].set_ylabel("capacity, devices")
+    axes[0].legend()
+    return figure
+
+
+def estimator() -> Any:
+    """Predicted against measured steps, each of a batch size that the fit has not seen."""
+    rows = read(DATA)
+    figure, axes = plt.subplots(1, 2, figsize=(8, 3.8), layout="constrained", sharey=True)
+    for axis, kind in zip(axes, ("wisp", "paper"), strict=True):
+        found: list[Guess] = []
+        for batch in sorted({row.batch for row in rows}):
+            kept = [row for row in rows if row.batch != batch]
+            found += guess(kind, kept, [row for row in rows if row.batch == batch])
+        measured = [1e3 * each.row.median_s for each in found]
+        predicted = [1e3 * each.predicted_s for each in found]
+        ends = (0.9 * min(measured), 1.1 * max(measured))
+        axis.plot(ends, ends, color="black", linewidth=0.8)
+        axis.loglog(measured, predicted, ".", color=POLICIES["wisp"], markersize=4)
+        errors = [abs(p / m - 1.0) for p, m in zip(predicted, measured, strict=True)]
+        error = 100.0 * sum(errors) / len(errors)
+        title = "this estimator" if kind == "wisp" else "the paper's linear form"
+        axis.set(xlabel="measured, ms", title=f"{title}: mean error {error:.1f} %")
+    axes[0].set_ylabel("predicted, ms")
+    return figure
+
+
+def timeline() -> Any:
+    """Who works when, in one session."""
+    rows = _read("sim_timeline")
+    cases = list(dict.fromkeys(row["case"] for row in rows))
+    figure, axes = plt.subplots(2, 1, figsize=(9, 3.8), layout="constrained", sharex=True)
+    for axis, case in zip(axes, cases, strict=True):
+        mine = [row for row in rows if row["case"] == case]
+        for lane, kind in enumerate(reversed(LANES)):
+            spans = [
+                (float(row["start_s"]), float(row["end_s"]) - float(row["start_s"]))
+                for row in mine
+                if row["kind"] == kind and float(row["start_s"]) < SHOWN_S
+            ]
+            axis.broken_barh(spans, (lane - 0.35, 0.7), color=LANE_COLOURS[kind], linewidth=0)
+        shown = [row for row in mine if row["kind"] == "down" and float(row["end_s"]) <= SHOWN_S]
+        committed = sum(int(row["tokens"]) for row in shown)
+        axis.set_yticks(range(len(LANES)), [LANES[kind] for kind in reversed(LANES)])
+        axis.set(xlim=(0, SHOWN_S), title=f"{case}: {committed} tokens in {SHOWN_S:g} s")
+        axis.grid(axis="y", visible=False)
+    axes[-1].set_xlabel("seconds since the request")
+    return figure
+
+
+def waste() -> Any:
+    """Drafting for nothing, for each token that reached the user."""
+    rows = _read("sim_waste_paper")
+    figure, axis = plt.subplots(figsize=(6, 3.2), layout="constrained")
+    names = [row["case"] for row in rows]
+    bottom = [0.0] * len(rows)
+    for column, (label, colour) in WASTE.items():
+        values = [float(row[column]) for row in rows]
+        axis.bar(names, values, 0.6, bottom=bottom, color=colour, label=label)
+        bottom = [low + value for low, value in zip(bottom, values, strict=True)]
+    axis.set_ylabel("wasted drafting, ms per token")
+    axis.grid(axis="x", visible=False)
+    axis.legend()
+    return figure
+
+
+def _read(name: str) -> Rows:
+    with (RESULTS / f"{name}.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _rate(row: dict[str, str]) -> float:
+    return float(row["rate"])
+
+
+FIGURES: dict[str, Callable[[], Any]] = {
+    "loads": loads,
+    "capacity": capacity,
+    "estimator": estimator,
+    "timeline": timeline,
+    "waste": waste,
+}
+
+if __name__ == "__main__":
+    main()
