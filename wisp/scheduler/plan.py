@@ -33,6 +33,8 @@ class Plan:
         max_tokens: int,
         step_s: float,
         now: float,
+        *,
+        eager: bool,
     ) -> None:
         self._costs = costs
         self._max_tokens = max_tokens
@@ -43,8 +45,13 @@ class Plan:
         seats = max(1, int(ready.sum()))
         plain_s = self._upper_s(SeatedShape(seats, int(columns.length[ready].sum()), 0.0, seats))
         self._horizon_s = 2.0 * max(step_s, plain_s)  # this step and the next
+        # A seat has its own share and reads the KV of its session; with drafts it commits several
+        # tokens. Where that is dearer than a token, who waits for drafts is held back.
+        mean = costs.mean
+        seat_s = mean.seat_s + mean.context_s * columns.length
+        self._held = columns.waiting & (seat_s > mean.slope_s(1.0)) & (not eager)
         # A period early: on the brink, every step would have to be a short one.
-        early_s = np.minimum(columns.period_s, _MOST_EARLY_S)
+        early_s = np.minimum(columns.period_s, _MOST_EARLY_S) * ~self._held
         self.urgent: Bools = self._slack_s < self._horizon_s + early_s
         self.decodes: Bools = np.zeros(len(columns.sessions), dtype=bool)
         self.chunks: dict[int, int] = {}  # prompt tokens, by row
@@ -69,23 +76,16 @@ class Plan:
         self.limit_s = math.inf
         self._tighten(rows)
 
-    def seat_ready(self, eager: bool) -> None:
-        """The next token of everybody else; unless `eager`, where that is dear only of the ready.
+    def seat_ready(self) -> None:
+        """The next token of everybody else; who is held back joins free steps alone.
 
         Decoding a session while its drafts are under way loses none of them: the tokens that both
-        made agree, or the drafts were wrong. But each seat reads the session's KV again, and with
-        drafts one seat commits several tokens: where a long context costs more than a token does,
-        who waits for drafts joins free steps alone.
+        made agree, or the drafts were wrong.
         """
-        columns, mean = self._columns, self._costs.mean
-        rest = columns.decoding & ~self.decodes & ~self.urgent
-        held = np.zeros_like(rest)
-        if not eager:
-            token_s = mean.slope_s(self.shape.num_tokens)
-            held = columns.waiting & (mean.context_s * columns.length > token_s)
-        self._decode_within(self._rows(rest & ~held), self._draft_room)
+        rest = self._columns.decoding & ~self.decodes & ~self.urgent
+        self._decode_within(self._rows(rest & ~self._held), self._draft_room)
         most = min(self._costs.free_tokens - self.shape.num_tokens, self._draft_room)
-        self._decode_within(self._rows(rest & held), most)
+        self._decode_within(self._rows(rest & self._held), most)
 
     def fill_prompts(self, num_drafts: int) -> bool:
         """Prefill in what is left beside `num_drafts`, the earliest first token first."""

@@ -97,9 +97,10 @@ class Wisp(Policy):
             return Batch()
         columns = Columns(sessions, self._block_tokens)
         self._gauge(columns)
-        plan = Plan(columns, self._costs, self._max_step_tokens, self.load.step_s, now)
+        load = self.load
+        plan = Plan(columns, self._costs, self._max_step_tokens, load.step_s, now, eager=load.eager)
         plan.seat_urgent()
-        plan.seat_ready(self.load.eager)
+        plan.seat_ready()
         drafts = Drafts(columns.survivals() * plan.decodes[:, None])
         num_drafts = plan.best_drafts(drafts)
         if plan.fill_prompts(num_drafts):
