@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,13 @@ import numpy as np
 from benchmarks.predictor_traces import record
 from wisp.sim.text import COLUMNS
 
-PATH = Path(__file__).parent / "data" / "tiny_pair_texts.npz"
-TEMPERATURES = (0.0, 0.8)
 MAX_TOKENS = 80
 SEED = 7
 
 
-def write(path: Path, target: Path, draft: Path) -> dict[str, Any]:
+def write(path: Path, target: Path, draft: Path, temperatures: Sequence[float]) -> dict[str, Any]:
     """A column for each of `COLUMNS` over all texts, and where each text ends; half precision."""
-    traces = record(target, draft, TEMPERATURES, MAX_TOKENS, window=2, seed=SEED)
+    traces = record(target, draft, temperatures, MAX_TOKENS, window=2, seed=SEED)
     rows = [
         (right, *(getattr(found.proposal, name) for name in COLUMNS[1:]))
         for trace in traces

@@ -38,15 +38,19 @@ from benchmarks.capacity import (
 )
 from wisp import __version__
 from wisp.config import TINY
+from wisp.edge.predictor import LogisticPredictor
 from wisp.scheduler.policy import POLICIES, PolicyName
 from wisp.sim.fleet import Setup, Tuning, simulate
 from wisp.sim.law import A100, QWEN3_32B, implied_by_paper
+from wisp.sim.text import RecordedTexts
 from wisp.sim.workload import Lengths, Workload
 
 SEED = 1
 RATES = (2.0, 4.0, 6.0, 8.0)
 COMPARED: tuple[PolicyName, ...] = ("wisp", "wisp-paper", "sled", "centralized")
 LOADS = (10, 20, 30, 40, 60, 80, 110, 155, 215)
+RECORDED = Path(__file__).parent / "data" / "tiny_pair_texts.npz"
+TEMPERATURES = (0.0, 0.8)  # of the recording
 WASTE_DEVICES = 30
 BURSTS = tuple(Burst(30, peak) for peak in (110, 155, 215))
 PAPER_CAPACITY: dict[str, dict[float, int]] = {
@@ -63,7 +67,7 @@ def main() -> None:
     if options.record:
         from benchmarks.recorded import write  # it loads torch
 
-        print(json.dumps(write(options.record, options.target, options.draft)))
+        print(json.dumps(write(options.record, options.target, options.draft, TEMPERATURES)))
         return
     if options.one:
         print(json.dumps(one(options)))
@@ -199,6 +203,10 @@ def _cases(options: argparse.Namespace) -> dict[str, Setup]:
         cases[f"paper's law, {share:.0%} of it the session's"] = replace(base, law=law)
     other = "measured" if options.law == "paper" else "paper"
     cases[f"law {other}"] = replace(base, law=LAWS[other])
+    for temperature in TEMPERATURES:
+        cases[f"the bundled pair's texts at {temperature:g}"] = replace(
+            base, texts=RecordedTexts(RECORDED, temperature), predictor=LogisticPredictor
+        )
     for factor in (0.5, 2.0):
         cases[f"KV memory x {factor:g}"] = replace(base, kv_tokens=int(factor * base.kv_tokens))
     short = Workload(Lengths(64.0), Lengths(128.0))

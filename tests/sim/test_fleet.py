@@ -4,12 +4,14 @@ from dataclasses import replace
 
 import pytest
 
+from benchmarks.simulate import RECORDED
 from wisp.core import Slo
+from wisp.edge.predictor import LogisticPredictor
 from wisp.scheduler.policy import POLICIES, PolicyName
 from wisp.sim.fleet import Report, Setup, Tuning, simulate
 from wisp.sim.law import A100, QWEN3_32B, implied_by_paper, roofline
 from wisp.sim.profiles import LAPTOP, RASPBERRY_PI_5, WIRED
-from wisp.sim.text import BetaTexts
+from wisp.sim.text import BetaTexts, RecordedTexts
 from wisp.sim.workload import Lengths, Presence, Workload, bursty
 
 SHORT = Workload(Lengths(32.0), Lengths(64.0), think_s=0.5)
@@ -120,3 +122,11 @@ def test_the_law_implied_by_the_paper_gives_back_its_throughput() -> None:
     setup = replace(SETUP, law=law, workload=Workload(Lengths(8.0, sigma=0.0), Lengths(200.0)))
     report = simulate("centralized", 41, setup, Tuning())
     assert report.tokens_per_s == pytest.approx(1.0 / 3.07e-3, rel=0.1)
+
+
+def test_a_recorded_pair_is_replayed_with_the_edge_s_own_predictor() -> None:
+    texts = RecordedTexts(RECORDED, 0.0)
+    setup = replace(SETUP, texts=texts, predictor=LogisticPredictor, measured_s=30.0)
+    report = simulate("wisp", 6, setup, Tuning())
+    assert report.attainment == 1.0
+    assert 0.5 * texts.acceptance < report.acceptance < 1.0

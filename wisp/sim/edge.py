@@ -199,7 +199,7 @@ class Edge:
             if self._predictor is None:
                 stream.append(proposal.token, proposal.confidence, cost)
             else:
-                features = stream.features(proposal, 0.0)
+                features = stream.features(proposal, self._texts.temperature)
                 acceptance = self._predictor.acceptance(features)
                 stream.append(proposal.token, acceptance, cost, features)
             self._flush()

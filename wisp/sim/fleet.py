@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
 
@@ -54,6 +54,7 @@ class Setup:
     networks: Sequence[Network] = (WIRED, WIFI, CELLULAR)  # equal shares
     workload: Workload = CHAT
     texts: Texts = field(default_factory=lambda: BetaTexts(0.7))
+    predictor: Callable[[], Predictor] | None = None  # one for all; None: drafters' confidence
     edge_block_tokens: int = 4
     warm_up_s: float = 20.0
     measured_s: float = 100.0
@@ -115,12 +116,8 @@ def simulate(
     tuning: Tuning,
     *,
     estimator: Estimator | None = None,
-    predictor: Predictor | None = None,
 ) -> Report:
-    """`estimator`: None learns one from a profile of the target, as a server does at its start.
-
-    `predictor`: one for the whole fleet; None takes the drafters' confidence at its word.
-    """
+    """`estimator`: None learns one from a profile of the target, as a server does at its start."""
     events, clock = Events(), Clock()
     target = make_target(setup, clock)
     first = _first(policy, tuning)
@@ -140,6 +137,7 @@ def simulate(
         clock=clock,
     )
     server = Server(events, engine, clock, first)
+    predictor = setup.predictor() if setup.predictor else None
     tally = Tally(setup.warm_up_s)
     presences = (
         steady(num_devices, setup.warm_up_s, setup.seed)

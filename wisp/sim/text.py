@@ -39,6 +39,8 @@ class Text(NamedTuple):
 
 
 class Texts(Protocol):
+    temperature: float  # of the sessions
+
     def make(self, num_tokens: int, seed: tuple[int, ...]) -> Text:
         """The same for the same seed."""
 
@@ -51,6 +53,8 @@ class BetaTexts:
     of 0.7, as that of the bundled pair does. `patch` is the mean length of a stretch of positions
     with one P(right); 1 makes them independent.
     """
+
+    temperature = 0.0
 
     def __init__(
         self, acceptance: float, *, spread: float = 1.5, noise: float = 0.3, patch: float = 1.0
@@ -93,6 +97,7 @@ class RecordedTexts:
         if not taken:
             raise ValueError(f"{path} has no texts at temperature {temperature}")
         self._texts = [[column[part] for column in columns] for part in taken]
+        self.temperature = temperature or 0.0
         self.acceptance = float(np.concatenate([text[0] for text in self._texts]).mean())
 
     def make(self, num_tokens: int, seed: tuple[int, ...]) -> Text:
