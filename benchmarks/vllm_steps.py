@@ -1,7 +1,7 @@
 """The time of a verification step on vLLM, beside plain vLLM and the GPU's own busy time.
 
     python -m benchmarks.vllm_steps [--shape 8b] [--sessions 1,16,64,128,256] [--drafts 0,4,mixed]
-                                    [--context 512] [--engine both] [--csv FILE] [--json]
+                                    [--contexts 512] [--engine both] [--csv FILE] [--json]
 
 Weights are random (load_format=dummy): time does not depend on their values. `wisp` is one step of
 the verifier with k random drafts for every session (mixed: uniform 0..7), medians of 20; its
@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -105,20 +106,19 @@ def measure_wisp(directory: Path, options: argparse.Namespace) -> list[dict[str,
         options=extra,
     )
     rows = []
-    for number in options.sessions:
-        for drafts in options.drafts:
-            for temperature in (0.0, 0.8) if drafts == "4" else (0.0,):
-                fleet = Fleet(verifier, number, options.context, temperature)
-                rows.append(_describe(fleet, drafts, temperature, options))
-                print(rows[-1], file=sys.stderr, flush=True)
-                fleet.close()
+    for context, number, drafts in product(options.contexts, options.sessions, options.drafts):
+        for temperature in (0.0, 0.8) if drafts == "4" else (0.0,):
+            fleet = Fleet(verifier, number, context, temperature)
+            measured = _describe(fleet, drafts)
+            rows.append(_row(options, "wisp", number, context, drafts, temperature, measured))
+            fleet.close()
     verifier.shutdown()
     return rows
 
 
 def _max_model_len(options: argparse.Namespace) -> int:
     """Graphs are captured up to this many tokens (`wisp.verifier.vllm.options.graph_sizes`)."""
-    return int(max(options.context + 256, options.most_captured))
+    return int(max(max(options.contexts) + 256, options.most_captured))
 
 
 class Fleet:
@@ -167,26 +167,40 @@ class Fleet:
             session.commit(outcome.tokens, now=0.0)
 
 
-def _describe(
-    fleet: Fleet, drafts: str, temperature: float, options: argparse.Namespace
-) -> dict[str, Any]:
+def _describe(fleet: Fleet, drafts: str) -> dict[str, Any]:
     for _ in range(WARM_STEPS):
         num_tokens = fleet.step(drafts)
     times_ms = [1000 * _time(lambda: fleet.step(drafts)) for _ in range(TIMED_STEPS)]
     deciles = statistics.quantiles(times_ms, n=10)
     return {
-        "model": options.shape,
-        "engine": "wisp",
-        "batch": len(fleet.sessions),
-        "context": options.context,
-        "k": drafts,
-        "temperature": temperature,
         "new_tokens": num_tokens,
         "median_ms": round(statistics.median(times_ms), 3),
         "p10_ms": round(deciles[0], 3),
         "p90_ms": round(deciles[-1], 3),
         "gpu_busy": _busy(fleet, drafts),
     }
+
+
+def _row(
+    options: argparse.Namespace,
+    engine: str,
+    number: int,
+    context: int,
+    drafts: str,
+    temperature: float,
+    measured: dict[str, Any],
+) -> dict[str, Any]:
+    row = {
+        "model": options.shape,
+        "engine": engine,
+        "batch": number,
+        "context": context,
+        "k": drafts,
+        "temperature": temperature,
+        **measured,
+    }
+    print(row, file=sys.stderr, flush=True)
+    return row
 
 
 def _time(work: Callable[[], object]) -> float:
@@ -236,9 +250,9 @@ def measure_plain(directory: Path, options: argparse.Namespace) -> list[dict[str
     )
     chance = random.Random(SEED)
 
-    def generate(number: int, num_tokens: int) -> float:
+    def generate(context: int, number: int, num_tokens: int) -> float:
         prompts: list[Any] = [
-            {"prompt_token_ids": [chance.randrange(4096) for _ in range(options.context)]}
+            {"prompt_token_ids": [chance.randrange(4096) for _ in range(context)]}
             for _ in range(number)
         ]
         sampling = SamplingParams(
@@ -247,32 +261,28 @@ def measure_plain(directory: Path, options: argparse.Namespace) -> list[dict[str
         return _time(lambda: llm.generate(prompts, sampling, use_tqdm=False))
 
     rows = []
-    for number in options.sessions:
-        generate(number, 8)
-        times_ms = [1000 * (generate(number, 96) - generate(number, 32)) / 64 for _ in range(2)]
-        rows.append(
-            {
-                "model": options.shape,
-                "engine": "plain",
-                "batch": number,
-                "context": options.context,
-                "k": "0",
-                "temperature": 0.0,
-                "new_tokens": number,
-                "median_ms": round(statistics.median(times_ms), 3),
-                "p10_ms": round(min(times_ms), 3),
-                "p90_ms": round(max(times_ms), 3),
-                "gpu_busy": None,
-            }
-        )
-        print(rows[-1], file=sys.stderr, flush=True)
+    for context, number in product(options.contexts, options.sessions):
+        generate(context, number, 8)
+        times_ms = [
+            1000 * (generate(context, number, 96) - generate(context, number, 32)) / 64
+            for _ in range(2)
+        ]
+        measured = {
+            "new_tokens": number,
+            "median_ms": round(statistics.median(times_ms), 3),
+            "p10_ms": round(min(times_ms), 3),
+            "p90_ms": round(max(times_ms), 3),
+            "gpu_busy": None,
+        }
+        rows.append(_row(options, "plain", number, context, "0", 0.0, measured))
     return rows
 
 
 def _apart(engine: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     """In a process of its own: two engines do not share a GPU's memory."""
     command = [sys.executable, "-m", "benchmarks.vllm_steps", "--json", f"--engine={engine}"]
-    command += [f"--shape={options.shape}", f"--context={options.context}"]
+    command += [f"--shape={options.shape}"]
+    command += [f"--contexts={','.join(map(str, options.contexts))}"]
     command += [f"--sessions={','.join(map(str, options.sessions))}"]
     command += [f"--drafts={','.join(options.drafts)}"]
     command += [f"--cudagraph-mode={options.cudagraph_mode}"]
@@ -307,7 +317,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--engine", choices=["both", "wisp", "plain"], default="both")
     parser.add_argument("--sessions", type=_numbers, default=[1, 16, 64, 128, 256])
     parser.add_argument("--drafts", type=lambda text: text.split(","), default=["0", "4", "mixed"])
-    parser.add_argument("--context", type=int, default=512, help="tokens of each prompt")
+    parser.add_argument("--contexts", type=_numbers, default=[512], help="tokens of each prompt")
     parser.add_argument("--cudagraph-mode", default="FULL", help="of the wisp engine")
     parser.add_argument(
         "--most-captured", type=int, default=2048, help="tokens of the largest CUDA graph"
