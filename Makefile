@@ -10,7 +10,9 @@ VLLM_READY := $(VLLM_VENV)/.ready
 
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo test test-vllm lint format proto bench clean
+FIGURES_READY := $(VENV)/.figures
+
+.PHONY: figures demo test test-vllm lint format proto bench clean
 
 demo: $(READY)
 	$(RUN) -m wisp.cli demo
@@ -44,6 +46,14 @@ bench: $(READY)
 	$(RUN) -m benchmarks.scheduler
 	$(RUN) -m benchmarks.estimator
 	$(RUN) -m benchmarks.forecast
+
+# From the CSV files in benchmarks/.
+figures: $(FIGURES_READY)
+	$(RUN) -m benchmarks.figures
+
+$(FIGURES_READY): $(READY)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[figures]'
+	@touch $@
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

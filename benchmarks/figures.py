@@ -61,7 +61,11 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     for name, draw in FIGURES.items():
-        figure = draw()
+        try:
+            figure = draw()
+        except FileNotFoundError as missing:
+            print(f"{name}: not drawn without {missing.filename}")
+            continue
         figure.savefig(options.out / f"{name}.svg", metadata={"Date": None}, bbox_inches="tight")
         plt.close(figure)
 

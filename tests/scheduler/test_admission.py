@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.scheduler.worlds import FIRST, exact, make_session
 from wisp.core import Session, Slo
-from wisp.scheduler.admission import admission, until_one_ends_s
+from wisp.scheduler.admission import admission, retry_after_s, until_one_ends_s
 from wisp.scheduler.policy import make_policy
 
 POLICY = make_policy("wisp", estimator=exact(), first=FIRST)
@@ -120,3 +120,15 @@ def test_the_wait_is_until_one_ends_by_its_rate() -> None:
     assert until_one_ends_s([session(1, 0, rate=20.0), session(2, 0)]) == pytest.approx(99 / 20)
     assert until_one_ends_s([session(1, 0, rate=0.1)]) == 30.0
     assert until_one_ends_s([]) == 0.5
+
+
+def test_drafts_carry_promises_that_are_shorter_than_the_targets_floor() -> None:
+    """5 ms a step at least: 250 tokens a second take 1.25 tokens from each, whoever is seated."""
+    running = [session(number, 0, rate=250.0) for number in range(4)]
+    slo = wanting(0, rate=250.0)
+
+    def retry(committed_per_seat: float) -> float | None:
+        return retry_after_s(running, slo, exact(), 3.0, committed_per_seat, 0.0)
+
+    assert retry(1.0) is not None
+    assert retry(2.0) is None

@@ -96,8 +96,10 @@ def retry_after_s(
     In a period 1 / (fastest rate) all promised tokens together are (sum of rates) / (fastest rate);
     a step that commits them must take no longer than that period. Plainly a token is a seat of one
     token; with drafts a seat holds `tokens_per_seat` and commits `committed_per_seat`, as lately
-    measured. Whichever of both is cheaper decides. Sessions that end make room for others, whose
-    prompts are then computed: `prefill_per_token` prompt tokens for each that is committed.
+    measured: a part of the sessions in each step, or all of them in steps that take so many periods
+    as they commit tokens (where the target's floor is longer than a period, nothing else helps).
+    The cheapest of the three decides. Sessions that end make room for others, whose prompts are
+    then computed: `prefill_per_token` prompt tokens for each that is committed.
     """
     if not sessions:
         return None
@@ -105,12 +107,16 @@ def retry_after_s(
     fastest = max(rates)
     num_seats = sum(rates) / fastest
     context = sum(len(s.tokens) * s.slo.tokens_per_s for s in sessions) / sum(rates[:-1])
-    times_s = []
-    for tokens, committed in ((1.0, 1.0), (tokens_per_seat, committed_per_seat)):
-        seats = num_seats / committed
-        new = round(seats * tokens + num_seats * prefill_per_token)
+
+    def time_s(seats: float, tokens: float, periods: float) -> float:
+        new = round(seats * tokens + periods * num_seats * prefill_per_token)
         shape = SeatedShape(new, round(seats * context), 0.0, round(seats))
-        times_s.append(estimator.predict_s(shape))  # a rate is kept over many steps, not in each
-    if min(times_s) <= _USABLE / fastest:
+        return estimator.predict_s(shape) / periods
+
+    plain_s = time_s(num_seats, 1.0, 1.0)
+    some_s = time_s(num_seats / committed_per_seat, tokens_per_seat, 1.0)
+    all_s = time_s(num_seats, tokens_per_seat, committed_per_seat)
+    # By what is expected: a rate is kept over many steps, not in each.
+    if min(plain_s, some_s, all_s) <= _USABLE / fastest:
         return None
     return until_one_ends_s(sessions)
