@@ -34,7 +34,7 @@ MAX_WINDOW = 7
 MAX_STEP_TOKENS = 4096
 WARM_STEPS, TIMED_STEPS, PROFILED_STEPS = 4, 20, 5
 SLO = Slo(tokens_per_s=10, first_token_s=10)
-_QWEN3 = {
+QWEN3 = {
     "architectures": ["Qwen3ForCausalLM"],
     "model_type": "qwen3",
     "head_dim": 128,
@@ -298,7 +298,7 @@ def _apart(engine: str, options: argparse.Namespace) -> list[dict[str, Any]]:
 def _model(shape: str, folder: Path) -> Path:
     if shape == "tiny":
         return TINY / "target"
-    (folder / "config.json").write_text(json.dumps(_QWEN3 | SHAPES[shape]))
+    (folder / "config.json").write_text(json.dumps(QWEN3 | SHAPES[shape]))
     return folder
 
 

@@ -84,6 +84,9 @@ class Scheduling(_Section):
     max_step_tokens: int = Field(256, ge=1, description="tokens in one step, prefill included")
     batch_size: int = Field(8, ge=1, description="sled: sessions of one static batch")
     batch_wait_s: float = Field(0.05, ge=0, description="sled: longest wait for a full batch")
+    switchable: bool = Field(
+        False, description="operators may POST another policy to /v1/policy while it runs"
+    )
 
 
 class Estimator(_Section):

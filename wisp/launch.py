@@ -24,13 +24,21 @@ class Process:
     """
 
     def __init__(
-        self, program: Program, *flags: str, log: Path | None = None, ready_timeout_s: float = 120.0
+        self,
+        program: Program,
+        *flags: str,
+        log: Path | None = None,
+        ready_timeout_s: float = 120.0,
+        module: str = "wisp.cli",
     ) -> None:
-        """Raises Unavailable with the end of its log if it does not get ready."""
+        """`module` takes the command line of `wisp`.
+
+        Raises Unavailable with the end of its log if it does not get ready.
+        """
         self._log = log
         with open(log or os.devnull, "ab") as errors:
             self._popen = subprocess.Popen(
-                [sys.executable, "-m", "wisp.cli", program, *flags],
+                [sys.executable, "-m", module, program, *flags],
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
@@ -54,6 +62,9 @@ class Process:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.facts['http']}"
+
+    def alive(self) -> bool:
+        return self._popen.poll() is None
 
     def terminate(self) -> None:
         """Ask it to drain and leave."""

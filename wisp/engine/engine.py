@@ -19,6 +19,7 @@ from wisp.engine.messages import (
     Shutdown,
     Snapshot,
     StepReport,
+    SwitchPolicy,
     TakeSnapshot,
     ToEngine,
     Verdicts,
@@ -28,6 +29,7 @@ from wisp.estimator.keeper import Keeper
 from wisp.estimator.shape import mean_seat, shape_of
 from wisp.scheduler.admission import admission, until_one_ends_s
 from wisp.scheduler.base import Policy
+from wisp.scheduler.policy import PolicyChoice
 from wisp.verifier.base import Outcome, Verifier
 
 log = logging.getLogger(__name__)
@@ -44,6 +46,7 @@ class Engine:
         max_window: int,
         max_lookup: int = 0,
         keeper: Keeper | None = None,
+        choose_policy: Callable[[PolicyChoice], Policy] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._verifier = verifier
@@ -51,6 +54,7 @@ class Engine:
         self._max_window = max_window
         self._max_lookup = max_lookup
         self._keeper = keeper
+        self._choose_policy = choose_policy
         self._clock = clock
         self._outbox: list[FromEngine] = []
         self.sessions: dict[int, Session] = {}
@@ -97,6 +101,9 @@ class Engine:
                 now = self._clock()
                 states = [_state(session, now) for session in self.sessions.values()]
                 self._outbox.append(Snapshot(states))
+            case SwitchPolicy(choice):
+                assert self._choose_policy, "the front lets no switch through without it"
+                self._policy = self._choose_policy(choice)  # directives go out with verdicts
             case Shutdown():
                 self.stopped = True
 

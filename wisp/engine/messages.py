@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from wisp.core import DraftBlock, Sampling, Slo, Verdict
+from wisp.scheduler.policy import PolicyChoice
 from wisp.verifier.base import Facts
 
 ErrorKind = Literal["invalid", "protocol", "overloaded", "shed", "internal"]
@@ -45,7 +46,13 @@ class TakeSnapshot(Struct, frozen=True, tag=True):
     """Answer with a Snapshot; for people, at most once a second."""
 
 
-ToEngine = Open | Draft | Close | Shutdown | TakeSnapshot
+class SwitchPolicy(Struct, frozen=True, tag=True):
+    """Schedule by another policy from now on; the sessions go on."""
+
+    choice: PolicyChoice
+
+
+ToEngine = Open | Draft | Close | Shutdown | TakeSnapshot | SwitchPolicy
 
 
 class Ready(Struct, frozen=True, tag=True):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
-from wisp.core import Directive
+from msgspec import Meta, Struct
+
+from wisp.core import REST, Directive
 from wisp.estimator.base import Estimator
 from wisp.scheduler.base import Policy
 from wisp.scheduler.centralized import Centralized
@@ -13,11 +15,57 @@ from wisp.scheduler.paper import WispPaper
 from wisp.scheduler.sled import Sled
 from wisp.scheduler.wisp import Wisp
 
-__all__ = ["ESTIMATING", "POLICIES", "Fcfs", "Policy", "PolicyName", "make_policy"]
+__all__ = [
+    "ESTIMATING",
+    "POLICIES",
+    "Fcfs",
+    "Policy",
+    "PolicyChoice",
+    "PolicyName",
+    "choose_policy",
+    "make_policy",
+]
 
 PolicyName = Literal["wisp", "wisp-paper", "sled", "fcfs", "centralized"]
 POLICIES: tuple[PolicyName, ...] = get_args(PolicyName)
 ESTIMATING: frozenset[PolicyName] = frozenset({"wisp", "wisp-paper"})  # ask what a step will take
+
+_Count = Annotated[int, Meta(ge=0)]
+_AtLeastOne = Annotated[int, Meta(ge=1)]
+
+
+class PolicyChoice(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A policy, and what can be set of one; which of these it uses is its own affair."""
+
+    policy: PolicyName
+    window: _Count
+    threshold: Annotated[float, Meta(ge=0, le=1)]
+    block_tokens: _AtLeastOne
+    max_step_tokens: _AtLeastOne
+    batch_size: _AtLeastOne
+    batch_wait_s: Annotated[float, Meta(ge=0)]
+
+    @property
+    def first(self) -> Directive:
+        """What an edge may do before anything is known of it."""
+        if self.policy == "centralized":
+            return REST
+        if self.policy == "sled":
+            return Directive(self.block_tokens, 0.0)
+        return Directive(self.window, self.threshold)
+
+
+def choose_policy(choice: PolicyChoice, estimator: Estimator, max_window: int) -> Policy:
+    return make_policy(
+        choice.policy,
+        estimator=estimator,
+        first=choice.first,
+        block_tokens=choice.block_tokens,
+        max_window=max_window,
+        max_step_tokens=choice.max_step_tokens,
+        batch_size=choice.batch_size,
+        batch_wait_s=choice.batch_wait_s,
+    )
 
 
 def make_policy(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 
 from wisp.config import ServerConfig
@@ -10,8 +11,8 @@ from wisp.errors import ConfigError
 from wisp.estimator.keeper import Keeper, keep
 from wisp.estimator.profile import CPU_BUDGET_S, GPU_BUDGET_S
 from wisp.estimator.store import Key
-from wisp.scheduler.policy import ESTIMATING, make_policy
-from wisp.server.service import first_directive
+from wisp.scheduler.policy import ESTIMATING, choose_policy
+from wisp.server.service import policy_choice
 from wisp.verifier.base import Facts, Verifier
 
 
@@ -19,22 +20,16 @@ def build_engine(config: ServerConfig) -> tuple[Verifier, Engine]:
     """Runs in the engine process: the only one that loads the target."""
     verifier = build_verifier(config)
     keeper = _keep(config, verifier)
-    policy = make_policy(
-        config.scheduling.policy,
-        estimator=keeper.estimator,
-        first=first_directive(config),
-        block_tokens=config.speculation.block_tokens,
-        max_window=config.speculation.max_window,
-        max_step_tokens=config.scheduling.max_step_tokens,
-        batch_size=config.scheduling.batch_size,
-        batch_wait_s=config.scheduling.batch_wait_s,
+    choose = functools.partial(
+        choose_policy, estimator=keeper.estimator, max_window=config.speculation.max_window
     )
     engine = Engine(
         verifier,
-        policy,
+        choose(policy_choice(config)),
         max_window=config.speculation.max_window,
         max_lookup=config.speculation.max_lookup,
         keeper=keeper,
+        choose_policy=choose,
     )
     return verifier, engine
 
@@ -83,7 +78,7 @@ def profile_s(config: ServerConfig, facts: Facts) -> float:
 
 def _keep(config: ServerConfig, verifier: Verifier) -> Keeper:
     """A policy that asks for no times starts at once: its estimator is for the metrics alone."""
-    asks = config.scheduling.policy in ESTIMATING
+    asks = config.scheduling.policy in ESTIMATING or config.scheduling.switchable
     folder = config.estimator.state_dir
     return keep(
         verifier,

@@ -7,6 +7,7 @@ import functools
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import msgspec
 from starlette.requests import Request
@@ -15,7 +16,9 @@ from starlette.routing import Route
 
 from wisp.config import ServerConfig
 from wisp.engine.client import EngineClient
+from wisp.engine.engine import Engine
 from wisp.engine.messages import StepReport
+from wisp.errors import BadRequest
 from wisp.lifecycle import announce, stop_signal
 from wisp.metrics import ServerMetrics, metrics_route
 from wisp.models.tokenizer import Tokenizer
@@ -27,21 +30,23 @@ from wisp.server.classes import SloClasses
 from wisp.server.grpc_front import GrpcFront
 from wisp.server.records import Records
 from wisp.server.service import Service
+from wisp.verifier.base import Verifier
 
 log = logging.getLogger(__name__)
+Build = Callable[[ServerConfig], tuple[Verifier, Engine]]
 _GRACE_S = 2.0  # for answers that are already written
 
 
-async def serve(config: ServerConfig) -> int:
+async def serve(config: ServerConfig, build: Build = build_engine) -> int:
     """Run until SIGTERM or SIGINT (0), or until the engine is lost (1).
 
-    Raises ConfigError if it cannot start.
+    `build` makes the engine, in its own process. Raises ConfigError if it cannot start.
     """
     tokenizer = Tokenizer(config.target)
     metrics = ServerMetrics()
     records = Records(SloClasses(config).all, metrics, time.monotonic())
     engine = EngineClient(on_step=functools.partial(_count, metrics, records))
-    await engine.start(functools.partial(build_engine, config), config.log_level)
+    await engine.start(functools.partial(build, config), config.log_level)
     try:
         service = Service(engine, tokenizer, config, metrics, records)
         return await _serve(config, engine, service, metrics)
@@ -53,6 +58,8 @@ async def _serve(
     config: ServerConfig, engine: EngineClient, service: Service, metrics: ServerMetrics
 ) -> int:
     routes = [metrics_route(metrics.registry), Route("/v1/stats", _stats(service))]
+    if config.scheduling.switchable:
+        routes.append(Route("/v1/policy", _policy(service), methods=["POST"]))
     app = create_app(ServerBackend(service), extra_routes=routes)
     http = HttpFront(app, config.http)
     grpc = GrpcFront(service, metrics, config.grpc)
@@ -78,6 +85,18 @@ def _stats(service: Service) -> Callable[[Request], Awaitable[Response]]:
         return Response(body, media_type="application/json")
 
     return stats
+
+
+def _policy(service: Service) -> Callable[[Request], Awaitable[Response]]:
+    async def policy(request: Request) -> Response:
+        try:
+            asked = msgspec.json.decode(await request.body(), type=dict[str, Any])
+        except msgspec.DecodeError as error:
+            raise BadRequest(f"the body must be a JSON object: {error}") from error
+        body = msgspec.json.encode(service.switch_policy(asked))
+        return Response(body, media_type="application/json")
+
+    return policy
 
 
 def _count(metrics: ServerMetrics, records: Records, step: StepReport) -> None:

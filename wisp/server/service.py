@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from typing import Any
+
+import msgspec
+from msgspec import structs
 
 from wisp.config import ServerConfig
 from wisp.core import Directive
 from wisp.engine.client import EngineClient
 from wisp.engine.messages import Open as EngineOpen
-from wisp.engine.messages import Snapshot
+from wisp.engine.messages import Snapshot, SwitchPolicy
 from wisp.errors import (
     BadRequest,
     HandshakeError,
@@ -23,6 +27,7 @@ from wisp.errors import (
 from wisp.metrics import ServerMetrics
 from wisp.models.tokenizer import Tokenizer
 from wisp.openai.backend import ModelCard
+from wisp.scheduler.policy import PolicyChoice
 from wisp.server.classes import SloClasses
 from wisp.server.records import Records
 from wisp.server.report import report
@@ -33,8 +38,16 @@ from wisp.wire import PROTOCOL, Open, check_sampling
 log = logging.getLogger(__name__)
 
 
-def first_directive(config: ServerConfig) -> Directive:
-    return Directive(config.speculation.window, config.speculation.threshold)
+def policy_choice(config: ServerConfig) -> PolicyChoice:
+    return PolicyChoice(
+        policy=config.scheduling.policy,
+        window=config.speculation.window,
+        threshold=config.speculation.threshold,
+        block_tokens=config.speculation.block_tokens,
+        max_step_tokens=config.scheduling.max_step_tokens,
+        batch_size=config.scheduling.batch_size,
+        batch_wait_s=config.scheduling.batch_wait_s,
+    )
 
 
 class Service:
@@ -50,6 +63,7 @@ class Service:
         self._config = config
         self._metrics = metrics
         self._records = records
+        self._policy = policy_choice(config)
         self._draining = False
         self._stats: tuple[Snapshot, Stats] | None = None
         self.tokenizer = tokenizer
@@ -68,7 +82,7 @@ class Service:
     @property
     def directive(self) -> Directive:
         """What an edge may do before its first verdict: draft while its prompt is prefilled."""
-        return first_directive(self._config)
+        return self._policy.first
 
     @property
     def max_window(self) -> int:
@@ -117,12 +131,33 @@ class Service:
                 self._records,
                 snapshot,
                 model=self.card.id,
-                policy=self._config.scheduling.policy,
+                policy=self._policy.policy,
                 max_sessions=self._engine.facts.max_sessions,
                 now=time.monotonic(),
             )
             self._stats = snapshot, stats
         return self._stats[1]
+
+    def switch_policy(self, asked: dict[str, Any]) -> PolicyChoice:
+        """Schedule by another policy; what is not asked for is as configured. Sessions go on.
+
+        Raises BadRequest.
+        """
+        limits = self._config
+        try:
+            default = structs.asdict(policy_choice(limits))
+            choice = msgspec.convert(default | asked, PolicyChoice)
+        except msgspec.ValidationError as error:
+            raise BadRequest(f"this is no policy: {error}") from error
+        for name, value, most in (
+            ("window", choice.first.window, limits.speculation.max_window),
+            ("max_step_tokens", choice.max_step_tokens, limits.scheduling.max_step_tokens),
+        ):
+            if value > most:
+                raise BadRequest(f"{name} {value} exceeds the {most} that it started with", name)
+        self._policy, self._stats = choice, None
+        self._engine.send(SwitchPolicy(choice))
+        return choice
 
     def refusal(self) -> str | None:
         """Why no session is taken now, if none is."""

@@ -1,0 +1,202 @@
+"""An emulated edge: the real draft stream over real gRPC, a replayed drafter, an added distance.
+
+`wisp.edge.generation` runs as it does on a device. In place of a drafter's forward passes its time
+passes; what it drafts is right where the text says so, and its confidence is the text's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from random import Random
+from typing import Any
+
+from benchmarks.load.users import Ask, Came, chain
+from wisp import wire
+from wisp.core import DraftBlock, Sampling, Slo
+from wisp.edge.drafter.base import Proposal
+from wisp.edge.generation import EdgeGeneration
+from wisp.edge.link import Link
+from wisp.edge.predictor import Predictor
+from wisp.edge.stream import Begun
+from wisp.edge.waste import Cost
+from wisp.metrics import EdgeMetrics
+from wisp.openai.backend import ModelCard
+from wisp.sim.network import Line
+from wisp.sim.profiles import Device
+from wisp.sim.text import Text, Texts
+from wisp.v1 import wisp_pb2 as pb
+
+_BLOCK_TOKENS = 2  # the default of wisp-edge
+
+
+class DistantLink(Link):
+    """Messages take their time, each way."""
+
+    def __init__(self, link: Link, up: Line, down: Line) -> None:
+        self.address = link.address
+        self._link = link
+        self._up, self._down = up, down
+
+    async def generate(
+        self, opening: wire.Open, outbox: asyncio.Queue[DraftBlock]
+    ) -> AsyncGenerator[pb.ServerMessage, None]:
+        await asyncio.sleep(self._up.arrival_s(time.monotonic()) - time.monotonic())
+        arrived: asyncio.Queue[DraftBlock] = asyncio.Queue()
+        received: asyncio.Queue[pb.ServerMessage | Exception | None] = asyncio.Queue()
+        tasks = [
+            asyncio.create_task(_send(outbox, _Delay(self._up, arrived))),
+            asyncio.create_task(self._receive(opening, arrived, _Delay(self._down, received))),
+        ]
+        try:
+            while (message := await received.get()) is not None:
+                if isinstance(message, Exception):
+                    raise message
+                yield message
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+    async def _receive(
+        self, opening: wire.Open, arrived: asyncio.Queue[DraftBlock], down: _Delay
+    ) -> None:
+        try:
+            async with aclosing(self._link.generate(opening, arrived)) as stream:
+                async for message in stream:
+                    down.put(message)
+        except Exception as error:
+            down.put(error)
+        else:
+            down.put(None)
+
+
+async def _send(outbox: asyncio.Queue[DraftBlock], up: _Delay) -> None:
+    while True:
+        up.put(await outbox.get())
+
+
+class _Delay:
+    """Before a queue: messages come into it later, in their order."""
+
+    def __init__(self, line: Line, queue: asyncio.Queue[Any]) -> None:
+        self._line = line
+        self._queue = queue
+        self._pending: deque[object] = deque()
+
+    def put(self, message: object) -> None:
+        self._pending.append(message)
+        loop = asyncio.get_running_loop()  # whose clock is the monotonic one
+        loop.call_at(self._line.arrival_s(loop.time()), self._deliver)
+
+    def _deliver(self) -> None:
+        self._queue.put_nowait(self._pending.popleft())
+
+
+class Edge:
+    """A `Connection` of one device; it drafts for one session at a time."""
+
+    def __init__(
+        self,
+        number: int,
+        link: Link,
+        card: ModelCard,
+        model: pb.Model,
+        *,
+        profile: Device,
+        lines: tuple[Line, Line],
+        texts: Texts,
+        predictor: Predictor,
+        metrics: EdgeMetrics,
+        drafts: bool,
+        seed: int,
+    ) -> None:
+        self._number = number
+        self._link = DistantLink(link, *lines)
+        self._card = card
+        self._model = model
+        self._profile = profile
+        self._texts = texts
+        self._predictor = predictor
+        self._metrics = metrics
+        self._drafts = drafts
+        self._seed = seed
+        self._speed = Random(f"speed {seed} {number}")
+        self._text = Text([], [])
+        self._generation: EdgeGeneration | None = None
+        self._drafting = False  # its one thread is at work
+        self._ready_s = 0.0  # when it has read the prompt
+
+    async def answer(self, ask: Ask, slo: Slo) -> AsyncGenerator[Came, None]:
+        self._text = self._texts.make(ask.num_output, (self._seed, self._number, ask.number))
+        length = len(ask.prompt) + ask.num_done
+        self._ready_s = time.monotonic() + length / self._profile.prefill_tokens_per_s
+        generation = self._generation = EdgeGeneration(
+            self._link,
+            self._opening(ask, slo),
+            predictor=self._predictor,
+            vocab_size=self._card.vocab_size,
+            block_tokens=_BLOCK_TOKENS,
+            reconnect_s=0.0,
+            metrics=self._metrics,
+            on_change=self._draft,
+            on_end=lambda: None,
+        )
+        generation.stream.committed += ask.known(self._card.vocab_size)
+        try:
+            async for verdict in generation:
+                last = generation.stream.committed[verdict.position - 1]
+                right = chain(last + 1, len(verdict.tokens), self._card.vocab_size)
+                num_wrong = sum(a != b for a, b in zip(right, verdict.tokens, strict=True))
+                yield Came(len(verdict.tokens), time.monotonic(), num_wrong)
+        finally:
+            self._generation = None
+            await generation.aclose()
+
+    def _opening(self, ask: Ask, slo: Slo) -> wire.Open:
+        return wire.Open(
+            prompt=ask.prompt,
+            sampling=Sampling(max_tokens=ask.num_output, seed=0, temperature=0.0),
+            slo=slo,
+            drafts=self._drafts,
+            model=self._card.id,
+            tokenizer_name=self._model.tokenizer_name,
+            tokenizer_fingerprint=self._model.tokenizer_fingerprint,
+            device=f"{self._profile.name} {self._number}",
+        )
+
+    def _draft(self) -> None:
+        """What `wisp.edge.drafting` does, as events: a step begins if a token is wanted."""
+        generation = self._generation
+        if generation is None or self._drafting or not generation.stream.wants_token:
+            return
+        self._drafting = True
+        time_s = self._speed.lognormvariate(0.0, self._profile.jitter) / self._profile.tokens_per_s
+        begun = generation.stream.begin_token()
+        loop = asyncio.get_running_loop()
+        start_s = max(loop.time(), self._ready_s)
+        loop.call_at(start_s + time_s, self._drafted, generation, begun, time_s)
+
+    def _drafted(self, generation: EdgeGeneration, begun: Begun, time_s: float) -> None:
+        self._drafting = False
+        if generation is self._generation:
+            cost = Cost(time_s, begun.overlapped)
+            if generation.stream.can_take(begun):
+                features = generation.features(self._proposal(generation, begun))
+                generation.append(features, self._predictor.acceptance(features), cost)
+            else:
+                generation.stream.discard(cost)
+        self._draft()
+
+    def _proposal(self, generation: EdgeGeneration, begun: Begun) -> Proposal:
+        stream = generation.stream
+        proposal = self._text.proposal(begun.position, begun.position - stream.num_prompt)
+        last = stream.drafted[-1] if stream.drafted else stream.committed[-1]
+        step = 1 if proposal.token == begun.position else 2  # two further on is wrong
+        token = (last + step) % self._card.vocab_size
+        return Proposal(
+            token, proposal.confidence, proposal.entropy, proposal.margin, proposal.spread
+        )

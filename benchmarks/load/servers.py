@@ -1,0 +1,149 @@
+"""The servers under load: wisp-server with the predictable target, and vLLM's own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from benchmarks.load.loader import LOAD_FORMAT
+from benchmarks.load.target import write_config, write_model
+from wisp.errors import Unavailable
+from wisp.launch import Process
+
+MAX_WINDOW = 15  # CUDA graphs are captured for multiples of this and one
+MAX_STEP_TOKENS = 512
+MAX_MODEL_LEN = 4096
+READY_S = 600.0  # a large target takes a minute or two
+
+
+@contextlib.contextmanager
+def wisp_server(
+    folder: Path,
+    *,
+    shape: str,
+    engine: str,
+    kv_tokens: int | None,
+    max_sessions: int,
+    profile_s: float | None,
+    flags: Sequence[str] = (),
+) -> Iterator[Process]:
+    """Its log is `folder`/server.log. Raises Unavailable if it does not start."""
+    common = [
+        f"--engine.kind={engine}",
+        f"--engine.max_sessions={max_sessions}",
+        f"--engine.max_model_len={MAX_MODEL_LEN}",
+        f"--scheduling.max_step_tokens={MAX_STEP_TOKENS}",
+        f"--speculation.max_window={MAX_WINDOW}",
+        f"--estimator.state_dir={folder / 'state'}",
+        "--scheduling.switchable",
+        "--http.port=0",
+        "--grpc.port=0",
+        "--drain_s=1",
+    ]
+    if profile_s is not None:
+        common.append(f"--estimator.profile_s={profile_s}")
+    if engine == "vllm":
+        target = write_config(folder / "target", shape)
+        options = vllm_options(kv_tokens) | {"load_format": LOAD_FORMAT}
+        common.append(f"--engine.options={json.dumps(options)}")
+    else:
+        target = write_model(folder / "target")
+    with Process(
+        "server",
+        f"--target={target}",
+        *common,
+        *flags,
+        log=folder / "server.log",
+        ready_timeout_s=READY_S,
+        module="benchmarks.load.server",
+    ) as process:
+        yield process
+
+
+def vllm_options(kv_tokens: int | None) -> dict[str, Any]:
+    """Of both servers: the KV memory of the GPU that is stood for."""
+    block = 32 if _on_cpu() else 16
+    options: dict[str, Any] = {"block_size": block}
+    if kv_tokens:
+        options["num_gpu_blocks_override"] = kv_tokens // block
+    return options
+
+
+def _on_cpu() -> bool:
+    import torch
+
+    return not torch.cuda.is_available()
+
+
+class PlainVllm:
+    """vLLM's own server as its users start it; random weights, no tokenizer. A context manager."""
+
+    def __init__(
+        self, folder: Path, *, shape: str, kv_tokens: int | None, max_sessions: int
+    ) -> None:
+        """Its log is `folder`/vllm.log. Raises Unavailable if it does not start."""
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        target = write_config(folder / "target", shape)
+        flags = {
+            "model": target,
+            "load-format": "dummy",
+            "host": "127.0.0.1",
+            "port": port,
+            "max-model-len": MAX_MODEL_LEN,
+            "max-num-seqs": max_sessions,
+        }
+        flags |= {name.replace("_", "-"): value for name, value in vllm_options(kv_tokens).items()}
+        command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+        command += [f"--{name}={value}" for name, value in flags.items()]
+        command += ["--skip-tokenizer-init", "--disable-uvicorn-access-log"]
+        self.url = f"http://127.0.0.1:{port}"
+        self._log = folder / "vllm.log"
+        with self._log.open("wb") as log:
+            self._popen = subprocess.Popen(
+                command, stdout=log, stderr=log, env=os.environ, start_new_session=True
+            )
+        try:
+            self._wait()
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def alive(self) -> bool:
+        return self._popen.poll() is None
+
+    def _wait(self) -> None:
+        end_s = time.monotonic() + READY_S
+        while time.monotonic() < end_s:
+            if not self.alive():
+                lines = self._log.read_text().strip().splitlines()[-1:]
+                raise Unavailable(f"vLLM's server did not start: {' '.join(lines)}")
+            with contextlib.suppress(httpx.HTTPError):
+                if httpx.get(f"{self.url}/health", timeout=5.0).status_code == 200:
+                    return
+            time.sleep(0.5)
+        raise Unavailable(f"vLLM's server was not ready after {READY_S:g} s")
+
+    def __enter__(self) -> PlainVllm:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Its engine is a process of its own, in the same process group."""
+        self._popen.terminate()
+        try:
+            self._popen.wait(15.0)
+        except subprocess.TimeoutExpired:
+            self._popen.kill()
+            self._popen.wait()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._popen.pid, 9)

@@ -1,0 +1,85 @@
+"""A target whose text is known in advance and whose steps cost what a real one's do.
+
+The token after t is always t + 1 (modulo the vocabulary): one cycle through all tokens, so that no
+token comes twice in a session, and what repeats itself in a text can be of use to nobody.
+
+Every weight is random and takes part in every step. But the layers' norms scale what their branches
+see down so far that nothing of them is left beside a token's own embedding, and the head's row of
+t + 1 is the embedding of t. (Branches of zeros would do as well, but GPUs multiply zeros faster.)
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.vllm_steps import QWEN3, SHAPES
+from wisp.config import TINY
+
+SEED = 20261
+SMALL: dict[str, Any] = {
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 2,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "vocab_size": 4096,
+    "max_position_embeddings": 4096,
+    "torch_dtype": "float32",
+}
+_HUSH = 1e-3  # what the layers' norms multiply by
+
+
+def config(shape: str) -> dict[str, Any]:
+    """Of `benchmarks.vllm_steps.SHAPES`, or the small one."""
+    return QWEN3 | (SMALL if shape == "small" else SHAPES[shape])
+
+
+def write_config(directory: Path, shape: str) -> Path:
+    """All that an engine with the load format "predictable" needs; the tokenizer is the bundled
+    pair's, which knows fewer tokens than the large shapes have."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "config.json").write_text(json.dumps(config(shape)))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(TINY / "target" / name, directory / name)
+    return directory
+
+
+def write_model(directory: Path) -> Path:
+    """The small one with its weights, as a Hugging Face directory."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    write_config(directory, "small")
+    torch.manual_seed(SEED)
+    model = Qwen3ForCausalLM(Qwen3Config.from_pretrained(str(directory)))
+    make_predictable(dict(model.named_parameters()), model.config.vocab_size)
+    model.save_pretrained(str(directory))
+    return directory
+
+
+@torch.no_grad()
+def make_predictable(weights: Mapping[str, Tensor], vocab_size: int) -> None:
+    """Change a randomly initialised decoder in place; names as in Hugging Face's models.
+
+    An engine may have padded the vocabulary: the rows beyond it stay without meaning.
+    """
+    for name, weight in weights.items():
+        if name.endswith(("input_layernorm.weight", "post_attention_layernorm.weight")):
+            weight.fill_(_HUSH)
+    weights["model.norm.weight"].fill_(1.0)
+    rows = weights["model.embed_tokens.weight"][:vocab_size]
+    torch.manual_seed(SEED)
+    rows.normal_()
+    width = math.sqrt(rows.shape[1])
+    rows.mul_(width / torch.linalg.vector_norm(rows, dim=1, keepdim=True, dtype=torch.float32))
+    head = weights["lm_head.weight"]
+    head.zero_()
+    head[:vocab_size] = rows.roll(1, 0) / width

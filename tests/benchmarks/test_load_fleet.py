@@ -1,0 +1,163 @@
+"""Emulated edges against a real wisp-server with the predictable target."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import torch
+
+from benchmarks.load.score import Stats
+from benchmarks.load.servers import wisp_server
+from benchmarks.load.target import SMALL, config, make_predictable, write_model
+from benchmarks.load.users import chain
+from benchmarks.load.worker import Demand, Setting, Worker
+from wisp.core import Batch, Sampling, Seat, Session, Slo
+from wisp.launch import Process
+from wisp.sim.profiles import LAPTOP, WIRED
+from wisp.sim.workload import Lengths, Workload
+from wisp.verifier.torch import TorchVerifier
+
+SLO = Slo(tokens_per_s=4.0, first_token_s=2.0)
+VOCAB_SIZE = SMALL["vocab_size"]
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("target"))
+
+
+@pytest.fixture(scope="module")
+def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    folder = tmp_path_factory.mktemp("load")
+    size: dict[str, Any] = {"shape": "small", "engine": "torch", "kv_tokens": None}
+    with wisp_server(folder, max_sessions=16, profile_s=0.5, **size) as process:
+        yield process
+
+
+@pytest.fixture
+async def worker(process: Process) -> AsyncIterator[Worker]:
+    setting = Setting(
+        grpc=f"127.0.0.1:{process.facts['grpc']}",
+        url=process.url,
+        vocab_size=VOCAB_SIZE,
+        devices=(LAPTOP,),
+        networks=(WIRED,),
+        workload=Workload(Lengths(20.0), Lengths(60.0), think_s=0.01),
+        seed=3,
+    )
+    worker = Worker(setting, (0, 1))
+    await worker.connect()
+    yield worker
+    await worker.close()
+
+
+def switch(process: Process, **choice: Any) -> httpx.Response:
+    return httpx.post(f"{process.url}/v1/policy", json=choice)
+
+
+def policy(process: Process) -> str:
+    name: str = httpx.get(f"{process.url}/v1/stats").json()["policy"]
+    return name
+
+
+def demand(edges: int, clients: int = 0, *, acceptance: float = 0.7) -> Demand:
+    return Demand(edges, clients, SLO, acceptance, spread_s=0.1)
+
+
+async def until(worker: Worker, name: str, count: int) -> Stats:
+    while getattr(worker.tally.stats, name) < count:  # noqa: ASYNC110 (a tally wakes nobody)
+        await asyncio.sleep(0.02)
+    return worker.tally.stats
+
+
+def test_the_target_chooses_the_successor_of_every_token(target: Path) -> None:
+    verifier = TorchVerifier(target, max_sessions=1)
+    start, length = 4000, 90
+    prompt = chain(start, length, VOCAB_SIZE)
+    sampling = Sampling(max_tokens=VOCAB_SIZE - length, seed=0, temperature=0.0)
+    session = Session(1, prompt, sampling, SLO)
+    verifier.open(session)
+    for first in range(0, VOCAB_SIZE - length, 64):  # 63 drafts and a choice at a time
+        draft = chain(start + length + first, min(63, session.num_remaining - 1), VOCAB_SIZE)
+        seat = Seat(session, session.num_missing, draft)
+        (outcome,) = verifier.step(Batch([seat]))
+        session.num_computed = outcome.computed_after(seat)
+        session.commit(outcome.tokens, 0.0)
+    assert session.tokens == chain(start, VOCAB_SIZE, VOCAB_SIZE)
+    assert len(set(session.tokens)) == VOCAB_SIZE
+
+
+@pytest.mark.parametrize("shape", ["8b", "32b"])
+def test_a_large_shape_is_certain_in_bfloat16(shape: str) -> None:
+    """Of its vocabulary a part: the others' logits are those of random directions, too."""
+    rows, width = 20_000, config(shape)["hidden_size"]
+    embedding = torch.empty(rows + 64, width, dtype=torch.bfloat16)
+    head = torch.empty_like(embedding)
+    weights = {"model.embed_tokens.weight": embedding, "lm_head.weight": head}
+    make_predictable(weights | {"model.norm.weight": torch.empty(width)}, rows)
+    asked = torch.arange(rows - 50, rows)
+    best = (embedding[asked] @ head.T).topk(2)
+    assert best.indices[:, 0].tolist() == ((asked + 1) % rows).tolist()
+    assert (best.values[:, 1] < 0.2 * best.values[:, 0]).all()
+
+
+async def test_a_fleet_gets_its_text_at_the_acceptance_that_was_asked(
+    process: Process, worker: Worker
+) -> None:
+    assert switch(process, policy="sled", block_tokens=4, batch_wait_s=0.0).status_code == 200
+    await worker.serve(demand(12, 2))
+    stats = await until(worker, "num_examined", 800)
+    assert stats.num_accepted / stats.num_examined == pytest.approx(0.7, abs=0.07)
+    assert stats.num_wrong == stats.num_errors == stats.num_refused == 0
+
+
+async def test_policies_are_switched_under_running_sessions(
+    process: Process, worker: Worker
+) -> None:
+    assert switch(process, policy="sled", block_tokens=2).json()["policy"] == "sled"
+    await worker.serve(demand(4))
+    await until(worker, "num_examined", 20)
+    for name in ("centralized", "wisp-paper", "wisp", "fcfs"):
+        assert switch(process, policy=name).json()["block_tokens"] == 4  # as configured
+        assert policy(process) == name
+        worker.tally.window_begins(0.0)
+        stats = await until(worker, "num_tokens", 50)
+        assert stats.num_errors == stats.num_wrong == 0
+
+
+async def test_more_users_leave_those_alone_that_are_there(
+    process: Process, worker: Worker
+) -> None:
+    switch(process, policy="fcfs")
+    await worker.serve(demand(2))
+    before = dict(worker._users)
+    await worker.serve(demand(3, 1))
+    assert before.items() <= worker._users.items()
+    await worker.serve(demand(1))
+    assert list(worker._users) == [("edges", 0)]
+    await worker.serve(demand(1, acceptance=0.5))
+    assert worker._users["edges", 0] is not before["edges", 0]
+
+
+@pytest.mark.parametrize(
+    ("choice", "sentence"),
+    [
+        ({"policy": "lifo"}, "Invalid enum value 'lifo'"),
+        ({"policy": "sled", "lenght": 3}, "unknown field `lenght`"),
+        ({"policy": "sled", "block_tokens": 99}, "window 99 exceeds the 15"),
+        ({"policy": "wisp", "max_step_tokens": 9999}, "max_step_tokens 9999 exceeds the 512"),
+    ],
+)
+def test_a_wrong_policy_is_refused(process: Process, choice: dict[str, Any], sentence: str) -> None:
+    response = switch(process, **choice)
+    assert response.status_code == 400
+    assert sentence in response.json()["error"]["message"]
+
+
+def test_a_server_keeps_its_policy_unless_it_may_be_switched(server: Process) -> None:
+    assert switch(server, policy="sled").status_code == 404
