@@ -67,21 +67,18 @@ class LoggedWay(Way):
         super().send(arrive, *arguments, at_s=at_s)
 
 
-class LoggedTarget:
-    """Tells of each step of a target."""
+def logged(target: SimulatedTarget, clock: Clock, log: Callable[..., None]) -> SimulatedTarget:
+    """Let it tell of each of its steps."""
+    step = target.step
 
-    def __init__(self, target: SimulatedTarget, clock: Clock, log: Callable[..., None]) -> None:
-        self.facts = target.facts
-        self.open, self.close, self.shutdown = target.open, target.close, target.shutdown
-        self._target = target
-        self._clock = clock
-        self._log = log
-
-    def step(self, batch: Batch) -> list[Outcome]:
-        start_s = self._clock.now
-        outcomes = self._target.step(batch)
-        self._log("step", start_s, self._clock.now, batch)
+    def tell(batch: Batch) -> list[Outcome]:
+        start_s = clock.now
+        outcomes = step(batch)
+        log("step", start_s, clock.now, batch)
         return outcomes
+
+    target.step = tell  # type: ignore[method-assign]
+    return target
 
 
 def timeline(case: str, round_trip_s: float) -> list[Span]:
@@ -106,7 +103,7 @@ def timeline(case: str, round_trip_s: float) -> list[Span]:
     policy = make_policy(
         "fcfs", estimator=learn(setup, tuning), first=first, block_tokens=BLOCK_TOKENS
     )
-    target = LoggedTarget(make_target(setup, clock), clock, log)
+    target = logged(make_target(setup, clock), clock, log)
     engine = Engine(target, policy, max_window=tuning.max_window, clock=clock)
     network = Network("timeline", round_trip_s, 0.0, 0.0)
     up, down = (LoggedWay(log, way, events, network, Random(SEED)) for way in ("up", "down"))

@@ -3,9 +3,10 @@
     python -m benchmarks.vllm_steps [--shape 8b] [--sessions 1,16,64,128,256] [--drafts 0,4,mixed]
                                     [--contexts 512] [--engine both] [--csv FILE] [--json]
 
-Weights are random (load_format=dummy): time does not depend on their values. `wisp` is one step of
-the verifier with k random drafts for every session (mixed: uniform 0..7), medians of 20; its
-`gpu_busy` is the time of its kernels, from the profiler, over its wall time. `plain` is vLLM with
+Weights are random (load_format=dummy): time does not depend on their values. `wisp` is one round of
+all sessions in one step, with k random drafts for each (mixed: uniform 0..7), medians of 20;
+`wisp-ahead` the same with each step launched before the last one's outcomes are taken in (`Fleet`).
+`gpu_busy` is the time of the kernels, from the profiler, over the wall time. `plain` is vLLM with
 asynchronous scheduling: (time of 96 tokens - time of 32) / 64, every request with its own prompt.
 """
 
@@ -28,6 +29,7 @@ from typing import Any
 
 from wisp.config import TINY
 from wisp.core import Batch, Sampling, Seat, Session, Slo
+from wisp.engine.running import Running
 
 SEED = 11
 MAX_WINDOW = 7
@@ -107,10 +109,11 @@ def measure_wisp(directory: Path, options: argparse.Namespace) -> list[dict[str,
     )
     rows = []
     for context, number, drafts in product(options.contexts, options.sessions, options.drafts):
-        for temperature in (0.0, 0.8) if drafts == "4" else (0.0,):
-            fleet = Fleet(verifier, number, context, temperature)
+        for ahead, temperature in product((False, True), options.temperatures):
+            engine = "wisp-ahead" if ahead else "wisp"
+            fleet = Fleet(verifier, number, context, temperature, ahead=ahead)
             measured = _describe(fleet, drafts)
-            rows.append(_row(options, "wisp", number, context, drafts, temperature, measured))
+            rows.append(_row(options, engine, number, context, drafts, temperature, measured))
             fleet.close()
     verifier.shutdown()
     return rows
@@ -122,10 +125,19 @@ def _max_model_len(options: argparse.Namespace) -> int:
 
 
 class Fleet:
-    """Sessions that have read their prompts and decode for ever."""
+    """Sessions that have read their prompts and decode for ever.
 
-    def __init__(self, verifier: Any, number: int, context: int, temperature: float) -> None:
+    `ahead`: as the engine does, a step is launched before the outcomes of the one before are taken
+    in. Without drafts it is the same sessions' next step; with drafts two halves of the sessions
+    take turns.
+    """
+
+    def __init__(
+        self, verifier: Any, number: int, context: int, temperature: float, *, ahead: bool = False
+    ) -> None:
         self._verifier = verifier
+        self._ahead = ahead
+        self._running: Running | None = None
         self._chance = random.Random(SEED)
         self._vocab_size = verifier.facts.vocab_size
         self.sessions = [
@@ -138,33 +150,58 @@ class Fleet:
             for index in range(number)
         ]
         for session in self.sessions:
+            session.overlaps = True
             verifier.open(session)
         each = max(1, MAX_STEP_TOKENS // context)
         for first in range(0, number, each):
-            seats = [Seat(s, s.num_missing) for s in self.sessions[first : first + each]]
-            self._step(Batch(seats))
+            self._launch([Seat(s, s.num_missing) for s in self.sessions[first : first + each]])
+            self.wait()
 
     def step(self, drafts: str) -> int:
-        """One step of all; the number of new tokens."""
-        seats = [Seat(session, 1, self._draft(drafts)) for session in self.sessions]
-        self._step(batch := Batch(seats))
-        return batch.num_tokens
+        """One round of all; the number of new tokens."""
+        if not self._ahead or drafts == "0":
+            return self._launch(self._seats(self.sessions, drafts))
+        half = -(-len(self.sessions) // 2)
+        parts = self.sessions[:half], self.sessions[half:]
+        return sum(self._launch(self._seats(part, drafts)) for part in parts if part)
+
+    def wait(self) -> None:
+        """For the outcomes of the last step."""
+        if self._running:
+            self._take_in(self._running)
+        self._running = None
 
     def close(self) -> None:
+        self.wait()
         for session in self.sessions:
             self._verifier.close(session)
+
+    def _seats(self, sessions: list[Session], drafts: str) -> list[Seat]:
+        if drafts != "0" and any(session.num_running for session in sessions):
+            self.wait()  # a draft needs the text before it
+        return [Seat(session, 1, self._draft(drafts)) for session in sessions]
 
     def _draft(self, drafts: str) -> list[int]:
         count = self._chance.randint(0, MAX_WINDOW) if drafts == "mixed" else int(drafts)
         return [self._chance.randrange(self._vocab_size) for _ in range(count)]
 
-    def _step(self, batch: Batch) -> None:
-        for seat, outcome in zip(batch.seats, self._verifier.step(batch), strict=True):
-            session = seat.session
-            session.num_computed += seat.num_context + outcome.num_accepted
-            if outcome.num_computed is not None:
-                session.num_computed = outcome.num_computed
-            session.commit(outcome.tokens, now=0.0)
+    def _launch(self, seats: list[Seat]) -> int:
+        step = Running(Batch(seats), None, 0.0, 0.0)
+        step.launch(self._verifier)
+        if self._running:
+            self._take_in(self._running)
+        self._running = step
+        if not self._ahead:
+            self.wait()
+        return step.shape.num_tokens
+
+    def _take_in(self, step: Running) -> None:
+        assert step.collect
+        outcomes = step.collect()
+        step.landed()
+        for seat, outcome in zip(step.batch.seats, outcomes, strict=True):
+            seat.session.num_computed = outcome.computed_after(seat)
+            seat.session.commit(outcome.tokens, now=0.0)
 
 
 def _describe(fleet: Fleet, drafts: str) -> dict[str, Any]:
@@ -218,10 +255,12 @@ def _busy(fleet: Fleet, drafts: str) -> float | None:
 
     if not torch.cuda.is_available():
         return None
+    fleet.wait()
     activities = [torch.profiler.ProfilerActivity.CUDA]
     with torch.profiler.profile(activities=activities) as profile:
         for _ in range(PROFILED_STEPS):
             fleet.step(drafts)
+        fleet.wait()
         torch.cuda.synchronize()
     busy_s = sum(float(event.self_device_time_total) for event in profile.key_averages()) / 1e6
     unprofiled_s = statistics.median(_time(lambda: fleet.step(drafts)) for _ in range(9))
@@ -285,6 +324,7 @@ def _apart(engine: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     command += [f"--contexts={','.join(map(str, options.contexts))}"]
     command += [f"--sessions={','.join(map(str, options.sessions))}"]
     command += [f"--drafts={','.join(options.drafts)}"]
+    command += [f"--temperatures={','.join(map(str, options.temperatures))}"]
     command += [f"--cudagraph-mode={options.cudagraph_mode}"]
     command += [f"--most-captured={options.most_captured}"]
     quiet = os.environ | {"VLLM_LOGGING_STREAM": "ext://sys.stderr"}
@@ -317,6 +357,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--engine", choices=["both", "wisp", "plain"], default="both")
     parser.add_argument("--sessions", type=_numbers, default=[1, 16, 64, 128, 256])
     parser.add_argument("--drafts", type=lambda text: text.split(","), default=["0", "4", "mixed"])
+    parser.add_argument(
+        "--temperatures",
+        type=lambda text: [float(number) for number in text.split(",")],
+        default=[0.0],
+    )
     parser.add_argument("--contexts", type=_numbers, default=[512], help="tokens of each prompt")
     parser.add_argument("--cudagraph-mode", default="FULL", help="of the wisp engine")
     parser.add_argument(

@@ -173,6 +173,9 @@ class Session:
         self.num_prompt = len(prompt)
         self.num_computed = 0  # tokens whose KV the verifier holds
         self.num_prefilled = 0  # tokens computed beside those that it decoded
+        self.overlaps = False  # it may be in a step that is launched while another runs
+        self.num_running = 0  # steps that it is in, whose outcomes are not known yet
+        self.num_pending = 0  # tokens that those choose for certain
         self.sampling = sampling
         self.end = len(prompt) + sampling.max_tokens  # the position behind its last token
         self.slo = slo
@@ -208,12 +211,23 @@ class Session:
 
     @property
     def num_missing(self) -> int:
-        """Committed tokens that the verifier must still compute; 1 when it only decodes."""
-        return len(self.tokens) - self.num_computed
+        """Tokens that the verifier must still compute; 1 when it only decodes."""
+        return len(self.tokens) + self.num_pending - self.num_computed
 
     @property
     def decoding(self) -> bool:
         return self.num_missing == 1
+
+    @property
+    def free(self) -> bool:
+        """It can be seated: no step runs with it, or one whose only outcome is its next token.
+
+        Drafts continue the committed text, so a session that may have some waits for its token.
+        """
+        if self.num_running == 0:
+            return True
+        drafts = self.buffer or self.looked_up or self.waits_for_edge
+        return self.num_running == self.num_pending == 1 < self.num_remaining and not drafts
 
     @property
     def waits_for_edge(self) -> bool:
@@ -340,7 +354,7 @@ class Seat(Struct, gc=False):  # a thousand are made for one step; nothing refer
     @property
     def chooses(self) -> bool:
         """False while the seat ends inside the prompt: then the step commits nothing."""
-        return self.session.num_computed + self.num_context == len(self.session.tokens)
+        return self.num_context == self.session.num_missing
 
 
 @dataclass(slots=True)

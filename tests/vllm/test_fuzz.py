@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
-from tests.vllm.driver import STEP_TOKENS, Driver, drafter, expected, prompts, same, step
-from wisp.core import Sampling
+from tests.vllm.driver import STEP_TOKENS, Driver, drafter, expected, prompts, same
+from wisp.core import Batch, Sampling, Seat
+from wisp.engine.running import Running
+from wisp.sampling.processors import needs_processing
 
 NUM_SESSIONS = int(os.environ.get("WISP_FUZZ", "100"))  # of each case
 
@@ -18,8 +20,12 @@ NUM_SESSIONS = int(os.environ.get("WISP_FUZZ", "100"))  # of each case
 class Crowd:
     """Up to `most` sessions at once; each turn is one random step."""
 
-    def __init__(self, verifier: Any, seed: int, most: int, num_sessions: int) -> None:
+    def __init__(
+        self, verifier: Any, seed: int, most: int, num_sessions: int, *, overlapped: bool
+    ) -> None:
         self.verifier = verifier
+        self.overlapped = overlapped  # a step is launched before the one ahead is collected
+        self.running: Running | None = None
         self.chooser = random.Random(seed)
         self.most = most
         self.to_come = num_sessions
@@ -27,7 +33,7 @@ class Crowd:
         self.now = 0.0
         self.live: dict[int, Driver] = {}
         self.drafters: dict[int, Any] = {}
-        self.num_right = self.num_ties = self.num_aborted = self.num_resumed = 0
+        self.num_right = self.num_ties = self.num_aborted = self.num_resumed = self.num_ahead = 0
 
     def run(self) -> None:
         while self.live or self.to_come:
@@ -37,6 +43,7 @@ class Crowd:
                 self._open(self.chooser.choice(prompts()[:40]), self._sampling())
             self._step()
             self._end()
+        self._finish()
 
     def _sampling(self) -> Sampling:
         kind: dict[str, Any] = self.chooser.choice(
@@ -54,23 +61,51 @@ class Crowd:
     ) -> None:
         self.number += 1
         driver = Driver(self.number, prompt, sampling, committed=committed or [], due_s=self.now)
+        driver.session.overlaps = not needs_processing(sampling)
         self.verifier.open(driver.session)
         self.live[self.number] = driver
         self.drafters[self.number] = drafter(self.number, prompt, sampling, wrong=0.05)
 
     def _step(self) -> None:
-        chosen = [d for d in self.live.values() if self.chooser.random() < 0.6]
+        chosen = [
+            driver
+            for driver in self.live.values()
+            if driver.session.free and self.chooser.random() < 0.6
+        ]
         self.chooser.shuffle(chosen)
-        room, pairs = STEP_TOKENS, []
+        room, seats = STEP_TOKENS, []
         for driver in chosen:
             if room <= 0:
                 break
-            most = min(room, self.chooser.choice((1, 5, 17, 40)))
-            seat = driver.seat(most, self.drafters[driver.session.id](driver.session))
-            room -= seat.num_tokens
-            pairs.append((driver, seat))
-        if pairs:
-            step(self.verifier, pairs, self.now)
+            seats.append(self._seat(driver, room))
+            room -= seats[-1].num_tokens
+        following = Running(Batch(seats), None, self.now, self.now)
+        following.launch(self.verifier)
+        if self.running:
+            self.num_ahead += sum(seat.session.num_running > 1 for seat in seats)
+            self._land(self.running)
+        self.running = following
+        if not self.overlapped:
+            self._finish()
+
+    def _seat(self, driver: Driver, room: int) -> Seat:
+        if driver.session.num_running:
+            return driver.seat(1)
+        draft = self.drafters[driver.session.id](driver.session)
+        return driver.seat(min(room, self.chooser.choice((1, 5, 17, 40))), draft)
+
+    def _finish(self) -> None:
+        if self.running:
+            self._land(self.running)
+        self.running = None
+
+    def _land(self, step: Running) -> None:
+        assert step.collect
+        outcomes = step.collect()
+        step.landed()
+        for seat, outcome in zip(step.batch.seats, outcomes, strict=True):
+            if driver := self.live.get(seat.session.id):  # else it was closed while the step ran
+                driver.take(seat, outcome, self.now)
 
     def _end(self) -> None:
         for number, driver in list(self.live.items()):
@@ -93,19 +128,24 @@ class Crowd:
 
 
 @pytest.mark.timeout(3600)
+@pytest.mark.parametrize("overlapped", [False, True], ids=["one", "overlapped"])
 @pytest.mark.parametrize(("most", "num_blocks"), [(64, 599), (24, 20), (12, 8)])
-def test_crowd(verifier: Any, hoard: Callable[[int], None], most: int, num_blocks: int) -> None:
+def test_crowd(
+    verifier: Any, hoard: Callable[[int], None], most: int, num_blocks: int, overlapped: bool
+) -> None:
     scheduler = verifier.scheduler
     hoard(min(num_blocks, scheduler.num_free_blocks))
     free, evictions = scheduler.num_free_blocks, scheduler.num_evictions
-    crowd = Crowd(verifier, seed=most, most=most, num_sessions=NUM_SESSIONS)
+    crowd = Crowd(verifier, most, most, NUM_SESSIONS, overlapped=overlapped)
     crowd.run()
     assert scheduler.num_free_blocks == free
     assert crowd.num_right + crowd.num_ties + crowd.num_aborted == NUM_SESSIONS
     assert crowd.num_ties <= NUM_SESSIONS // 50
+    assert bool(crowd.num_ahead) == overlapped
     if num_blocks < 100:
         assert scheduler.num_evictions > evictions
     print(f"{vars(crowd)['num_right']} right, {crowd.num_ties} ties, {crowd.num_aborted} aborted,")
+    print(f"{crowd.num_ahead} seats before their token was known, ", end="")
     print(f"{crowd.num_resumed} resumed, {scheduler.num_evictions - evictions} evictions")
 
 

@@ -1,10 +1,10 @@
-"""The engine: sessions, a policy, a verifier. One turn is drain, schedule, verify, publish."""
+"""The engine: sessions, a policy, a verifier. One turn is drain, schedule, launch, publish."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from wisp.controller.calibration import count, learn, learn_lookup, observed_acceptance
 from wisp.core import Batch, Seat, Session, Verdict
@@ -24,6 +24,7 @@ from wisp.engine.messages import (
     ToEngine,
     Verdicts,
 )
+from wisp.engine.running import Pace, Running
 from wisp.errors import BadRequest, Overloaded, ProtocolError
 from wisp.estimator.keeper import Keeper
 from wisp.estimator.shape import mean_seat, shape_of
@@ -57,23 +58,31 @@ class Engine:
         self._choose_policy = choose_policy
         self._clock = clock
         self._outbox: list[FromEngine] = []
+        self._running: Running | None = None  # the step that the target is at
+        self._pace = Pace()
         self.sessions: dict[int, Session] = {}
         self.stopped = False
 
     def turn(self, inbox: Iterable[ToEngine]) -> list[FromEngine]:
-        """Handle what has come, take at most one step, and return what there is to say."""
+        """Handle what has come, launch the next step, take in the one before; say what there is.
+
+        A step whose sessions all overlap is left to the target until a later turn, so that the
+        target does not wait for what the host does between two steps. While it has long to go,
+        messages are only gathered.
+        """
         start_s = self._clock()
         for message in inbox:
             self._handle(message)
-        batch = self._policy.schedule(self.sessions.values(), self._clock())
-        if batch:
-            self._verify(batch, start_s)
+        if self._running is None or start_s >= self._pace.decide_s:
+            self._advance(start_s)
         published, self._outbox = self._outbox, []
         return published
 
     def wait_s(self) -> float | None:
         """How long `turn` has nothing to do unless a message comes; None: for ever."""
         now = self._clock()
+        if self._running:
+            return max(0.0, self._pace.decide_s - now)
         wake_s = self._policy.wake_s(self.sessions.values(), now)
         return None if wake_s is None else max(0.0, wake_s - now)
 
@@ -120,6 +129,7 @@ class Engine:
             now=self._clock(),
         )
         session.directive = self._policy.directive(session)
+        session.overlaps = self._verifier.overlaps(session.sampling)
         try:
             self._make_room(session)
             self._verifier.open(session)
@@ -155,41 +165,106 @@ class Engine:
         except ProtocolError as error:
             self._fail(session, Failed(session.id, "protocol", str(error)))
 
-    def _verify(self, batch: Batch, start_s: float) -> None:
-        forecast = self._forecast(batch)
-        num_prefill = sum(s.num_context for s in batch.seats if not s.session.decoding)
-        step_start_s = self._clock()
-        together = self._step(batch)
-        outcomes = self._one_by_one(batch) if together is None else together
+    def _advance(self, start_s: float) -> None:
+        before, self._running = self._running, None
+        following = self._decide(before, start_s)
+        if following and not self._launch(following, start_s):
+            self._one_by_one(following, before)
+            return
+        if before and not self._take_in(before):
+            self._one_by_one(before, following)
+        elif following and following.overlaps:
+            self._running = following
+            self._pace.runs(following)
+        elif following and not self._take_in(following):
+            self._one_by_one(following)
+
+    def _decide(self, before: Running | None, start_s: float) -> Running | None:
+        """The step to launch now, if there is one."""
+        sessions = self.sessions.values()
+        free = [s for s in sessions if s.free] if before else sessions
+        self._policy.num_away = len(sessions) - len(free)
+        batch = self._policy.schedule(free, self._clock())
+        if not batch:
+            return None
+        step = Running(batch, self._forecast(batch), start_s, self._clock())
+        if before and not self._pace.may_follow(before, step, self._policy.estimator):
+            return None
+        return step
+
+    def _launch(self, step: Running, start_s: float) -> bool:
+        """False if it fails."""
+        try:
+            step.launch(self._verifier)
+        except Exception:
+            log.exception("a step of %d sessions failed", len(step.batch))
+            return False
+        self._pace.launched(self._clock() - start_s)
+        return True
+
+    def _take_in(self, step: Running) -> bool:
+        """Wait for the step, and publish what it committed; False if it failed."""
+        assert step.collect is not None, "the step was launched"
+        try:
+            outcomes = step.collect()
+        except Exception:
+            log.exception("a step of %d sessions failed", len(step.batch))
+            return False
         now = self._clock()
-        step_time_s = now - step_start_s
-        if together:  # else it took several steps, and tells nothing
-            num_committed = [len(outcome.tokens) for _, outcome in outcomes]
-            self._policy.observe(batch, num_committed, step_time_s, now)
-        else:
-            forecast = None
+        step.landed()
+        self._publish(step, outcomes, self._pace.landed(step, now), now)
+        self._pace.taken_in(step, self._clock() - now)
+        return True
+
+    def _one_by_one(self, failed: Running, other: Running | None = None) -> None:
+        """Each seat of a failed step alone, so that only the guilty one ends.
+
+        Nothing will come of another step that was launched: its sessions are seated again.
+        """
+        failed.landed()
+        if other:
+            other.landed()
+        for seat in failed.batch.seats:
+            if self.sessions.get(seat.session.id) is not seat.session:
+                continue
+            start_s = self._clock()
+            alone = Running(Batch([seat]), None, start_s, start_s)
+            if len(failed.batch) > 1 and self._launch(alone, start_s) and self._take_in(alone):
+                continue
+            alone.landed()
+            text = "the target failed on this session"
+            self._fail(seat.session, Failed(seat.session.id, "internal", text))
+
+    def _publish(
+        self, step: Running, outcomes: Sequence[Outcome], step_time_s: float, now: float
+    ) -> None:
+        num_committed = [len(outcome.tokens) for outcome in outcomes]
+        self._policy.observe(step.batch, num_committed, step_time_s, now)
+        alone_s = step.forecast.alone_s if step.forecast else 0.0
         verdicts = []
-        for seat, outcome in outcomes:
-            seat.session.num_computed = outcome.computed_after(seat)
-            seat.session.num_prefilled += seat.num_context - 1
+        for seat, outcome in zip(step.batch.seats, outcomes, strict=True):
+            session = seat.session
+            if self.sessions.get(session.id) is not session:
+                continue  # it was closed while the step ran
+            session.num_computed = outcome.computed_after(seat)
+            session.num_prefilled += seat.num_context - 1
             if outcome.tokens:
-                alone_s = forecast.alone_s if forecast else 0.0
                 verdict = self._commit(seat, outcome, step_time_s, alone_s, now)
-                verdicts.append((seat.session.id, verdict))
+                verdicts.append((session.id, verdict))
                 if verdict.finish_reason:
-                    self._end(seat.session)
+                    self._end(session)
         report = StepReport(
-            num_sessions=len(batch),
-            num_tokens=batch.num_tokens,
-            num_prefill=num_prefill,
+            num_sessions=len(step.batch),
+            num_tokens=step.shape.num_tokens,
+            num_prefill=step.num_prefill,
             num_drafted=sum(v.num_drafted for _, v in verdicts),
             num_accepted=sum(v.num_accepted for _, v in verdicts),
             num_looked_up=sum(v.num_looked_up for _, v in verdicts),
             num_lookups_accepted=sum(v.num_lookups_accepted for _, v in verdicts),
             num_committed=sum(len(v.tokens) for _, v in verdicts),
             step_time_s=step_time_s,
-            loop_time_s=self._clock() - start_s,
-            forecast=forecast,
+            loop_time_s=step_time_s + step.host_s + self._clock() - now,
+            forecast=step.forecast,
             price=self._policy.price,
         )
         self._outbox.append(Verdicts(verdicts, report))
@@ -205,26 +280,6 @@ class Engine:
             estimator.drift,
             estimator.predict_s(mean_seat(shape)),
         )
-
-    def _step(self, batch: Batch) -> list[tuple[Seat, Outcome]] | None:
-        """The verifier's step; None if it fails."""
-        try:
-            return list(zip(batch.seats, self._verifier.step(batch), strict=True))
-        except Exception:
-            log.exception("a step of %d sessions failed", len(batch))
-            return None
-
-    def _one_by_one(self, batch: Batch) -> list[tuple[Seat, Outcome]]:
-        """Each seat of a failed step alone, so that only the guilty one ends."""
-        found = []
-        for seat in batch.seats:
-            alone = self._step(Batch([seat])) if len(batch) > 1 else None
-            if alone is None:
-                text = "the target failed on this session"
-                self._fail(seat.session, Failed(seat.session.id, "internal", text))
-            else:
-                found += alone
-        return found
 
     def _commit(
         self, seat: Seat, outcome: Outcome, step_time_s: float, alone_s: float, now: float

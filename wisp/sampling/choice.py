@@ -41,16 +41,17 @@ def choose_unprocessed(
     greedy = temperatures < GREEDY_BELOW
     if greedy.all():
         return logits.argmax(dim=-1)
-    divisors = _moved(np.where(greedy, np.float32(1), temperatures), logits.device)
+    divisors = moved(np.where(greedy, np.float32(1), temperatures), logits.device)
     scores = logits.to(torch.float32, copy=True).div_(divisors[:, None])
-    keys = _moved(np.stack([seeds, positions]), logits.device)
+    keys = moved(np.stack([seeds, positions]), logits.device)
     choices = _noisy_argmax(scores, keys[0], keys[1])
     if greedy.any():
-        return torch.where(_moved(greedy, logits.device), logits.argmax(dim=-1), choices)
+        return torch.where(moved(greedy, logits.device), logits.argmax(dim=-1), choices)
     return choices
 
 
-def _moved(array: NDArray[np.generic], device: torch.device) -> Tensor:
+def moved(array: NDArray[np.generic], device: torch.device) -> Tensor:
+    """A copy on the device; a GPU is not waited for."""
     tensor = torch.from_numpy(array)
     if device.type == "cuda":  # a copy from pageable memory would wait for the running forward
         return tensor.pin_memory().to(device, non_blocking=True)

@@ -12,6 +12,7 @@ from wisp.estimator.shape import shape_of
 
 class Policy(Protocol):
     estimator: Estimator | None = None  # every policy teaches it, so that they can be compared
+    num_away: int = 0  # sessions of a running step, which `schedule` is not shown: none is free
 
     @property
     def price(self) -> float | None:

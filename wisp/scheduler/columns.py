@@ -26,7 +26,7 @@ class Columns:
         rows = self.sessions
         self.due_s: Floats = _floats([s.promised_s for s in rows])
         self.period_s: Floats = 1.0 / _floats([s.slo.tokens_per_s for s in rows])
-        self.length = _ints([len(s.tokens) for s in rows])
+        self.length = _ints([len(s.tokens) + s.num_pending for s in rows])
         self.missing = self.length - _ints([s.num_computed for s in rows])
         self.decoding: Bools = self.missing == 1
         self.buffered = _ints([len(s.buffer) for s in rows])

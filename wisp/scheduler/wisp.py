@@ -110,9 +110,10 @@ class Wisp(Policy):
 
     def _gauge(self, columns: Columns) -> None:
         """How far the server is from what plain decoding of everybody can just do."""
-        count = len(columns.sessions)
+        count = len(columns.sessions) + self.num_away
         with_prompts = round(count * (1.0 + self._prefill_per_token))
-        plain = SeatedShape(with_prompts, int(columns.length.sum()), 0.0, count)
+        context = round(columns.length.mean() * count)
+        plain = SeatedShape(with_prompts, context, 0.0, count)
         plain_s = self._costs.mean.time_s(plain)
         fastest = max(session.slo.tokens_per_s for session in columns.sessions)
         self.load = self.load._replace(plain_s=plain_s, eager=plain_s * fastest <= _EAGER)

@@ -8,7 +8,7 @@ from wisp.core import Batch, Seat, Session
 from wisp.errors import Overloaded
 from wisp.estimator.shape import shape_of
 from wisp.sim.law import Law
-from wisp.verifier.base import Facts, Outcome
+from wisp.verifier.base import Facts, Outcome, Verifier
 
 
 class Clock:
@@ -21,7 +21,7 @@ class Clock:
         return self.now
 
 
-class SimulatedTarget:
+class SimulatedTarget(Verifier):
     """Implements `wisp.verifier.base.Verifier`. Its choice at a position is the position.
 
     The KV of a session's prompt and of its whole output is reserved when it is opened, so that no

@@ -9,12 +9,13 @@ reads it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from msgspec import Struct
 
-from wisp.core import Batch, Seat, Session, TokenLogprob
+from wisp.core import Batch, Sampling, Seat, Session, TokenLogprob
 
 
 class Facts(Struct, frozen=True, kw_only=True):
@@ -58,6 +59,9 @@ class Outcome:
         return seat.session.num_computed + seat.num_context + self.num_accepted
 
 
+Collect = Callable[[], list[Outcome]]  # what `Verifier.step` returns, once
+
+
 class Verifier(Protocol):
     facts: Facts
 
@@ -69,6 +73,20 @@ class Verifier(Protocol):
 
     def step(self, batch: Batch) -> list[Outcome]:
         """One forward of the target over the batch; outcomes in the order of its seats."""
+
+    def overlaps(self, sampling: Sampling) -> bool:
+        """Whether such sessions may be in a step that is launched while another runs."""
+        return False
+
+    def launch(self, batch: Batch) -> Collect:
+        """Begin a step. Where all its sessions overlap this returns while the target works, and
+        one more step may be launched before `Collect` is called, which waits for the outcomes.
+
+        That one may hold a session of this step again if its seat here only decodes. If either
+        call raises, nothing of the steps launched so far will be collected.
+        """
+        outcomes = self.step(batch)
+        return lambda: outcomes
 
     def close(self, session: Session) -> None:
         """Free the session's KV at once; closing an unknown session does nothing."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from wisp.core import Batch, Sampling, Seat, Session, TokenLogprob
 from wisp.errors import Overloaded
 from wisp.sampling.accept import num_accepted
-from wisp.verifier.base import Facts, Outcome
+from wisp.verifier.base import Facts, Outcome, Verifier
 
 _MASK = (1 << 64) - 1
 
@@ -24,7 +24,7 @@ def scripted_choice(seed: int, position: int, previous: int, vocab_size: int) ->
     return (mixed ^ (mixed >> 31)) % vocab_size
 
 
-class ScriptedVerifier:
+class ScriptedVerifier(Verifier):
     """Implements `wisp.verifier.base.Verifier`.
 
     `on_step` is called with each batch before its outcomes are made: tests advance their virtual

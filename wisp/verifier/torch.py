@@ -16,10 +16,10 @@ from wisp.models.slots import Item, SlotModel
 from wisp.sampling.accept import num_accepted
 from wisp.sampling.choice import choose
 from wisp.sampling.processors import Row
-from wisp.verifier.base import Facts, Outcome
+from wisp.verifier.base import Facts, Outcome, Verifier
 
 
-class TorchVerifier:
+class TorchVerifier(Verifier):
     """Implements `wisp.verifier.base.Verifier`: a slot for each session, one forward for each step.
 
     `facts.vocab_size` is the number of logits; a model may have more of them than its tokenizer has

@@ -7,7 +7,9 @@ parallelism the workers are other processes. Each rank makes the same choice fro
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -20,7 +22,7 @@ from vllm.v1.outputs import SamplerOutput
 
 from wisp.core import Sampling, TokenLogprob
 from wisp.sampling.accept import standing
-from wisp.sampling.choice import choose, choose_unprocessed
+from wisp.sampling.choice import choose, choose_unprocessed, moved
 from wisp.sampling.philox import signed
 from wisp.sampling.processors import Row, needs_processing
 from wisp.verifier.vllm.structures import params_of
@@ -45,9 +47,14 @@ def sampling_params(sampling: Sampling, num_prompt: int, max_model_len: int) -> 
         extra_args={
             _SAMPLING: sampling,
             _NUM_PROMPT: num_prompt,
-            _SLOW: needs_processing(sampling) or sampling.num_logprobs is not None,
+            _SLOW: is_slow(sampling),
         },
     )
+
+
+def is_slow(sampling: Sampling) -> bool:
+    """Its choices are made with the host's help, which waits for the forward."""
+    return needs_processing(sampling) or sampling.num_logprobs is not None
 
 
 class WorkerExtension:
@@ -57,52 +64,160 @@ class WorkerExtension:
 
     def wisp_install(self) -> None:
         self.wisp_chooser = Chooser(self.model_runner)
-        self.model_runner._sample = self.wisp_chooser
 
-    def wisp_logprobs(self) -> dict[str, list[TokenLogprob]]:
-        """Of the last step, by request id: one for each token that it committed."""
-        return self.wisp_chooser.logprobs
+    def wisp_collect(self) -> Collected:
+        return self.wisp_chooser.collect()
+
+    def wisp_forget(self) -> None:
+        self.wisp_chooser.launched.clear()
+
+
+@dataclass(slots=True)
+class Collected:
+    """Of one step, by request id: the accepted draft tokens and the next choice."""
+
+    tokens: dict[str, list[int]]
+    logprobs: dict[str, list[TokenLogprob]]  # one for each token, of those who asked
+
+
+@dataclass(slots=True)
+class Launched:
+    """The choices of one step while they may still be in the making; n requests in batch order."""
+
+    request_ids: list[str]
+    counts: NDArray[np.int64]  # [n]: draft tokens
+    drafts: NDArray[np.int32]  # [n, max(counts)]
+    unfinished: NDArray[np.bool_]  # [n]: the step ends inside the prompt, and chooses nothing
+    choices: Tensor  # int64 [sum(counts + 1)], on the device
+    on_host: Tensor  # a copy that is under way
+    slow: dict[int, tuple[list[int], list[TokenLogprob]]]  # by request, made on the host
+    arrived: torch.cuda.Event | None = None
+
+    @property
+    def ends(self) -> NDArray[np.int64]:
+        """[n]: behind the last choice of each request."""
+        return (self.counts + 1).cumsum()
+
+    def wait(self) -> NDArray[np.int64]:
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        choices: NDArray[np.int64] = self.on_host.numpy()
+        for index, end in zip(self.slow, self.ends[list(self.slow)].tolist(), strict=True):
+            choices[end - self.counts[index] - 1 : end] = self.slow[index][0]
+        return choices
 
 
 class Chooser:
-    """Stands in for the model runner's `_sample`.
+    """Stands in for the model runner's `_sample`, and says what the host learns of it, and when.
 
-    On a GPU the forward still runs when this is called: all is prepared and launched as arrays, and
-    the one copy of the choices to the host is what waits for it.
+    On a GPU the forward still runs when `_sample` is called: all is prepared and launched as
+    arrays, and nobody waits. vLLM's bookkeeping is told that nothing was chosen; `collect` makes up
+    for it when the choices have arrived. One more step may be launched before that: where a request
+    of the running step takes part in it again, its input token is copied on the GPU.
     """
 
     def __init__(self, runner: Any) -> None:
         self._runner = runner
-        self.logprobs: dict[str, list[TokenLogprob]] = {}
+        self._on_gpu = runner.device.type == "cuda"
+        self.launched: deque[Launched] = deque()
+        self._positions: NDArray[np.int64]  # [n]: behind the tokens of the step
+        self._stock_prepare = runner._prepare_input_ids
+        runner._prepare_input_ids = self._prepare_input_ids
+        runner._sample = self._sample
+        if self._on_gpu:  # buffers on the host are not to be filled while they are copied
+            runner.prepare_inputs_event = torch.cuda.Event()  # type: ignore[no-untyped-call]
 
-    def __call__(self, logits: Tensor, spec_decode_metadata: Any) -> SamplerOutput:
+    def _prepare_input_ids(self, scheduled: Any, *args: Any) -> None:
+        """Called for each step, with the ends of the requests' tokens as the last argument."""
+        self._stock_prepare(scheduled, *args)
+        batch = self._runner.input_batch
+        ends = np.asarray(args[-1], np.int64)
+        self._positions = batch.num_computed_tokens_cpu[: batch.num_reqs] + np.diff(ends, prepend=0)
+        if self.launched:
+            self._continue(self.launched[-1], ends)
+
+    def _continue(self, running: Launched, ends: NDArray[np.int64]) -> None:
+        """Give the requests that are in the running step, too, the tokens that it chooses."""
+        places = {name: place for place, name in enumerate(running.request_ids)}
+        found = [places.get(name, -1) for name in self._runner.input_batch.req_ids]
+        before = np.array(found, np.int64)
+        rows = np.flatnonzero(before >= 0)
+        rows = rows[~running.unfinished[before[rows]]]
+        if len(rows) == 0:
+            return
+        sources, targets = running.ends[before[rows]] - 1, ends[rows] - 1
+        inputs = self._runner.input_ids.gpu
+        if np.array_equal(sources, targets) and targets[-1] == len(targets) - 1:
+            inputs[: len(targets)].copy_(running.choices[: len(targets)])
+        else:
+            where = moved(np.stack([sources, targets]), inputs.device)
+            inputs.index_copy_(0, where[1], running.choices[where[0]].to(inputs.dtype))
+
+    def _sample(self, logits: Tensor, spec_decode_metadata: Any) -> SamplerOutput:
         """logits: [rows, vocab]; a request with k draft tokens has k + 1 rows, in batch order."""
         batch = self._runner.input_batch
         counts = np.zeros(batch.num_reqs, np.int64)
         if spec_decode_metadata is not None:
             counts[:] = spec_decode_metadata.num_draft_tokens
-        lengths = batch.num_tokens_no_spec[: batch.num_reqs].astype(np.int64)
-        choices, logprobs = self._choose(logits, counts, lengths)
+        unfinished = self._runner.discard_request_mask.np[: batch.num_reqs].copy()
+        lengths = self._positions - counts
         behind = lengths[:, None] + np.arange(counts.max())  # a draft lies behind its tokens
         known = batch.token_ids_cpu[: batch.num_reqs]
         drafts = np.take_along_axis(known, behind.clip(max=known.shape[1] - 1), axis=1)
-        tokens = standing(choices, drafts, counts, _NO_TOKEN)
-        tokens[self._unfinished()] = _NO_TOKEN
-        kept = np.count_nonzero(tokens != _NO_TOKEN, axis=1)
-        self.logprobs = {
-            batch.req_ids[index]: found[: kept[index]] for index, found in logprobs.items() if found
-        }
-        return SamplerOutput(torch.from_numpy(tokens.astype(np.int32)), logprobs_tensors=None)
+        choices, slow = self._choose(logits, counts, lengths, unfinished)
+        on_host = torch.empty(choices.shape, dtype=torch.int64, pin_memory=self._on_gpu)
+        on_host.copy_(choices, non_blocking=True)
+        arrived = None
+        if self._on_gpu:
+            arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            arrived.record()
+        names = list(batch.req_ids)
+        self.launched.append(
+            Launched(names, counts, drafts, unfinished, choices, on_host, slow, arrived)
+        )
+        # Two columns: of one alone vLLM takes every entry for a token.
+        return SamplerOutput(torch.full((len(names), 2), _NO_TOKEN), logprobs_tensors=None)
 
-    def _unfinished(self) -> NDArray[np.bool_]:
-        """Of each request: the step ends inside its prompt, and chooses nothing."""
-        found: NDArray[np.bool_] = self._runner.discard_request_mask.np
-        return found[: self._runner.input_batch.num_reqs]
+    def collect(self) -> Collected:
+        """Wait for the first of the steps launched, and let vLLM know what was chosen."""
+        step = self.launched.popleft()
+        table = standing(step.wait(), step.drafts, step.counts, _NO_TOKEN)
+        table[step.unfinished] = _NO_TOKEN
+        num_tokens = np.count_nonzero(table != _NO_TOKEN, axis=1).tolist()
+        found = Collected({}, {})
+        for index, (name, row, count) in enumerate(
+            zip(step.request_ids, table.tolist(), num_tokens, strict=True)
+        ):
+            if count:
+                found.tokens[name] = tokens = row[:count]
+                self._append(name, tokens)
+                if index in step.slow and (logprobs := step.slow[index][1]):
+                    found.logprobs[name] = logprobs[:count]
+        return found
+
+    def _append(self, name: str, tokens: list[int]) -> None:
+        """As the model runner's own bookkeeping does."""
+        state = self._runner.requests.get(name)
+        if state is None:  # it ended while the step ran
+            return
+        state.output_token_ids.extend(tokens)
+        batch = self._runner.input_batch
+        row = batch.req_id_to_index.get(name)
+        if row is not None:
+            start = batch.num_tokens_no_spec[row]
+            end = start + len(tokens)
+            batch.token_ids_cpu[row, start:end] = tokens
+            batch.is_token_ids[row, start:end] = True
+            batch.num_tokens_no_spec[row] = end
 
     def _choose(
-        self, logits: Tensor, counts: NDArray[np.int64], lengths: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], dict[int, list[TokenLogprob]]]:
-        """The choice of every row, [rows], and the logprobs of requests that ask, by index."""
+        self,
+        logits: Tensor,
+        counts: NDArray[np.int64],
+        lengths: NDArray[np.int64],
+        unfinished: NDArray[np.bool_],
+    ) -> tuple[Tensor, dict[int, tuple[list[int], list[TokenLogprob]]]]:
+        """The choice of every row, [rows]; by request index, those that replace some of them."""
         batch, states = self._runner.input_batch, self._runner.requests
         extras = [states[name].sampling_params.extra_args for name in batch.req_ids]
         samplings = [extra[_SAMPLING] for extra in extras]
@@ -114,30 +229,25 @@ class Chooser:
             np.arange(ends[-1]) + np.repeat(lengths + num_rows - ends, num_rows),
             np.repeat(np.array([s.temperature for s in samplings], np.float32), num_rows),
         )
-        found: NDArray[np.int64]
-        slow = [
-            index for index in np.flatnonzero(~self._unfinished()).tolist() if extras[index][_SLOW]
-        ]
+        slow = [i for i in np.flatnonzero(~unfinished).tolist() if extras[i][_SLOW]]
         if not slow:
-            found = choices.cpu().numpy()
-            return found, {}
+            return choices, {}
         spans = [range(ends[index] - num_rows[index], ends[index]) for index in slow]
         places = [place for span in spans for place in span]
-        rows = [row for index in slow for row in self._rows(index, counts[index], extras[index])]
+        rows = [
+            row for i in slow for row in self._rows(i, int(lengths[i]), int(counts[i]), extras[i])
+        ]
         tokens, logprobs = choose(logits[places], rows)
-        found = choices.cpu().numpy()
-        found[places] = tokens
-        items = iter(logprobs)
-        asked = {
-            index: [item for item in islice(items, len(span)) if item is not None]
-            for index, span in zip(slow, spans, strict=True)
-        }
-        return found, asked
+        made = zip(tokens, logprobs, strict=True)
+        replaced = {}
+        for index, span in zip(slow, spans, strict=True):
+            pairs = list(islice(made, len(span)))
+            asked = [logprob for _, logprob in pairs if logprob is not None]
+            replaced[index] = [token for token, _ in pairs], asked
+        return choices, replaced
 
-    def _rows(self, index: int, count: int, extra: Mapping[str, Any]) -> list[Row]:
-        batch = self._runner.input_batch
-        length = int(batch.num_tokens_no_spec[index])
-        tokens = batch.token_ids_cpu[index, : length + count]
+    def _rows(self, index: int, length: int, count: int, extra: Mapping[str, Any]) -> list[Row]:
+        tokens = self._runner.input_batch.token_ids_cpu[index, : length + count]
         return [
             Row(extra[_SAMPLING], tokens, extra[_NUM_PROMPT], position)
             for position in range(length, length + count + 1)

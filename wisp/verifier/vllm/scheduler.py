@@ -16,7 +16,8 @@ asked where it could only answer that nothing is to be done, nor for what nobody
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +25,6 @@ import numpy as np
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.core.single_type_kv_cache_manager import FullAttentionManager
-from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 
 from wisp.verifier.vllm import structures, versions
@@ -60,7 +60,7 @@ class SeatScheduler(Scheduler):  # type: ignore[misc]
         self.num_spec_tokens = 0
         self.due_s: Callable[[str], float] = lambda request_id: 0.0  # of a request's next token
         self.num_evictions = 0
-        self.chosen: dict[str, list[int]] = {}  # in the last step, by request id
+        self._running: Counter[str] = Counter()  # in how many running steps each request is
         # Who is not in it gets its tokens copied for the worker, which has them and does not look.
         self.prev_step_scheduled_req_ids = _Everything()
         self._places: dict[str, Place] = {}
@@ -78,7 +78,6 @@ class SeatScheduler(Scheduler):  # type: ignore[misc]
     def plan(self, places: Sequence[Place]) -> None:
         """The next step, the most urgent first."""
         self._places = {place.request_id: place for place in places}
-        self.chosen = {}
 
     @property
     def num_blocks(self) -> int:
@@ -97,9 +96,6 @@ class SeatScheduler(Scheduler):  # type: ignore[misc]
     def add_request(self, request: Request) -> None:
         super().add_request(request)
         self._clear_queues()
-
-    def has_requests(self) -> bool:
-        return bool(self._places)
 
     def schedule(self, *args: Any, **kwargs: Any) -> SchedulerOutput:
         requests = [self.requests[request_id] for request_id in self._places]
@@ -120,21 +116,38 @@ class SeatScheduler(Scheduler):  # type: ignore[misc]
                 new.prompt_token_ids = np.array(new.prompt_token_ids)
         return scheduled
 
-    def update_from_output(self, scheduled: SchedulerOutput, output: ModelRunnerOutput) -> Any:
-        """Append what was chosen to each request. None of them ends here: WISP closes sessions."""
+    def launched(self, scheduled: SchedulerOutput) -> set[str]:
+        """The step runs; returns who will have a token from it, whatever it accepts."""
         self._places = {}
-        drafts = scheduled.scheduled_spec_decode_tokens
+        choosing = set()
         for request_id, num_scheduled in scheduled.num_scheduled_tokens.items():
             request = self.requests[request_id]
             request.num_in_flight_tokens -= num_scheduled
-            tokens = output.sampled_token_ids[output.req_id_to_index[request_id]]
-            if tokens:
+            self._running[request_id] += 1
+            if request.num_computed_tokens >= request.num_tokens + request.num_output_placeholders:
+                request.num_output_placeholders += 1  # so it can be in the next step, too
+                choosing.add(request_id)
+        return choosing
+
+    def landed(
+        self, scheduled: SchedulerOutput, choosing: set[str], found: Mapping[str, list[int]]
+    ) -> None:
+        """Append what was chosen to each request. None of them ends here: WISP closes sessions."""
+        drafts = scheduled.scheduled_spec_decode_tokens
+        for request_id in scheduled.num_scheduled_tokens:
+            self._running[request_id] -= 1
+            if not self._running[request_id]:
+                del self._running[request_id]
+            request = self.requests.get(request_id)
+            if request is None:  # closed while the step ran
+                continue
+            if request_id in choosing and request.num_output_placeholders:  # else preempted
+                request.num_output_placeholders -= 1
+            if tokens := found.get(request_id):
                 num_rejected = len(drafts.get(request_id, ())) + 1 - len(tokens)
                 request.num_computed_tokens -= num_rejected
                 request.append_output_token_ids(tokens)
                 structures.advance(request, tokens)
-                self.chosen[request_id] = tokens
-        return {}
 
     def update_draft_token_ids(self, *args: Any, **kwargs: Any) -> None:
         """Drafts never come from the worker."""
@@ -142,7 +155,8 @@ class SeatScheduler(Scheduler):  # type: ignore[misc]
     def keep_prefix(self, request: Request) -> None:
         """Name the request's full blocks in the prefix cache, before they are freed."""
         if request.status == RequestStatus.RUNNING:
-            self.kv_cache_manager.cache_blocks(request, request.num_computed_tokens)
+            num_known = min(request.num_computed_tokens, request.num_tokens)  # while a step runs
+            self.kv_cache_manager.cache_blocks(request, num_known)
 
     def evict(self, request: Request) -> None:
         """Free the KV of a request that takes no part in the step; it keeps its tokens."""
@@ -154,6 +168,7 @@ class SeatScheduler(Scheduler):  # type: ignore[misc]
     def forget_all_kv(self) -> None:
         """After a step that failed half-way: no block can be trusted, the tokens can."""
         self._places = {}
+        self._running.clear()
         self._clear_queues()
         for request in self.requests.values():
             if request.status == RequestStatus.RUNNING:
@@ -186,7 +201,9 @@ class SeatScheduler(Scheduler):  # type: ignore[misc]
         idle = (
             request
             for request in self.requests.values()
-            if request.status == RequestStatus.RUNNING and request.request_id not in self._places
+            if request.status == RequestStatus.RUNNING
+            and request.request_id not in self._places
+            and request.request_id not in self._running
         )
         return max(idle, key=lambda request: self.due_s(request.request_id), default=None)
 

@@ -7,30 +7,32 @@ import logging
 import multiprocessing
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import vllm
 from vllm.config import ModelConfig
 from vllm.platforms import current_platform
+from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.engine import EngineCoreRequest
 from vllm.v1.engine.core import EngineCore
 from vllm.v1.executor import Executor
 from vllm.v1.request import Request
 
-from wisp.core import Batch, Seat, Session, TokenLogprob
+from wisp.core import Batch, Sampling, Seat, Session
 from wisp.errors import ConfigError, InternalError, Overloaded, WispError
-from wisp.verifier.base import Facts, Outcome
+from wisp.verifier.base import Collect, Facts, Outcome, Verifier
 from wisp.verifier.torch import eos_token_ids, processor_name
 from wisp.verifier.vllm.options import engine_args, has_tokenizer
-from wisp.verifier.vllm.sampler import sampling_params
+from wisp.verifier.vllm.sampler import Collected, is_slow, sampling_params
 from wisp.verifier.vllm.scheduler import Place, SeatScheduler
 from wisp.verifier.vllm.structures import Grammars, allowed, wait_for_any
 
 log = logging.getLogger(__name__)
 
 
-class VllmVerifier:
+class VllmVerifier(Verifier):
     """Implements `wisp.verifier.base.Verifier`; `options` are engine arguments of vLLM.
 
     A seat's number of tokens is the most that a step computes for it. Less is computed where the
@@ -81,6 +83,7 @@ class VllmVerifier:
         self._sessions: dict[str, Session] = {}  # by request id
         self._request_ids: dict[int, str] = {}  # by session id
         self._grammars = Grammars()
+        self._generation = 0
 
     def open(self, session: Session) -> None:
         if session.id in self._request_ids:
@@ -97,20 +100,51 @@ class VllmVerifier:
         self._add(session)
 
     def step(self, batch: Batch) -> list[Outcome]:
+        return self.launch(batch)()
+
+    def overlaps(self, sampling: Sampling) -> bool:
+        return self.facts.on_gpu and not is_slow(sampling) and not sampling.structure
+
+    def launch(self, batch: Batch) -> Collect:
         if not batch:
-            return []
+            return list
         seats = sorted(batch.seats, key=lambda seat: seat.session.due_s)
         ready = [s for s in seats if self._grammars.ready(self._request(s.session))]
         if not ready:
             wait_for_any([self._request(seat.session) for seat in seats])
         self.scheduler.plan([self._place(seat) for seat in ready])
         try:
-            self._core.step()
+            scheduled = self._launch()
+            choosing = self.scheduler.launched(scheduled)
         except Exception:
             self._recover(batch)
             raise
-        logprobs = self._logprobs(batch)
-        return [self._outcome(seat.session, logprobs) for seat in batch.seats]
+        return partial(self._collect, batch, scheduled, choosing, self._generation)
+
+    def _launch(self) -> SchedulerOutput:
+        """As `EngineCore.step`, but nothing is waited for."""
+        scheduled = self.scheduler.schedule()
+        executor = self._core.model_executor
+        future = executor.execute_model(scheduled, non_block=True)
+        grammar = self.scheduler.get_grammar_bitmask(scheduled)
+        if future.result() is None:  # else there was nothing to compute
+            executor.sample_tokens(grammar)
+        return scheduled
+
+    def _collect(
+        self, batch: Batch, scheduled: SchedulerOutput, choosing: set[str], generation: int
+    ) -> list[Outcome]:
+        if generation != self._generation:
+            raise InternalError("another step failed while this one ran")
+        try:
+            found = Collected({}, {})
+            if scheduled.total_num_scheduled_tokens:
+                found = self._core.collective_rpc("wisp_collect")[0]
+            self.scheduler.landed(scheduled, choosing, found.tokens)
+        except Exception:
+            self._recover(batch)
+            raise
+        return [self._outcome(seat.session, found) for seat in batch.seats]
 
     def close(self, session: Session) -> None:
         request_id = self._request_ids.pop(session.id, None)
@@ -167,23 +201,21 @@ class VllmVerifier:
             )
         return request
 
-    def _outcome(self, session: Session, logprobs: Mapping[str, list[TokenLogprob]]) -> Outcome:
-        request_id = self._request_ids[session.id]
+    def _outcome(self, session: Session, found: Collected) -> Outcome:
+        request_id = self._request_ids.get(session.id)
+        if request_id is None:  # closed while the step ran
+            return Outcome([])
         num_computed = self.scheduler.requests[request_id].num_computed_tokens
-        chosen = self.scheduler.chosen.get(request_id, [])
-        return Outcome(chosen, logprobs.get(request_id), num_computed)
-
-    def _logprobs(self, batch: Batch) -> dict[str, list[TokenLogprob]]:
-        if all(seat.session.sampling.num_logprobs is None for seat in batch.seats):
-            return {}
-        found: dict[str, list[TokenLogprob]] = self._core.collective_rpc("wisp_logprobs")[0]
-        return found
+        tokens = found.tokens.get(request_id, [])
+        return Outcome(tokens, found.logprobs.get(request_id), num_computed)
 
     def _due_s(self, request_id: str) -> float:
         return self._sessions[request_id].due_s
 
     def _recover(self, batch: Batch) -> None:
         """Start the sessions of a failed step anew, and recompute all others when next seated."""
+        self._generation += 1  # nothing of a step that still runs is collected
+        self._core.collective_rpc("wisp_forget")
         for seat in batch.seats:
             if request_id := self._request_ids.pop(seat.session.id, None):
                 del self._sessions[request_id]

@@ -1,0 +1,201 @@
+"""How often a text differs with drafts, on vLLM: never in its batch-invariant mode, else at ties.
+
+    python -m benchmarks.vllm_lossless [--batch-invariant] [--dtype bfloat16] [--tokens 64] [--json]
+
+The bundled target writes 160 held-out prompts on without drafts, all sessions in each step. Then
+again, with random sessions in each step and random drafts, each wrong with probability 0.15, and
+every step launched before the outcomes of the last are taken in. A text that differs is counted,
+and at temperature 0 so is how far the two best tokens were apart in log-probability where it began
+to. Random numbers are seeded; on a GPU the texts without batch invariance are not reproducible.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from benchmarks.setting import describe, setting
+from wisp.config import TINY
+from wisp.core import Batch, Sampling, Seat, Session, Slo
+from wisp.engine.running import Running
+from wisp.models.tokenizer import Tokenizer
+from wisp.sampling.processors import needs_processing
+
+SEED = 5
+NUM_SESSIONS, MAX_WINDOW, MAX_STEP_TOKENS = 64, 7, 512
+SLO = Slo(tokens_per_s=10, first_token_s=10)
+SAMPLINGS: dict[str, dict[str, Any]] = {
+    "greedy": {"temperature": 0.0},
+    "temperature 0.8": {"temperature": 0.8},
+    "temperature 1, top-p 0.9": {"temperature": 1.0, "top_p": 0.9},
+    "greedy, frequency penalty": {"temperature": 0.0, "frequency_penalty": 0.5},
+}
+Choose = Callable[[list[Session]], list[Seat]]
+
+
+def main() -> None:
+    options = _arguments()
+    if options.batch_invariant:
+        os.environ["VLLM_BATCH_INVARIANT"] = "1"
+    from wisp.verifier.vllm import load
+
+    engine = {"dtype": options.dtype} if options.dtype else {}
+    verifier: Any = load(
+        TINY / "target",
+        max_sessions=NUM_SESSIONS,
+        max_model_len=512,
+        max_window=MAX_WINDOW,
+        max_step_tokens=MAX_STEP_TOKENS,
+        options=engine | json.loads(options.engine_options),
+    )
+    rows = [_compare(verifier, name, options) for name in SAMPLINGS]
+    found = setting(
+        SEED,
+        engine=verifier.facts.engine,
+        device=verifier.facts.device,
+        batch_invariant=options.batch_invariant,
+    )
+    verifier.shutdown()
+    if options.json:
+        print(json.dumps(found | {"rows": rows}))
+        return
+    print(describe(found))
+    for row in rows:
+        print(describe(row))
+
+
+def _compare(verifier: Any, name: str, options: argparse.Namespace) -> dict[str, Any]:
+    prompts = _prompts()[: options.prompts]
+
+    def sampling(index: int) -> Sampling:
+        return Sampling(max_tokens=options.tokens, seed=index, **SAMPLINGS[name])
+
+    def session(index: int) -> Session:
+        made = Session(index, prompts[index], sampling(index), SLO)
+        made.overlaps = not needs_processing(made.sampling)
+        return made
+
+    start_s = time.perf_counter()
+    plain = _write(verifier, [session(i) for i in range(len(prompts))], _everybody, ahead=False)
+    chance = random.Random(SEED)
+    drafted = _write(
+        verifier,
+        [session(i) for i in range(len(prompts))],
+        lambda free: list(_some(free, plain, chance)),
+        ahead=True,
+    )
+    differ = [
+        (index, next(at for at, pair in enumerate(zip(*texts, strict=False)) if len(set(pair)) > 1))
+        for index, texts in enumerate(zip(plain, drafted, strict=True))
+        if texts[0] != texts[1]
+    ]
+    agreed = sum(map(len, plain)) - sum(len(plain[index]) - at for index, at in differ)
+    row: dict[str, Any] = {
+        "sampling": name,
+        "texts": len(prompts),
+        "differ": len(differ),
+        "tokens_compared": agreed + len(differ),
+        "time_s": round(time.perf_counter() - start_s, 1),
+    }
+    if differ and name == "greedy":
+        gaps = [_gap(verifier, [*prompts[index], *plain[index][:at]]) for index, at in differ]
+        row |= {"gap_median": round(statistics.median(gaps), 4), "gap_most": round(max(gaps), 4)}
+    return row
+
+
+def _prompts() -> list[list[int]]:
+    tokenizer = Tokenizer(TINY / "target")
+    texts = json.loads((TINY / "prompts.json").read_text())
+    return [tokenizer.encode(text["prompt"])[: 12 + n % 49] for n, text in enumerate(texts)]
+
+
+def _everybody(free: list[Session]) -> list[Seat]:
+    room = MAX_STEP_TOKENS // len(free)
+    return [Seat(session, min(session.num_missing, room)) for session in free]
+
+
+def _some(free: list[Session], texts: list[list[int]], chance: random.Random) -> Iterator[Seat]:
+    room = MAX_STEP_TOKENS
+    for session in chance.sample(free, chance.randint(1, len(free))):
+        seat = Seat(session, min(session.num_missing, chance.choice((1, 8, 40)), room))
+        if seat.chooses and not session.num_running and chance.random() < 0.7:
+            right = texts[session.id][session.num_output :][: chance.randint(0, MAX_WINDOW)]
+            most = min(session.num_remaining - 1, room - seat.num_context)
+            seat.draft = [t if chance.random() > 0.15 else t ^ 1 for t in right][:most]
+        room -= seat.num_tokens
+        yield seat
+        if room <= 0:
+            return
+
+
+def _write(
+    verifier: Any, waiting: list[Session], choose: Choose, *, ahead: bool
+) -> list[list[int]]:
+    """The texts, in the order of the sessions."""
+    sessions, waiting = waiting, waiting[::-1]
+    live: dict[int, Session] = {}
+    running: Running | None = None
+
+    def take_in(step: Running) -> None:
+        assert step.collect
+        outcomes = step.collect()
+        step.landed()
+        for seat, outcome in zip(step.batch.seats, outcomes, strict=True):
+            if live.get(seat.session.id) is not seat.session:
+                continue
+            seat.session.num_computed = outcome.computed_after(seat)
+            if outcome.tokens:
+                seat.session.commit(outcome.tokens, now=0.0)
+            if seat.session.finish_reason:
+                verifier.close(live.pop(seat.session.id))
+
+    while live or waiting:
+        while waiting and len(live) < NUM_SESSIONS:
+            live[waiting[-1].id] = waiting[-1]
+            verifier.open(waiting.pop())
+        free = [session for session in live.values() if session.free]
+        following = None
+        if free and not (running and not all(session.overlaps for session in free)):
+            following = Running(Batch(choose(free)), None, 0.0, 0.0)
+            following.launch(verifier)
+        if running:
+            take_in(running)
+        running = following
+        if running and not (ahead and running.overlaps):
+            take_in(running)
+            running = None
+    return [session.tokens[session.num_prompt :] for session in sessions]
+
+
+def _gap(verifier: Any, tokens: list[int]) -> float:
+    """How far the two best tokens are apart after these."""
+    asked = Sampling(max_tokens=1, seed=0, temperature=0.0, num_logprobs=2)
+    probe = Session(-1, tokens, asked, SLO)
+    verifier.open(probe)
+    (outcome,) = verifier.step(Batch([Seat(probe, probe.num_missing)]))
+    verifier.close(probe)
+    (first, second) = (logprob for _, logprob in outcome.logprobs[0].top)
+    return float(first - second)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--batch-invariant", action="store_true", help="vLLM's mode of that name")
+    parser.add_argument("--dtype", help="number format; default: the engine's")
+    parser.add_argument("--prompts", type=int, default=160)
+    parser.add_argument("--tokens", type=int, default=64, help="of each text")
+    parser.add_argument("--engine-options", default="{}", help="more engine arguments, as JSON")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
