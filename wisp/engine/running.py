@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from wisp.core import Batch, Seat
+from wisp.core import Batch, Seat, Session
 from wisp.engine.messages import Forecast
 from wisp.estimator.base import Estimator
 from wisp.estimator.shape import SeatedShape, shape_of
 from wisp.verifier.base import Collect, Verifier
 
 _SPARE = 1.5  # of the time that a launch takes, that it is begun before the target is free
+_WAKE_S = 1e-3  # and so much earlier: a wait for messages ends on a whole millisecond
 
 
 class Running:
@@ -61,7 +62,7 @@ class Pace:
         self._free_s = 0.0  # when the target had finished its last step
         self._lead_s = 0.0  # of deciding and launching, smoothed
         self._rest_s = 0.0  # of what is done with outcomes, smoothed
-        self._returning = 1.0  # share of a step's sessions that could take part in the next one
+        self._returning = 1.0  # share of a step's sessions that could be in one right behind it
 
     def launched(self, lead_s: float) -> None:
         self._lead_s += 0.2 * (lead_s - self._lead_s)
@@ -70,7 +71,7 @@ class Pace:
         """It is the only one that was launched."""
         expected_s = step.forecast.expected_s if step.forecast else 0.0
         step.begun_s = max(step.begun_s, self._free_s)
-        self.decide_s = step.begun_s + expected_s - _SPARE * self._lead_s
+        self.decide_s = step.begun_s + expected_s - _SPARE * self._lead_s - _WAKE_S
 
     def landed(self, step: Running, now: float) -> float:
         """Returns how long the step took."""
@@ -80,9 +81,10 @@ class Pace:
 
     def taken_in(self, step: Running, rest_s: float) -> None:
         self._rest_s += 0.2 * (rest_s - self._rest_s)
-        seats = step.batch.seats
-        returning = sum(seat.session.free and _has_more(seat) for seat in seats) / len(seats)
-        self._returning += 0.2 * (returning - self._returning)
+        sessions = [seat.session for seat in step.batch.seats if not seat.session.num_running]
+        if sessions:
+            returning = sum(map(_has_more, sessions)) / len(sessions)
+            self._returning += 0.2 * (returning - self._returning)
 
     def may_follow(self, running: Running, step: Running, estimator: Estimator | None) -> bool:
         """Whether to launch it now, rather than one step with the running step's sessions, too.
@@ -101,11 +103,11 @@ class Pace:
             running.shape.num_seats + step.shape.num_seats,
         )
         parts_s = estimator.predict_s(running.shape) + estimator.predict_s(step.shape)
-        lost_s = self._returning * (parts_s - estimator.predict_s(together))
-        return lost_s <= self._lead_s + self._rest_s
+        lost_s = parts_s - estimator.predict_s(together)
+        away = sum(not seat.session.free for seat in running.batch.seats) / len(running.batch)
+        return away * self._returning * lost_s <= self._lead_s + self._rest_s
 
 
-def _has_more(seat: Seat) -> bool:
-    """Its session need not wait for its edge."""
-    session = seat.session
+def _has_more(session: Session) -> bool:
+    """It need not wait for its edge."""
     return session.finish_reason is None and bool(session.buffer or not session.waits_for_edge)

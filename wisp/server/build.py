@@ -49,6 +49,7 @@ def build_verifier(config: ServerConfig) -> Verifier:
             max_model_len=engine.max_model_len,
             max_window=config.speculation.max_window,
             max_step_tokens=config.scheduling.max_step_tokens,
+            overlap=engine.overlap,
             options=engine.options | ({"dtype": engine.dtype} if engine.dtype else {}),
         )
     from wisp.verifier.torch import TorchVerifier

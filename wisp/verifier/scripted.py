@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from wisp.core import Batch, Sampling, Seat, Session, TokenLogprob
 from wisp.errors import Overloaded
 from wisp.sampling.accept import num_accepted
-from wisp.verifier.base import Facts, Outcome, Verifier
+from wisp.verifier.base import Collect, Facts, Outcome, Verifier
 
 _MASK = (1 << 64) - 1
 
@@ -27,8 +27,8 @@ def scripted_choice(seed: int, position: int, previous: int, vocab_size: int) ->
 class ScriptedVerifier(Verifier):
     """Implements `wisp.verifier.base.Verifier`.
 
-    `on_step` is called with each batch before its outcomes are made: tests advance their virtual
-    clock in it, sleep, or raise.
+    `on_step` is called with each batch when it is launched: tests advance their virtual clock in
+    it, sleep, or raise. With `on_collect`, steps overlap; it is called before outcomes are made.
     """
 
     def __init__(
@@ -40,6 +40,7 @@ class ScriptedVerifier(Verifier):
         eos_token_ids: tuple[int, ...] = (),
         model: str = "scripted",
         on_step: Callable[[Batch], None] | None = None,
+        on_collect: Callable[[Batch], None] | None = None,
     ) -> None:
         self.facts = Facts(
             model=model,
@@ -52,6 +53,7 @@ class ScriptedVerifier(Verifier):
             engine="scripted",
         )
         self.on_step = on_step
+        self.on_collect = on_collect
         self.num_steps = 0
         self.closed = False
         self._computed: dict[int, list[int]] = {}  # tokens whose KV each session would hold
@@ -91,42 +93,60 @@ class ScriptedVerifier(Verifier):
         self.closed = True
 
     def step(self, batch: Batch) -> list[Outcome]:
+        return self.launch(batch)()
+
+    def overlaps(self, sampling: Sampling) -> bool:
+        return self.on_collect is not None
+
+    def launch(self, batch: Batch) -> Collect:
         assert not self.closed, "the verifier was shut down"
         ids = [seat.session.id for seat in batch.seats]
         assert len(set(ids)) == len(ids), f"a session has two seats in one batch: {ids}"
         for seat in batch.seats:
             self._check(seat)
-        self.num_steps += 1
+        parts = [(seat, seat.session.num_computed, seat.chooses) for seat in batch.seats]
         if self.on_step is not None:
             self.on_step(batch)
-        return [self._verify(seat) for seat in batch.seats]
+        return lambda: self._collect(batch, parts)
+
+    def _collect(self, batch: Batch, parts: list[tuple[Seat, int, bool]]) -> list[Outcome]:
+        if self.on_collect is not None:
+            self.on_collect(batch)
+        outcomes = [self._verify(*part) for part in parts]
+        self.num_steps += 1
+        return outcomes
 
     def _check(self, seat: Seat) -> None:
         session = seat.session
-        computed = self._computed.get(session.id)
-        assert computed is not None, f"session {session.id} is not open"
+        assert session.id in self._computed, f"session {session.id} is not open"
         assert session.finish_reason is None, f"session {session.id} has finished"
-        start, stop = session.num_computed, session.num_computed + seat.num_context
-        assert start <= len(computed), f"tokens from {len(computed)} to {start} were never computed"
-        assert computed[:start] == session.tokens[:start], "computed tokens are not the committed"
         assert seat.num_context > 0, "a seat computes at least one committed token"
-        assert stop <= len(session.tokens), "a seat goes beyond the committed tokens"
+        assert seat.num_context <= session.num_missing, "a seat goes beyond the committed tokens"
         assert not seat.draft or seat.chooses, "drafts are verified behind all committed tokens"
-        end = stop + len(seat.draft)
+        assert session.num_running < 2, f"session {session.id} is in two steps"
+        if session.num_running:
+            assert session.num_pending == 1, f"session {session.id} waits for an outcome"
+            assert not seat.draft, "a draft needs the text before it"
+        end = session.num_computed + seat.num_tokens
         assert end <= self.facts.max_model_len, f"{end} tokens do not fit the model"
-        tokens = session.tokens[start:stop] + seat.draft
-        for token in tokens:
+        for token in seat.draft:
             assert 0 <= token < self.facts.vocab_size, f"token {token} is not in the vocabulary"
 
-    def _verify(self, seat: Seat) -> Outcome:
+    def _verify(self, seat: Seat, start: int, chooses: bool) -> Outcome:
+        """`start`: what was computed when the step was launched."""
         session = seat.session
-        start, length = session.num_computed, len(session.tokens)
-        # What a real verifier holds now: rejected drafts too, until a later step overwrites them.
-        held = session.tokens[start : start + seat.num_context] + seat.draft
-        self._computed[session.id][start:] = held
-        if not seat.chooses:
+        computed = self._computed.get(session.id)
+        if computed is None or session.finish_reason:  # it ended while the step ran
             return Outcome([])
-        before = [session.tokens[-1], *seat.draft]
+        assert start <= len(computed), f"tokens from {len(computed)} to {start} were never computed"
+        assert computed[:start] == session.tokens[:start], "computed tokens are not the committed"
+        # What a real verifier holds now: rejected drafts too, until a later step overwrites them.
+        length = start + seat.num_context
+        assert length <= len(session.tokens), "a seat goes beyond the committed tokens"
+        computed[start:] = session.tokens[start:length] + seat.draft
+        if not chooses:
+            return Outcome([])
+        before = [session.tokens[length - 1], *seat.draft]
         choices = [
             self.choice(session.sampling, length + index, previous)
             for index, previous in enumerate(before)

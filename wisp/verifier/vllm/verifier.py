@@ -38,6 +38,8 @@ class VllmVerifier(Verifier):
     A seat's number of tokens is the most that a step computes for it. Less is computed where the
     prefix cache holds the rest, and a session that lost its KV to a more urgent one is recomputed
     first: `Outcome.num_computed` says how far each session is.
+
+    `overlap`: steps may be launched while another runs, where no choice needs the host's help.
     """
 
     def __init__(
@@ -49,9 +51,11 @@ class VllmVerifier(Verifier):
         max_window: int,
         max_step_tokens: int,
         model: str | None = None,
+        overlap: bool = False,
         options: Mapping[str, Any] | None = None,
     ) -> None:
         directory = Path(directory)
+        self._overlap = overlap
         self._core = _start(
             engine_args(
                 directory,
@@ -103,7 +107,7 @@ class VllmVerifier(Verifier):
         return self.launch(batch)()
 
     def overlaps(self, sampling: Sampling) -> bool:
-        return self.facts.on_gpu and not is_slow(sampling) and not sampling.structure
+        return self._overlap and not is_slow(sampling) and not sampling.structure
 
     def launch(self, batch: Batch) -> Collect:
         if not batch:

@@ -1,0 +1,196 @@
+"""The next step is launched while one runs: what that hides, and that nothing else changes."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from tests.engine.test_engine import DIRECTIVE, PROMPT, Clock, draft, opening
+from wisp.core import Batch, Sampling, Seat, Session, Slo, Verdict
+from wisp.engine.engine import Engine
+from wisp.engine.messages import Close, Failed, Open, ToEngine, Verdicts
+from wisp.engine.running import Pace, Running
+from wisp.estimator.floor_and_slope import FloorAndSlope
+from wisp.estimator.step_time import StepTimeEstimator
+from wisp.scheduler.policy import POLICIES, PolicyName, make_policy
+from wisp.verifier.scripted import ScriptedVerifier
+
+LAUNCH_S, STEP_S = 0.002, 0.010
+
+
+class Gpu:
+    """Steps take turns on it, each `STEP_S`; the host needs `LAUNCH_S` to launch one."""
+
+    def __init__(self, clock: Clock, *, overlaps: bool) -> None:
+        self.clock = clock
+        self.overlaps = overlaps
+        self.free_s = 0.0
+        self.busy_s = 0.0
+        self.ends: dict[int, float] = {}  # by batch
+        self.fails = False
+
+    def launch(self, batch: Batch) -> None:
+        self.clock.now += LAUNCH_S
+        self.free_s = max(self.free_s, self.clock.now) + STEP_S
+        self.busy_s += STEP_S
+        if self.overlaps:
+            self.ends[id(batch)] = self.free_s
+        else:
+            self.clock.now = self.free_s
+
+    def collect(self, batch: Batch) -> None:
+        self.clock.now = max(self.clock.now, self.ends.pop(id(batch)))
+        if self.fails and len(batch) > 1:
+            self.fails = False
+            raise RuntimeError("the GPU stumbles")
+
+
+class Host:
+    """An engine, and all that it says."""
+
+    def __init__(self, policy: PolicyName = "centralized", *, overlaps: bool = True) -> None:
+        self.clock = Clock()
+        self.gpu = Gpu(self.clock, overlaps=overlaps)
+        self.verifier = ScriptedVerifier(on_step=self.gpu.launch, max_sessions=64)
+        if overlaps:
+            self.verifier.on_collect = self.gpu.collect
+        self.engine = Engine(
+            self.verifier,
+            make_policy(policy, estimator=StepTimeEstimator(), first=DIRECTIVE),
+            max_window=16,
+            clock=self.clock,
+        )
+        self.texts: dict[int, list[int]] = {}
+        self.ended: list[int] = []
+
+    def turn(self, *inbox: ToEngine) -> list[tuple[int, Verdict]]:
+        """A turn, and then the wait for the next one."""
+        found = []
+        for message in self.engine.turn(inbox):
+            if isinstance(message, Verdicts):
+                found += message.verdicts
+            if isinstance(message, Failed):
+                self.ended.append(message.session_id)
+        for session_id, verdict in found:
+            self.texts.setdefault(session_id, []).extend(verdict.tokens)
+            if verdict.finish_reason:
+                self.ended.append(session_id)
+        wait_s = self.engine.wait_s()
+        self.clock.now += 0.0 if wait_s is None else wait_s
+        return found
+
+    def run(self) -> None:
+        while self.engine.sessions:
+            self.turn()
+
+    def is_right(self, message: Open) -> bool:
+        count = message.sampling.max_tokens
+        truth = self.verifier.expected(message.prompt, message.sampling, count)
+        return self.texts[message.session_id] == truth
+
+
+def busy(overlaps: bool) -> float:
+    """The share of the time in which the GPU works."""
+    host = Host(overlaps=overlaps)
+    host.turn(*(opening(number, max_tokens=100) for number in range(8)))
+    host.run()
+    return host.gpu.busy_s / host.clock.now
+
+
+def test_the_gpu_does_not_wait_for_the_host() -> None:
+    assert busy(overlaps=False) == pytest.approx(STEP_S / (LAUNCH_S + STEP_S), abs=0.01)
+    assert busy(overlaps=True) > 0.98
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("seed", range(4))
+def test_every_text_is_right_and_every_session_ends_once(policy: PolicyName, seed: int) -> None:
+    """Sessions with and without edges come, draft, leave and fail at random."""
+    chance = Random(seed)
+    host = Host(policy)
+    messages = {
+        number: opening(number, max_tokens=chance.randint(1, 40), has_edge=chance.random() < 0.5)
+        for number in range(40)
+    }
+    waiting, closed, epochs = list(messages.values()), set(), dict.fromkeys(messages, 0)
+    while waiting or host.engine.sessions:
+        inbox: list[ToEngine] = []
+        if waiting and chance.random() < 0.3:
+            inbox.append(waiting.pop())
+        for number in list(host.engine.sessions):
+            if chance.random() < 0.01:
+                closed.add(number)
+                inbox.append(Close(number))
+            elif messages[number].has_edge and chance.random() < 0.5:
+                epochs[number] += 1
+                text = host.texts.get(number, [])
+                truth = host.verifier.expected(PROMPT, messages[number].sampling, 40)
+                block = truth[len(text) :][: chance.randint(1, 8)]
+                if block and chance.random() < 0.3:
+                    block[-1] ^= 1
+                if block and text:
+                    inbox.append(draft(number, epochs[number], len(PROMPT) + len(text), block))
+        host.gpu.fails = host.gpu.fails or chance.random() < 0.02
+        host.turn(*inbox)
+    finished = set(messages) - closed
+    assert sorted(n for n in host.ended if n in finished) == sorted(finished)
+    failed = {number for number in finished if not host.is_right(messages[number])}
+    assert all(
+        host.texts[number]
+        == host.verifier.expected(PROMPT, messages[number].sampling, len(host.texts[number]))
+        for number in host.texts
+    )
+    assert not failed
+    assert host.verifier.num_open == 0
+
+
+def test_a_draft_that_comes_while_a_step_runs_is_in_the_next_one() -> None:
+    """The decision is put off for as long as the running step leaves time."""
+    host = Host("fcfs")
+    edge = opening(1, max_tokens=60, has_edge=True)
+    truth = host.verifier.expected(PROMPT, edge.sampling, 60)
+    host.turn(edge, *(opening(number, max_tokens=200) for number in range(2, 9)))
+    while host.engine._running is None or host.engine.sessions[1].num_running:
+        host.turn()
+    running = host.engine._running
+    host.clock.now = host.gpu.free_s - 0.7 * STEP_S  # it has just begun
+    published = host.engine.turn([draft(1, 1, len(PROMPT) + 1, truth[1:5])])
+    assert host.engine._running is running  # nothing was decided
+    assert not published
+    host.clock.now += host.engine.wait_s() or 0.0
+    host.turn()
+    assert host.engine._running is not running
+    assert 1 in [seat.session.id for seat in host.engine._running.batch.seats]
+    (verdict,) = (verdict for number, verdict in host.turn() if number == 1)
+    assert verdict.num_accepted == 4
+
+
+def opened(verifier: ScriptedVerifier, number: int, *, has_edge: bool) -> Session:
+    slo = Slo(tokens_per_s=10, first_token_s=1)
+    sampling = Sampling(max_tokens=50, seed=0)
+    session = Session(number, [5], sampling, slo, directive=DIRECTIVE, has_edge=has_edge)
+    session.overlaps = True
+    verifier.open(session)
+    return session
+
+
+def test_steps_follow_one_another_apart_only_where_nobody_would_be_in_both() -> None:
+    """Two steps on the floor cost twice what one does; it pays if the first one's are away."""
+    verifier = ScriptedVerifier(on_collect=lambda batch: None)
+    estimator = FloorAndSlope(floor_s=STEP_S)
+    pace = Pace()
+    edge, other, plain = (opened(verifier, n, has_edge=n < 3) for n in (1, 2, 3))
+    first = Running(Batch([Seat(edge, 1, [1])]), None, 0.0, 0.0)
+    second = Running(Batch([Seat(other, 1, [1])]), None, 0.0, 0.0)
+    first.launch(verifier)
+    assert not pace.may_follow(first, second, estimator)
+    first.landed()
+    for _ in range(40):  # its session waits for its edge then
+        pace.taken_in(first, rest_s=0.0005)
+    first.launch(verifier)
+    assert pace.may_follow(first, second, estimator)
+    decoding = Running(Batch([Seat(plain, 1)]), None, 0.0, 0.0)
+    decoding.launch(verifier)
+    again = Running(Batch([Seat(plain, 1)]), None, 0.0, 0.0)
+    assert Pace().may_follow(decoding, again, estimator)  # whoever decodes is in both
