@@ -84,3 +84,16 @@ def test_drafts_outside_the_vocabulary_are_not_taken(verifier: Any) -> None:
     driver = Driver(0, prompt, sampling)
     finish(verifier, [driver], lambda s: [*text[s.num_output :][:2], 1 << 20, -5])
     assert driver.text == text
+
+
+def test_a_runner_that_is_told_at_once_writes_the_same(
+    verifier: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As models with recurrent layers need it."""
+    runner = verifier._core.model_executor.driver_worker.worker
+    monkeypatch.setattr(runner.wisp_chooser, "tells_at_once", True)
+    sampling = Sampling(max_tokens=24, seed=3, temperature=0.8)
+    drivers = [Driver(n, prompt, sampling) for n, prompt in enumerate(prompts()[:8])]
+    drafts = {d.session.id: drafter(d.session.id, d.prompt, sampling) for d in drivers}
+    finish(verifier, drivers, lambda session: drafts[session.id](session))
+    assert all(same(driver) for driver in drivers)

@@ -98,13 +98,19 @@ class Launched:
         """[n]: behind the last choice of each request."""
         return (self.counts + 1).cumsum()
 
-    def wait(self) -> NDArray[np.int64]:
+    def table(self) -> NDArray[np.int32]:
+        """[n, max(counts) + 1]: what stands of each request's draft, and its next choice.
+
+        Waits until the choices have arrived.
+        """
         if self.arrived is not None:
             self.arrived.synchronize()
         choices: NDArray[np.int64] = self.on_host.numpy()
         for index, end in zip(self.slow, self.ends[list(self.slow)].tolist(), strict=True):
             choices[end - self.counts[index] - 1 : end] = self.slow[index][0]
-        return choices
+        table = standing(choices, self.drafts, self.counts, _NO_TOKEN)
+        table[self.unfinished] = _NO_TOKEN
+        return table.astype(np.int32)
 
 
 class Chooser:
@@ -120,6 +126,8 @@ class Chooser:
         self._runner = runner
         self._on_gpu = runner.device.type == "cuda"
         self.launched: deque[Launched] = deque()
+        # Models with recurrent layers keep a state for each draft token, and pick one at once.
+        self.tells_at_once: bool = runner.model_config.is_hybrid
         self._positions: NDArray[np.int64]  # [n]: behind the tokens of the step
         self._stock_prepare = runner._prepare_input_ids
         runner._prepare_input_ids = self._prepare_input_ids
@@ -172,17 +180,17 @@ class Chooser:
             arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
             arrived.record()
         names = list(batch.req_ids)
-        self.launched.append(
-            Launched(names, counts, drafts, unfinished, choices, on_host, slow, arrived)
-        )
+        step = Launched(names, counts, drafts, unfinished, choices, on_host, slow, arrived)
+        self.launched.append(step)
+        if self.tells_at_once:
+            return SamplerOutput(torch.from_numpy(step.table()), logprobs_tensors=None)
         # Two columns: of one alone vLLM takes every entry for a token.
         return SamplerOutput(torch.full((len(names), 2), _NO_TOKEN), logprobs_tensors=None)
 
     def collect(self) -> Collected:
         """Wait for the first of the steps launched, and let vLLM know what was chosen."""
         step = self.launched.popleft()
-        table = standing(step.wait(), step.drafts, step.counts, _NO_TOKEN)
-        table[step.unfinished] = _NO_TOKEN
+        table = step.table()
         num_tokens = np.count_nonzero(table != _NO_TOKEN, axis=1).tolist()
         found = Collected({}, {})
         for index, (name, row, count) in enumerate(
@@ -190,7 +198,8 @@ class Chooser:
         ):
             if count:
                 found.tokens[name] = tokens = row[:count]
-                self._append(name, tokens)
+                if not self.tells_at_once:
+                    self._append(name, tokens)
                 if index in step.slow and (logprobs := step.slow[index][1]):
                     found.logprobs[name] = logprobs[:count]
         return found

@@ -55,7 +55,6 @@ class VllmVerifier(Verifier):
         options: Mapping[str, Any] | None = None,
     ) -> None:
         directory = Path(directory)
-        self._overlap = overlap
         self._core = _start(
             engine_args(
                 directory,
@@ -72,6 +71,7 @@ class VllmVerifier(Verifier):
         scheduler.due_s = self._due_s
         self.scheduler = scheduler
         config = self._core.vllm_config.model_config
+        self._overlap = overlap and not config.is_hybrid
         self.facts = Facts(
             model=model or directory.resolve().name,
             vocab_size=config.get_vocab_size(),
