@@ -16,6 +16,8 @@ EMPTY = Stats(
     policy="wisp",
     uptime_s=5.0,
     max_sessions=32,
+    num_sessions=0,
+    num_with_edge=0,
     committed_per_s=0.0,
     goodput_per_s=0.0,
     price=None,
@@ -62,6 +64,8 @@ def busy() -> Stats:
             num_tokens=9.0,
             num_prefill=2.0,
             num_drafted=4.0,
+            num_looked_up=1.0,
+            num_plain=2.0,
         ),
         estimator=EstimatorStats(error_ratio=0.031, over_upper_share=0.04, drift=1.1),
         classes=[

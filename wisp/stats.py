@@ -19,7 +19,9 @@ class BatchStats(Struct, frozen=True, kw_only=True):
     num_sessions: float
     num_tokens: float  # of which:
     num_prefill: float
-    num_drafted: float
+    num_drafted: float  # of edges
+    num_looked_up: float  # drafts of the server's own
+    num_plain: float  # the last committed token of each session that decodes
 
 
 class EstimatorStats(Struct, frozen=True, kw_only=True):
@@ -87,6 +89,8 @@ class Stats(Struct, frozen=True, kw_only=True):
     policy: str
     uptime_s: float
     max_sessions: int
+    num_sessions: int
+    num_with_edge: int  # of these
     committed_per_s: float  # lately, all classes
     goodput_per_s: float
     price: float | None  # of a draft token in committed tokens, where the policy has one
@@ -95,4 +99,4 @@ class Stats(Struct, frozen=True, kw_only=True):
     estimator: EstimatorStats | None
     classes: list[ClassStats]
     devices: list[DeviceStats]
-    sessions: list[SessionStats]
+    sessions: list[SessionStats]  # left out with ?sessions=0

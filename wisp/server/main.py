@@ -28,6 +28,7 @@ from wisp.server.backend import ServerBackend
 from wisp.server.build import build_engine
 from wisp.server.classes import SloClasses
 from wisp.server.grpc_front import GrpcFront
+from wisp.server.page import page_route
 from wisp.server.records import Records
 from wisp.server.service import Service
 from wisp.verifier.base import Verifier
@@ -57,7 +58,8 @@ async def serve(config: ServerConfig, build: Build = build_engine) -> int:
 async def _serve(
     config: ServerConfig, engine: EngineClient, service: Service, metrics: ServerMetrics
 ) -> int:
-    routes = [metrics_route(metrics.registry), Route("/v1/stats", _stats(service))]
+    stats = Route("/v1/stats", _stats(service))
+    routes = [page_route(), metrics_route(metrics.registry), stats]
     if config.scheduling.switchable:
         routes.append(Route("/v1/policy", _policy(service), methods=["POST"]))
     app = create_app(ServerBackend(service), extra_routes=routes)
@@ -80,9 +82,11 @@ async def _serve(
 
 
 def _stats(service: Service) -> Callable[[Request], Awaitable[Response]]:
-    async def stats(_: Request) -> Response:
-        body = msgspec.json.encode(await service.stats())
-        return Response(body, media_type="application/json")
+    async def stats(request: Request) -> Response:
+        told = await service.stats()
+        if request.query_params.get("sessions") == "0":  # there may be a thousand
+            told = msgspec.structs.replace(told, sessions=[])
+        return Response(msgspec.json.encode(told), media_type="application/json")
 
     return stats
 

@@ -64,8 +64,8 @@ class Records:
         self.sessions: dict[int, SessionRecord] = {}
         self.devices: dict[str, DeviceRecord] = {}
         self.classes: dict[str, ClassRecord] = {}
-        # (steps, step time, seats, tokens, prefill, drafted)
-        self.steps = Lately(6, now)
+        # (steps, step time, seats, tokens, prefill, drafted, looked up)
+        self.steps = Lately(7, now)
         # (steps, error, over the upper bound, measured, alone)
         self.forecasts = Lately(5, now)
         self.last_step: StepReport | None = None
@@ -143,6 +143,7 @@ class Records:
             step.num_tokens,
             step.num_prefill,
             step.num_drafted,
+            step.num_looked_up,
         )
         if forecast := step.forecast:
             error = abs(step.step_time_s / forecast.expected_s - 1.0)

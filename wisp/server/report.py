@@ -34,6 +34,8 @@ def report(
         policy=policy,
         uptime_s=now - records.start_s,
         max_sessions=max_sessions,
+        num_sessions=len(pairs),
+        num_with_edge=sum(record.device is not None for record, _ in pairs),
         committed_per_s=sum(kind.committed_per_s for kind in classes),
         goodput_per_s=sum(kind.goodput_per_s for kind in classes),
         price=records.last_step.price if records.last_step else None,
@@ -47,7 +49,7 @@ def report(
 
 
 def _batch(records: Records, now: float) -> BatchStats | None:
-    steps, time_s, seats, tokens, prefill, drafted = records.steps.sums(now)
+    steps, time_s, seats, tokens, prefill, drafted, looked_up = records.steps.sums(now)
     if not steps:
         return None
     per_s = records.steps.per_s(now)
@@ -59,6 +61,8 @@ def _batch(records: Records, now: float) -> BatchStats | None:
         num_tokens=tokens / steps,
         num_prefill=prefill / steps,
         num_drafted=drafted / steps,
+        num_looked_up=looked_up / steps,
+        num_plain=(tokens - prefill - drafted - looked_up) / steps,
     )
 
 

@@ -1,0 +1,44 @@
+"""The live page at /: one file that needs nothing else, drawn in the browser from /v1/stats."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from pathlib import Path
+
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import Route
+
+_PAGE = Path(__file__).with_name("page.html")
+
+
+def page_route() -> Route:
+    html = _PAGE.read_text(encoding="utf-8")
+    headers = {
+        "content-security-policy": _allowed(html),
+        "cache-control": "no-cache",
+        "referrer-policy": "no-referrer",
+        "x-content-type-options": "nosniff",
+    }
+
+    def page(_: Request) -> Response:
+        return HTMLResponse(html, headers=headers)
+
+    return Route("/", page)
+
+
+def _allowed(html: str) -> str:
+    """The page's own style and script by their hashes, its requests to this server, no more."""
+    own = " ".join(f"{tag}-src {_hash(html, tag)};" for tag in ("style", "script"))
+    return (
+        f"default-src 'none'; {own} connect-src 'self'; img-src data:; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+
+
+def _hash(html: str, tag: str) -> str:
+    (text,) = re.findall(f"<{tag}>(.*?)</{tag}>", html, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return f"'sha256-{digest}'"
