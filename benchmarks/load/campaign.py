@@ -7,7 +7,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,11 @@ TUNINGS: dict[str, tuple[dict[str, Any], ...]] = {
 
 @dataclass(frozen=True)
 class Times:
+    """Of one load: the window begins `warm_s` after it changed, and `join_s` for each new user."""
+
     warm_s: float = 4.0
     measure_s: float = 10.0
+    join_s: float = 0.05
 
 
 class OutOfTime(Exception):
@@ -59,7 +62,9 @@ class Campaign:
         self._num_clients = num_clients
         self._end_s = end_s
         self._policy: dict[str, Any] | None = None
+        self._running: Demand | None = None
         self._found: dict[tuple[Any, ...], Row] = {}
+        self.best_tuning: dict[str, dict[str, Any]] = {}  # of the policy's last capacity
 
     @property
     def rows(self) -> list[Row]:
@@ -72,11 +77,11 @@ class Campaign:
         name = " ".join(f"{key} {value:g}" for key, value in tuning.items())
         key = policy, name, rate, acceptance, devices
         if key not in self._found:
-            if time.monotonic() + self._times.warm_s + self._times.measure_s > self._end_s:
+            demand = self._demand(policy, rate, acceptance, devices)
+            warm_s = demand.spread_s + 0.5 * self._times.warm_s
+            if time.monotonic() + warm_s + self._times.measure_s > self._end_s:
                 raise OutOfTime
             self._switch(policy, tuning)
-            demand = self._demand(policy, rate, acceptance, devices)
-            times = {"warm_s": self._times.warm_s, "measure_s": self._times.measure_s}
             about = {
                 "policy": policy,
                 "tuning": name,
@@ -85,7 +90,9 @@ class Campaign:
                 "devices": devices,
                 "clients": self._num_clients,
             }
-            row = about | measure(self._fleet, self._server, demand, **times)
+            self._running = demand
+            measured_s = self._times.measure_s
+            row = about | measure(self._fleet, self._server, demand, warm_s, measured_s)
             self._found[key] = row
             self._keep(row)
         return self._found[key]
@@ -119,6 +126,7 @@ class Campaign:
             more = best + max(1, int(resolution * best))
             if best and not holds(more):
                 continue
+            self.best_tuning[policy] = tuning
             first = start if not best else 2 * more
             best = most_that_holds(
                 holds, first, most, held=more if best else 0, resolution=resolution
@@ -133,13 +141,14 @@ class Campaign:
 
     def _demand(self, policy: str, rate: float, acceptance: float, devices: int) -> Demand:
         plain = policy == PLAIN
-        return Demand(
+        demand = Demand(
             num_edges=0 if plain else devices,
             num_clients=devices if plain else self._num_clients,
             slo=Slo(tokens_per_s=rate, first_token_s=FIRST_TOKEN_S),
             acceptance=acceptance,
-            spread_s=0.6 * self._times.warm_s,
         )
+        join_s = self._times.join_s * demand.num_new(self._running)
+        return replace(demand, spread_s=0.5 * self._times.warm_s + join_s)
 
     def _keep(self, row: Row) -> None:
         told = "policy", "tuning", "rate", "acceptance", "devices", "attainment", "goodput", "busy"

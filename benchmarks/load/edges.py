@@ -111,7 +111,6 @@ class Edge:
         texts: Texts,
         predictor: Predictor,
         metrics: EdgeMetrics,
-        drafts: bool,
         seed: int,
     ) -> None:
         self._number = number
@@ -122,7 +121,6 @@ class Edge:
         self._texts = texts
         self._predictor = predictor
         self._metrics = metrics
-        self._drafts = drafts
         self._seed = seed
         self._speed = Random(f"speed {seed} {number}")
         self._text = Text([], [])
@@ -161,7 +159,6 @@ class Edge:
             prompt=ask.prompt,
             sampling=Sampling(max_tokens=ask.num_output, seed=0, temperature=0.0),
             slo=slo,
-            drafts=self._drafts,
             model=self._card.id,
             tokenizer_name=self._model.tokenizer_name,
             tokenizer_fingerprint=self._model.tokenizer_fingerprint,

@@ -50,8 +50,17 @@ class Demand:
     num_clients: int
     slo: Slo
     acceptance: float
-    spread_s: float
-    drafts: bool = True
+    spread_s: float = 0.0
+
+    def keeps_users(self, before: Demand) -> bool:
+        """Users stay if only their number changes; else all of them begin anew."""
+        return (self.slo, self.acceptance) == (before.slo, before.acceptance)
+
+    def num_new(self, before: Demand | None) -> int:
+        if before is None or not self.keeps_users(before):
+            return self.num_edges + self.num_clients
+        more = self.num_edges - before.num_edges, self.num_clients - before.num_clients
+        return sum(max(0, count) for count in more)
 
 
 class CountingPredictor(ConfidencePredictor):
@@ -91,9 +100,8 @@ class Worker:
             await self._link.close()
 
     async def serve(self, demand: Demand) -> None:
-        """Users stay if only their number changes; else all of them begin anew."""
         before, self._demand = self._demand, demand
-        if before and _asked(before) != _asked(demand):
+        if before and not demand.keeps_users(before):
             await self._cancel(list(self._users))
         counts: dict[Kind, int] = {"edges": demand.num_edges, "clients": demand.num_clients}
         wanted = {
@@ -150,13 +158,8 @@ class Worker:
             texts=BetaTexts(demand.acceptance),
             predictor=self._predictor,
             metrics=self._metrics,
-            drafts=demand.drafts,
             seed=setting.seed,
         )
-
-
-def _asked(demand: Demand) -> tuple[Any, ...]:
-    return demand.slo, demand.acceptance, demand.drafts
 
 
 def work(pipe: Pipe, setting: Setting, share: tuple[int, int]) -> None:
