@@ -20,6 +20,7 @@ from typing import Any
 
 from benchmarks.load.campaign import PLAIN, Campaign, table
 from benchmarks.load.running import add_options, running
+from benchmarks.load.target import OWN_SHAPES
 from benchmarks.setting import describe, setting
 from wisp.errors import WispError
 from wisp.scheduler.policy import POLICIES
@@ -89,7 +90,7 @@ def _options() -> argparse.Namespace:
         options.devices = [4, 8]
     if options.engine_url and not options.plain:
         parser.error("--engine-url goes with --plain")
-    if options.shape != "small" and options.engine != "vllm" and not options.plain:
+    if options.shape not in OWN_SHAPES and options.engine != "vllm" and not options.plain:
         parser.error("large shapes need --engine vllm")
     return options
 

@@ -35,7 +35,7 @@ class Times:
 
     warm_s: float = 4.0
     measure_s: float = 10.0
-    join_s: float = 0.05
+    join_s: float = 0.06
 
 
 class OutOfTime(Exception):

@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmarks.load.campaign import Campaign, Times
 from benchmarks.load.fleet import Fleet, Server
 from benchmarks.load.servers import PlainVllm, wisp_server
-from benchmarks.load.target import config
+from benchmarks.load.target import OWN_SHAPES, config
 from benchmarks.load.worker import Setting
 from benchmarks.vllm_steps import SHAPES
 from wisp.sim.profiles import CELLULAR, DEVICES, WIFI, WIRED, Network
@@ -33,7 +33,8 @@ def running(
     """A server and a fleet; `folder` is for the server's log and its target."""
     folder.mkdir(parents=True, exist_ok=True)
     size = {"shape": options.shape, "kv_tokens": options.kv_tokens}
-    size["max_sessions"] = options.max_sessions
+    on_torch = options.engine == "torch" and not plain  # which reserves KV for all of them
+    size["max_sessions"] = options.max_sessions or (64 if on_torch else 512)
     grpc: str | None = None
     with contextlib.ExitStack() as stack:
         if options.engine_url:
@@ -76,17 +77,19 @@ def fleet_setting(options: argparse.Namespace, grpc: str | None, server: Server)
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Those of every load test, the suite's too."""
-    parser.add_argument("--shape", choices=["small", *SHAPES], default="small")
+    parser.add_argument("--shape", choices=[*OWN_SHAPES, *SHAPES], default="small")
     parser.add_argument("--engine", choices=["torch", "vllm"], default="torch")
     parser.add_argument("--kv-tokens", type=int, help="KV memory; default: what there is")
-    parser.add_argument("--max-sessions", type=int, default=512, help="open at the server at once")
+    parser.add_argument(
+        "--max-sessions", type=int, help="open at the server at once; default: 512, torch 64"
+    )
     parser.add_argument("--profile-s", type=float, help="of the estimator, before the first load")
     parser.add_argument("--server-flag", action="append", default=[], help="for wisp-server, as is")
     parser.add_argument("--workers", type=int, default=min(8, os.cpu_count() or 1))
     parser.add_argument("--clients", type=int, default=0, help="HTTP clients beside the devices")
     parser.add_argument("--warm-s", type=float, default=4.0, help="after each change of the load")
     parser.add_argument("--measure-s", type=float, default=10.0)
-    parser.add_argument("--join-s", type=float, default=0.05, help="to warm up, for each new user")
+    parser.add_argument("--join-s", type=float, default=0.06, help="to warm up, for each new user")
     parser.add_argument("--device", choices=[each.name for each in DEVICES], help="default: a mix")
     parser.add_argument("--round-trip-ms", type=float, help="default: a mix of networks")
     parser.add_argument("--prompt-tokens", type=float, default=SHARE_GPT[0].mean, help="mean")

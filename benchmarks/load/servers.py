@@ -57,7 +57,7 @@ def wisp_server(
         options = vllm_options(kv_tokens) | {"load_format": LOAD_FORMAT}
         common.append(f"--engine.options={json.dumps(options)}")
     else:
-        target = write_model(folder / "target")
+        target = write_model(folder / "target", shape)
     with Process(
         "server",
         f"--target={target}",

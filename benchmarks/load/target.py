@@ -24,23 +24,33 @@ from benchmarks.vllm_steps import QWEN3, SHAPES
 from wisp.config import TINY
 
 SEED = 20261
-SMALL: dict[str, Any] = {
-    "hidden_size": 128,
-    "intermediate_size": 256,
-    "num_attention_heads": 4,
-    "num_hidden_layers": 2,
-    "num_key_value_heads": 2,
-    "head_dim": 32,
-    "vocab_size": 4096,
-    "max_position_embeddings": 4096,
-    "torch_dtype": "float32",
+_CPU = {"vocab_size": 4096, "max_position_embeddings": 4096, "torch_dtype": "float32"}
+OWN_SHAPES: dict[str, dict[str, Any]] = {
+    "small": _CPU
+    | {
+        "hidden_size": 128,
+        "intermediate_size": 256,
+        "num_attention_heads": 4,
+        "num_hidden_layers": 2,
+        "num_key_value_heads": 2,
+        "head_dim": 32,
+    },
+    "medium": _CPU
+    | {
+        "hidden_size": 512,
+        "intermediate_size": 1536,
+        "num_attention_heads": 8,
+        "num_hidden_layers": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 64,
+    },
 }
 _HUSH = 1e-3  # what the layers' norms multiply by
 
 
 def config(shape: str) -> dict[str, Any]:
-    """Of `benchmarks.vllm_steps.SHAPES`, or the small one."""
-    return QWEN3 | (SMALL if shape == "small" else SHAPES[shape])
+    """Of `benchmarks.vllm_steps.SHAPES`, or of those for CPUs here."""
+    return QWEN3 | (OWN_SHAPES | SHAPES)[shape]
 
 
 def write_config(directory: Path, shape: str) -> Path:
@@ -53,11 +63,11 @@ def write_config(directory: Path, shape: str) -> Path:
     return directory
 
 
-def write_model(directory: Path) -> Path:
-    """The small one with its weights, as a Hugging Face directory."""
+def write_model(directory: Path, shape: str = "small") -> Path:
+    """A shape for CPUs with its weights, as a Hugging Face directory."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    write_config(directory, "small")
+    write_config(directory, shape)
     torch.manual_seed(SEED)
     model = Qwen3ForCausalLM(Qwen3Config.from_pretrained(str(directory)))
     make_predictable(dict(model.named_parameters()), model.config.vocab_size)

@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from random import Random
 from typing import NamedTuple, Protocol
@@ -48,6 +48,21 @@ class Connection(Protocol):
         """Raises Overloaded when it is refused, other WispErrors when it fails."""
 
 
+class Bell:
+    """Wakes users that were refused and told to wait, when the load changes."""
+
+    def __init__(self) -> None:
+        self._rung = asyncio.Event()
+
+    def ring(self) -> None:
+        self._rung.set()
+        self._rung = asyncio.Event()
+
+    async def wait(self, most_s: float) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._rung.wait(), most_s)
+
+
 class User:
     def __init__(
         self,
@@ -58,6 +73,7 @@ class User:
         slo: Slo,
         vocab_size: int,
         tally: Tally,
+        bell: Bell,
         seed: int,
     ) -> None:
         self._connection = connection
@@ -65,6 +81,7 @@ class User:
         self._slo = slo
         self._vocab_size = vocab_size
         self._tally = tally
+        self._bell = bell
         self._chance = Random(f"asks {seed} {number}")  # the same whatever the server does
         self._num_asked = 0
 
@@ -101,7 +118,7 @@ class User:
                             self._tally.stats.num_wrong += came.num_wrong
                 except Overloaded as error:
                     self._tally.stats.num_refused += 1
-                    await asyncio.sleep(error.retry_after_s)
+                    await self._bell.wait(error.retry_after_s)
                 except WispError as error:
                     self._tally.stats.num_errors += 1
                     log.warning("a request failed: %s", error)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from benchmarks.load.edges import Edge
 from benchmarks.load.http import HttpClient, client
 from benchmarks.load.score import Tally
-from benchmarks.load.users import Connection, User
+from benchmarks.load.users import Bell, Connection, User
 from wisp.core import Slo
 from wisp.edge.link import Link
 from wisp.edge.predictor import ConfidencePredictor, Label
@@ -83,6 +83,7 @@ class Worker:
         self.tally = Tally()
         self._users: dict[tuple[Kind, int], asyncio.Task[None]] = {}
         self._demand: Demand | None = None
+        self._bell = Bell()
         self._predictor = CountingPredictor(self.tally)
         self._metrics = EdgeMetrics()
 
@@ -111,6 +112,7 @@ class Worker:
         }
         await self._cancel([key for key in self._users if key not in wanted])
         self.tally.load_changed(time.monotonic())
+        self._bell.ring()
         for kind, number in wanted:
             if (kind, number) not in self._users:
                 self._add(kind, number, demand)
@@ -131,6 +133,7 @@ class Worker:
             slo=demand.slo,
             vocab_size=setting.vocab_size,
             tally=self.tally,
+            bell=self._bell,
             seed=setting.seed,
         )
         wait_s = Random(f"arrivals {setting.seed} {kind} {number}").uniform(0.0, demand.spread_s)

@@ -13,7 +13,7 @@ import torch
 
 from benchmarks.load.score import Stats
 from benchmarks.load.servers import wisp_server
-from benchmarks.load.target import SMALL, config, make_predictable, write_model
+from benchmarks.load.target import config, make_predictable, write_model
 from benchmarks.load.users import chain
 from benchmarks.load.worker import Demand, Setting, Worker
 from wisp.core import Batch, Sampling, Seat, Session, Slo
@@ -23,7 +23,7 @@ from wisp.sim.workload import Lengths, Workload
 from wisp.verifier.torch import TorchVerifier
 
 SLO = Slo(tokens_per_s=4.0, first_token_s=2.0)
-VOCAB_SIZE = SMALL["vocab_size"]
+VOCAB_SIZE = config("small")["vocab_size"]
 
 
 @pytest.fixture(scope="module")
