@@ -149,3 +149,15 @@ def test_a_commit_sets_the_next_deadline() -> None:
     assert session.due_s == pytest.approx(1)
     session.commit([10], now=0.5)
     assert session.due_s == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize("resumed", [[], [20, 21]])
+@pytest.mark.parametrize("first_s", [0.2, 3.0])
+def test_the_promised_rate_begins_with_the_first_token(resumed: list[int], first_s: float) -> None:
+    """However early it is: a rate from there on is what the user sees."""
+    session = Session(1, PROMPT, Sampling(max_tokens=20, seed=0), SLO, committed=resumed, now=0.0)
+    assert session.promised_s == 1.0
+    session.commit([10], now=first_s)
+    assert session.promised_s == pytest.approx(first_s + 0.1)
+    session.commit([11, 12], now=first_s + 0.1)
+    assert session.promised_s == pytest.approx(first_s + 0.3)

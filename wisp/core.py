@@ -171,6 +171,7 @@ class Session:
         self.id = session_id
         self.tokens: list[int] = [*prompt, *committed]
         self.num_prompt = len(prompt)
+        self._num_resumed = len(committed)  # output tokens that it was opened with
         self.num_computed = 0  # tokens whose KV the verifier holds
         self.num_prefilled = 0  # tokens computed beside those that it decoded
         self.overlaps = False  # it may be in a step that is launched while another runs
@@ -308,8 +309,10 @@ class Session:
         period_s = 1.0 / self.slo.tokens_per_s
         self.due_s = now + period_s
         ahead_s = now + period_s + _MOST_AHEAD_S
-        if self.num_output == len(taken):  # a late first token is late; the rate begins with it
-            self.promised_s = max(self.promised_s, now)
+        if (
+            self.num_output - len(taken) == self._num_resumed
+        ):  # the rate begins with the first token
+            self.promised_s = now
         self.promised_s = min(self.promised_s + len(taken) * period_s, ahead_s)
         overlap = min(len(taken), len(self.buffer))
         if self.buffer[:overlap] != taken[:overlap]:
