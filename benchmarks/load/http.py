@@ -15,7 +15,10 @@ from wisp.errors import Overloaded, Unavailable
 
 
 def client(url: str) -> httpx.AsyncClient:
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+    # Idle connections are let go before the server lets go of them (uvicorn: after 5 s).
+    limits = httpx.Limits(
+        max_connections=None, max_keepalive_connections=None, keepalive_expiry=2.0
+    )
     return httpx.AsyncClient(base_url=url, limits=limits, timeout=httpx.Timeout(60.0))
 
 
