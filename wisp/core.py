@@ -7,6 +7,7 @@ seconds of a monotonic clock.
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -132,6 +133,12 @@ class EdgeHistory:
     switched_s: float | None = None  # when drafting was last switched on or off, or probed
     probed_from: int | None = None  # num_committed when the running probe began
     num_failed_probes: int = 0
+
+    def usual_s(self, num_tokens: int) -> float:
+        """From a verdict that contradicts the stream to a block of so many drafts."""
+        if self.draft_time_s is None or self.round_trip_s is None:
+            return math.inf
+        return self.round_trip_s + num_tokens * self.draft_time_s
 
     def arrived(self, block: DraftBlock, answers_s: float | None, now: float) -> None:
         """Learn the edge's speed, and its distance from when what the block answers was sent."""

@@ -15,6 +15,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
+_LATE = 1.5  # times what it usually takes, an edge is late
 _MOST_DRAFTS = 32  # of one session in one step
 
 
@@ -44,6 +45,10 @@ class Columns:
         ]
         wanted = np.minimum(np.minimum(_ints(hoped), block_tokens), most)
         self.waiting: Bools = self.decoding & (self.buffered < wanted)
+        # When drafts should be here, by the edge's own habit, and within two periods at the most.
+        since = _floats([s.committed_s for s in rows])
+        usual = _floats([s.history.usual_s(block_tokens) for s in rows])
+        self.expected_s: Floats = since + np.minimum(_LATE * usual, 2.0 * self.period_s)
 
     def survivals(self) -> Floats:
         """[sessions, drafts]: P(accepted with all before it); 0 where there is no draft."""

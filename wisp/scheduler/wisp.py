@@ -28,7 +28,8 @@ class Wisp(Policy):
     Urgent sessions first, earliest deadline first; then the next token of everybody else (while
     the server has no time to lose, those who wait for drafts join free steps alone); then draft
     tokens as long as they raise (expected committed tokens) / (predicted time); then prefill in the
-    room left. Every deadline seated is checked with the estimator's upper quantile.
+    room left. Every deadline seated is checked with the estimator's upper quantile; where plain
+    decoding cannot hold them all, drafts do, and no deadline keeps drafts out of a step.
     """
 
     estimator: Estimator
@@ -102,9 +103,9 @@ class Wisp(Policy):
         plan.seat_urgent()
         plan.seat_ready()
         drafts = Drafts(columns.survivals() * plan.decodes[:, None])
-        num_drafts = plan.best_drafts(drafts)
+        num_drafts = plan.best_drafts(drafts, bound=not load.scarce)
         if plan.fill_prompts(num_drafts):
-            num_drafts = min(num_drafts, plan.best_drafts(drafts))
+            num_drafts = min(num_drafts, plan.best_drafts(drafts, bound=not load.scarce))
         self._price(plan, drafts, num_drafts)
         return _batch(columns, plan, drafts.by_row(num_drafts))
 
@@ -116,7 +117,8 @@ class Wisp(Policy):
         plain = SeatedShape(with_prompts, context, 0.0, count)
         plain_s = self._costs.mean.time_s(plain)
         fastest = max(session.slo.tokens_per_s for session in columns.sessions)
-        self.load = self.load._replace(plain_s=plain_s, eager=plain_s * fastest <= _EAGER)
+        use = plain_s * fastest
+        self.load = self.load._replace(plain_s=plain_s, eager=use <= _EAGER, scarce=use > 1.0)
 
     def _price(self, plan: Plan, drafts: Drafts, num_drafts: int) -> None:
         """What the controller needs to know of this decision, smoothed."""
