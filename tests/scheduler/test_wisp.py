@@ -165,35 +165,38 @@ def test_seats_are_not_free_where_they_cost() -> None:
     assert 32 <= free < 64  # 20 us each; 128 tokens of few seats would still lie on the floor
 
 
-def crowd(late_s: float) -> list[Session]:
-    """200 sessions at 100 tokens/s, more than plain decoding can serve: half have drafts here,
-    half an edge that takes 30 ms and was answered 10 ms ago."""
-    found = [make_session(n, due_s=-late_s, rate=100.0, acceptance=[0.99] * 4) for n in range(100)]
-    for number in range(100, 200):
-        session = make_session(number, due_s=-late_s, rate=100.0)
+def crowd() -> list[Session]:
+    """More than plain decoding can serve, and all a second late: half have drafts here, half an
+    edge that takes 30 ms and was answered 5 ms ago."""
+    with_drafts, waiting = (
+        [
+            make_session(n, due_s=-1.0, rate=200.0, acceptance=drafts)
+            for n in range(first, first + 100)
+        ]
+        for first, drafts in ((0, [0.99] * 4), (100, None))
+    )
+    for session in waiting:
         session.history.draft_time_s, session.history.round_trip_s = 0.005, 0.01
-        session.committed_s = -0.01
-        found.append(session)
-    return found
+        session.committed_s = -0.005
+    return with_drafts + waiting
 
 
 def test_in_overload_late_sessions_wait_for_drafts_that_are_in_time() -> None:
-    seats = schedule(crowd(1.0), exact()).seats
+    seats = schedule(crowd(), exact()).seats
     assert {seat.session.id for seat in seats} == set(range(100))
     assert all(len(seat.draft) == 4 for seat in seats)
 
 
-def test_in_overload_an_edge_that_is_late_is_waited_for_no_longer() -> None:
-    sessions = crowd(1.0)
+def test_in_overload_a_late_edge_is_waited_for_no_longer() -> None:
+    sessions = crowd()
     for session in sessions:
-        session.committed_s = -0.021  # two periods
+        session.committed_s = -0.011  # two periods
     late = {seat.session.id for seat in schedule(sessions, exact()).seats if seat.edge_late}
     assert late == set(range(100, 200))
 
 
 def test_in_overload_no_deadline_takes_drafts_out_of_a_step() -> None:
-    sessions = crowd(1.0)[:100] + [
-        make_session(n, due_s=0.012, rate=100.0) for n in range(300, 400)
-    ]
-    seats = schedule(sessions, exact()).seats
-    assert sum(len(seat.draft) for seat in seats) == 400
+    tight = [make_session(n, due_s=0.01, rate=200.0, has_edge=False) for n in range(200, 280)]
+    batch = schedule(crowd()[:100] + tight, exact())
+    assert len(batch) == 180
+    assert batch.num_tokens == MAX_STEP_TOKENS
