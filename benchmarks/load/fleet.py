@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import re
 import subprocess
 import threading
@@ -134,6 +135,8 @@ class GpuUse:
 
     def _sample(self) -> None:
         command = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
+        if ours := os.environ.get("CUDA_VISIBLE_DEVICES"):
+            command.append(f"--id={ours}")
         while not self._done.wait(1.0):
             try:
                 found = subprocess.run(command, capture_output=True, text=True, timeout=10.0)

@@ -71,9 +71,10 @@ def wisp_server(
 
 
 def vllm_options(kv_tokens: int | None) -> dict[str, Any]:
-    """Of both servers: the KV memory of the GPU that is stood for."""
+    """Of both servers: the KV memory of the GPU that is stood for, and one number format."""
     block = 32 if _on_cpu() else 16
     options: dict[str, Any] = {"block_size": block}
+    options["dtype"] = "float32" if _on_cpu() else "bfloat16"
     if kv_tokens:
         options["num_gpu_blocks_override"] = kv_tokens // block
     return options
