@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tests.scheduler.worlds import FIRST, Tiled, exact, make_session, value
 from wisp.core import Batch, Seat, Session
 from wisp.estimator.base import Estimator
+from wisp.estimator.floor_and_slope import FloorAndSlope
 from wisp.estimator.shape import SeatedShape, shape_of
 from wisp.estimator.step_time import StepTimeEstimator
 from wisp.scheduler.costs import Costs
@@ -20,6 +21,11 @@ from wisp.scheduler.policy import make_policy
 ESTIMATORS: list[Callable[[], Estimator]] = [exact, Tiled, StepTimeEstimator]
 MAX_STEP_TOKENS = 512
 EARLY_S = 1 / 8  # a period of the sessions
+
+
+def dear_seats() -> FloorAndSlope:
+    """Reading a session's KV costs more than a token."""
+    return FloorAndSlope(context_s=1e-6, margin=0.0)
 
 
 @st.composite
@@ -137,9 +143,9 @@ def test_who_waits_for_an_edge_joins_any_step_or_where_time_is_scarce_a_free_one
     rate: float,
 ) -> None:
     waiting = [make_session(n, due_s=1.0, rate=rate) for n in range(4)]
-    assert len(schedule(waiting, exact())) == 4
+    assert len(schedule(waiting, dear_seats())) == 4
     plainly = [make_session(n, due_s=1.0, rate=rate, has_edge=False) for n in range(10, 210)]
-    batch = schedule([*waiting, *plainly], exact())
+    batch = schedule([*waiting, *plainly], dear_seats())
     with_edge = sum(seat.session.has_edge for seat in batch.seats)
     assert with_edge == (4 if rate < 10 else 0)
     assert len(batch) == 200 + with_edge
@@ -182,7 +188,7 @@ def crowd() -> list[Session]:
 
 
 def test_in_overload_late_sessions_wait_for_drafts_that_are_in_time() -> None:
-    seats = schedule(crowd(), exact()).seats
+    seats = schedule(crowd(), dear_seats()).seats
     assert {seat.session.id for seat in seats} == set(range(100))
     assert all(len(seat.draft) == 4 for seat in seats)
 
@@ -191,12 +197,12 @@ def test_in_overload_a_late_edge_is_waited_for_no_longer() -> None:
     sessions = crowd()
     for session in sessions:
         session.committed_s = -0.011  # two periods
-    late = {seat.session.id for seat in schedule(sessions, exact()).seats if seat.edge_late}
+    late = {seat.session.id for seat in schedule(sessions, dear_seats()).seats if seat.edge_late}
     assert late == set(range(100, 200))
 
 
 def test_in_overload_no_deadline_takes_drafts_out_of_a_step() -> None:
     tight = [make_session(n, due_s=0.01, rate=200.0, has_edge=False) for n in range(200, 280)]
-    batch = schedule(crowd()[:100] + tight, exact())
+    batch = schedule(crowd()[:100] + tight, dear_seats())
     assert len(batch) == 180
     assert batch.num_tokens == MAX_STEP_TOKENS

@@ -24,7 +24,7 @@ class Load(NamedTuple):
     step_s: float = 0.0  # of recent steps
     price: float = 0.0  # of a draft token in committed tokens: c'(n) * (tokens committed) / c(n)
     eager: bool = True  # sessions are decoded while their drafts are under way
-    scarce: bool = False  # plain decoding of everybody cannot hold what they were promised
+    scarce: bool = False  # plain decoding cannot hold what was promised, cheaper drafts may
 
 
 def time_per_token_s(history: EdgeHistory, load: Load) -> float:

@@ -12,6 +12,7 @@ from wisp.core import Session, Slo
 from wisp.estimator.base import Estimator
 from wisp.estimator.shape import SeatedShape
 
+_USABLE = 1.2  # of the time: a session refused is a promise broken for certain
 _LEAST_WAIT_S, _MOST_WAIT_S = 0.5, 30.0
 _MOST_SHED = 8  # that one session is worth
 
@@ -116,6 +117,6 @@ def retry_after_s(
     some_s = time_s(num_seats / committed_per_seat, tokens_per_seat, 1.0)
     all_s = time_s(num_seats, tokens_per_seat, committed_per_seat)
     # By what is expected: a rate is kept over many steps, not in each.
-    if min(plain_s, some_s, all_s) <= 1.0 / fastest:
+    if min(plain_s, some_s, all_s) <= _USABLE / fastest:
         return None
     return until_one_ends_s(sessions)

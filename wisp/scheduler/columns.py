@@ -45,10 +45,17 @@ class Columns:
         ]
         wanted = np.minimum(np.minimum(_ints(hoped), block_tokens), most)
         self.waiting: Bools = self.decoding & (self.buffered < wanted)
-        # When drafts should be here, by the edge's own habit, and within two periods at the most.
-        since = _floats([s.committed_s for s in rows])
-        usual = _floats([s.history.usual_s(block_tokens) for s in rows])
-        self.expected_s: Floats = since + np.minimum(_LATE * usual, 2.0 * self.period_s)
+        self._block_tokens = block_tokens
+
+    def expected_s(self) -> Floats:
+        """When the drafts waited for should be here: by the edge's own habit, and within two
+        periods at the most."""
+        found = np.full(len(self.sessions), -np.inf)
+        for row in np.flatnonzero(self.waiting).tolist():
+            session = self.sessions[row]
+            usual_s = _LATE * session.history.usual_s(self._block_tokens)
+            found[row] = session.committed_s + min(usual_s, 2.0 / session.slo.tokens_per_s)
+        return found
 
     def survivals(self) -> Floats:
         """[sessions, drafts]: P(accepted with all before it); 0 where there is no draft."""

@@ -16,6 +16,7 @@ Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
 
 _MOST_EARLY_S = 0.5  # that a session is seated before its deadline is close
+_LATE = 0.25  # share of all sessions whose deadline is lost, from which on the server is late
 _LEAST_CHUNK = 16  # of a prompt whose first token is late, whatever else is promised
 
 
@@ -49,16 +50,18 @@ class Plan:
         # tokens. Where that is dearer than a token, who waits for drafts is held back.
         mean = costs.mean
         seat_s = mean.seat_s + mean.context_s * columns.length
-        self._held = columns.waiting & (seat_s > mean.slope_s(1.0)) & (not eager)
+        self._held = columns.waiting & (seat_s > mean.slope_s(len(columns.sessions))) & (not eager)
         # A period early: on the brink, every step would have to be a short one.
         early_s = np.minimum(columns.period_s, _MOST_EARLY_S) * ~self._held
         self.urgent: Bools = self._slack_s < self._horizon_s + early_s
-        # Who is held back while its edge is in time by its own habit is left waiting if the drafts
-        # come before the deadline, and if that is lost anyway: else a server that is late with all
-        # of them would decode all at once, the dearest way, and stay late.
-        in_time = columns.expected_s + plain_s < columns.due_s
+        # Who is held back, with an edge in time by its own habit, is left waiting if the drafts
+        # come before the deadline; or if it is lost, and the server is late, not the edge. It
+        # would decode all at once, the dearest way, and stay late.
+        expected_s = columns.expected_s()
+        in_time = expected_s + plain_s < columns.due_s
         lost = self._slack_s < plain_s
-        self.urgent &= ~(self._held & (now < columns.expected_s) & (in_time | lost))
+        lost &= float(lost.mean()) > _LATE
+        self.urgent &= ~(self._held & (now < expected_s) & (in_time | lost))
         self.decodes: Bools = np.zeros(len(columns.sessions), dtype=bool)
         self.chunks: dict[int, int] = {}  # prompt tokens, by row
         self._prefilling = ~columns.decoding
@@ -103,17 +106,19 @@ class Plan:
                 self._chunk(row, least=0, beside=num_drafts)
         return self.chunks != before
 
-    def best_drafts(self, drafts: Drafts, *, bound: bool) -> int:
-        """How many to verify; if `bound`, every seated deadline holds with them."""
-        limit_s = self.limit_s if bound else math.inf
-        most = min(self._draft_room, drafts.num_tokens, self._fitting_drafts(limit_s))
-        most = max(0, most)
+    def lift_limit(self) -> None:
+        """From here on no deadline keeps anything out of the step."""
+        self.limit_s = math.inf
+
+    def best_drafts(self, drafts: Drafts) -> int:
+        """How many to verify; every seated deadline holds with them."""
+        most = max(0, min(self._draft_room, drafts.num_tokens, self._fitting_drafts()))
         mean = self._costs.mean
         extra_s = mean.extra_s(self.with_drafts(1))
         value = float(self.decodes.sum())
         while most:
             count = drafts.best_count(value, self.shape.num_tokens, extra_s, mean, most)
-            if self._upper_s(self.with_drafts(count)) <= limit_s:
+            if self._upper_s(self.with_drafts(count)) <= self.limit_s:
                 return self._best_of(drafts, count)
             most = count * 7 // 8  # the curve is an interpolation: the estimator has the last word
         return 0
@@ -134,17 +139,17 @@ class Plan:
         tokens, context, product = self.shape
         return SeatedShape(tokens + count, context + count, product, self.shape.num_seats)
 
-    def _fitting_drafts(self, limit_s: float) -> int:
+    def _fitting_drafts(self) -> int:
         """How many the curve lets in before the limit."""
         upper = self._costs.upper
         extra_s = upper.extra_s(self.with_drafts(1))
-        if limit_s - extra_s >= upper.times_s[-1]:
+        if self.limit_s - extra_s >= upper.times_s[-1]:
             return self.room
-        end = int(np.searchsorted(upper.times_s, limit_s - extra_s, side="right"))
+        end = int(np.searchsorted(upper.times_s, self.limit_s - extra_s, side="right"))
         if end == 0:
             return 0
         ends = slice(end - 1, end + 1)
-        fits = np.interp(limit_s - extra_s, upper.times_s[ends], upper.tokens[ends])
+        fits = np.interp(self.limit_s - extra_s, upper.times_s[ends], upper.tokens[ends])
         return int(fits) - self.shape.num_tokens
 
     @property

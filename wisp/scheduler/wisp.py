@@ -29,7 +29,7 @@ class Wisp(Policy):
     the server has no time to lose, those who wait for drafts join free steps alone); then draft
     tokens as long as they raise (expected committed tokens) / (predicted time); then prefill in the
     room left. Every deadline seated is checked with the estimator's upper quantile; where plain
-    decoding cannot hold them all, drafts do, and no deadline keeps drafts out of a step.
+    decoding cannot hold them all but drafts, cheaper than seats, can, none keeps drafts out.
     """
 
     estimator: Estimator
@@ -88,8 +88,8 @@ class Wisp(Policy):
                 for seat, number in zip(batch.seats, num_committed, strict=True)
                 if seat.num_context == 1
             )
-            self._tokens_per_seat += 0.1 * (sum(choosing) / len(choosing) - self._tokens_per_seat)
-            self._committed_per_seat += 0.1 * (
+            self._tokens_per_seat += 0.03 * (sum(choosing) / len(choosing) - self._tokens_per_seat)
+            self._committed_per_seat += 0.03 * (
                 max(1.0, committed / len(choosing)) - self._committed_per_seat
             )
 
@@ -102,10 +102,12 @@ class Wisp(Policy):
         plan = Plan(columns, self._costs, self._max_step_tokens, load.step_s, now, eager=load.eager)
         plan.seat_urgent()
         plan.seat_ready()
+        if load.scarce:
+            plan.lift_limit()
         drafts = Drafts(columns.survivals() * plan.decodes[:, None])
-        num_drafts = plan.best_drafts(drafts, bound=not load.scarce)
+        num_drafts = plan.best_drafts(drafts)
         if plan.fill_prompts(num_drafts):
-            num_drafts = min(num_drafts, plan.best_drafts(drafts, bound=not load.scarce))
+            num_drafts = min(num_drafts, plan.best_drafts(drafts))
         self._price(plan, drafts, num_drafts)
         return _batch(columns, plan, drafts.by_row(num_drafts))
 
@@ -118,7 +120,10 @@ class Wisp(Policy):
         plain_s = self._costs.mean.time_s(plain)
         fastest = max(session.slo.tokens_per_s for session in columns.sessions)
         use = plain_s * fastest
-        self.load = self.load._replace(plain_s=plain_s, eager=use <= _EAGER, scarce=use > 1.0)
+        mean = self._costs.mean
+        seat_s = mean.seat_s + mean.context_s * float(columns.length.mean())
+        scarce = use > 1.0 and seat_s > mean.slope_s(count)
+        self.load = self.load._replace(plain_s=plain_s, eager=use <= _EAGER, scarce=scarce)
 
     def _price(self, plan: Plan, drafts: Drafts, num_drafts: int) -> None:
         """What the controller needs to know of this decision, smoothed."""
