@@ -46,6 +46,7 @@ bench: $(READY)
 	$(RUN) -m benchmarks.scheduler
 	$(RUN) -m benchmarks.estimator
 	$(RUN) -m benchmarks.forecast
+	$(RUN) -m benchmarks.simulate --quick
 	$(RUN) -m benchmarks.load --devices 8 --warm-s 2 --measure-s 5
 
 # From the CSV files in benchmarks/.

@@ -1,6 +1,7 @@
 """The paper's set-up as a simulated fleet: capacity and goodput of every policy.
 
     python -m benchmarks.simulate [--law paper|measured] [--rates 2 4 6 8] [--json] [--out DIR]
+    python -m benchmarks.simulate --quick
     python -m benchmarks.simulate --sensitivity | --bursts | --waste | --one wisp --devices 1000
     python -m benchmarks.simulate --record FILE [--target DIR --draft DIR]
 
@@ -46,9 +47,12 @@ from wisp.sim.text import RecordedTexts
 from wisp.sim.workload import Lengths, Workload
 
 SEED = 1
+# With it the paper's own scheduler (`wisp-paper`) comes out at its published capacity, 86 at 8
+# tokens/s, under the paper's law: the acceptance of its pairs is not published.
+CALIBRATED = 0.9
 RATES = (2.0, 4.0, 6.0, 8.0)
 COMPARED: tuple[PolicyName, ...] = ("wisp", "wisp-paper", "sled", "centralized")
-LOADS = (10, 20, 30, 40, 60, 80, 110, 155, 215)
+LOADS = (10, 20, 30, 40, 60, 80, 100, 125, 155)
 RECORDED = Path(__file__).parent / "data" / "tiny_pair_texts.npz"
 TEMPERATURES = (0.0, 0.8)  # of the recording
 WASTE_DEVICES = 30
@@ -106,8 +110,11 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rates", type=float, nargs="+", default=RATES, help="tokens/s promised")
     parser.add_argument("--loads", type=int, nargs="*", default=LOADS, help="numbers of devices")
     parser.add_argument("--policies", nargs="+", choices=POLICIES, default=COMPARED)
-    parser.add_argument("--acceptance", type=float, default=0.7, help="of a draft token, mean")
-    parser.add_argument("--seconds", type=float, default=60.0, help="of virtual time, measured")
+    parser.add_argument(
+        "--acceptance", type=float, default=CALIBRATED, help="of a draft token, mean"
+    )
+    parser.add_argument("--seconds", type=float, default=40.0, help="of virtual time, measured")
+    parser.add_argument("--quick", action="store_true", help="one rate, two loads, short runs")
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--out", type=Path, help="folder for CSV files")
@@ -121,7 +128,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--think-s", type=float, default=300.0, help="between requests, of --one")
     parser.add_argument("--target", type=Path, default=TINY / "target", help="of --record")
     parser.add_argument("--draft", type=Path, default=TINY / "draft", help="of --record")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.quick:
+        options.rates, options.loads, options.seconds = [8.0], [40, 80], 15.0
+    return options
 
 
 def capacities(options: argparse.Namespace, pool: Executor) -> list[Row]:
@@ -195,7 +205,7 @@ def sensitivity(options: argparse.Namespace, pool: Executor) -> list[Row]:
 def _cases(options: argparse.Namespace) -> dict[str, Setup]:
     base = _setup(options, options.rates[-1])
     cases = {"as assumed": base}
-    for acceptance in (0.5, 0.6, 0.8, 0.85):
+    for acceptance in (0.6, 0.7, 0.8):
         texts = setup_of(base.law, 1.0, acceptance, 1.0, 1).texts
         cases[f"acceptance {acceptance:g}"] = replace(base, texts=texts)
     for share in (0.0, 0.5):

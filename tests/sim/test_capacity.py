@@ -64,6 +64,17 @@ def test_the_benchmark_prints_one_object(
     assert figures["setting"]["law"] == "paper"
 
 
+def test_the_same_seed_prints_the_same_bytes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = "--rates 8 --loads 5 --policies wisp --seconds 5 --acceptance 0.5 --json"
+    monkeypatch.setattr(sys, "argv", ["simulate", *options.split()])
+    simulate.main()
+    first = capsys.readouterr().out
+    simulate.main()
+    assert capsys.readouterr().out == first
+
+
 def test_draft_ahead_hides_the_round_trip() -> None:
     last_s = {case: timeline.timeline(case, 0.2)[-1].end_s for case in timeline.WINDOWS}
     assert last_s["with draft-ahead"] < 0.95 * last_s["without draft-ahead"]

@@ -7,6 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from wisp.controller.controller import Load
 from wisp.estimator.shape import SeatedShape
 from wisp.scheduler.columns import Columns
 from wisp.scheduler.costs import Costs, Curve
@@ -32,10 +33,8 @@ class Plan:
         columns: Columns,
         costs: Costs,
         max_tokens: int,
-        step_s: float,
+        load: Load,
         now: float,
-        *,
-        eager: bool,
     ) -> None:
         self._costs = costs
         self._max_tokens = max_tokens
@@ -45,14 +44,16 @@ class Plan:
         ready = columns.decoding & ~columns.waiting
         seats = max(1, int(ready.sum()))
         plain_s = self._upper_s(SeatedShape(seats, int(columns.length[ready].sum()), 0.0, seats))
-        self._horizon_s = 2.0 * max(step_s, plain_s)  # this step and the next
+        # This step and the next; where drafts must save seats, this one: they gather meanwhile.
+        self._horizon_s = (1.0 if load.scarce else 2.0) * max(load.step_s, plain_s)
         # A seat has its own share and reads the KV of its session; with drafts it commits several
         # tokens. Where that is dearer than a token, who waits for drafts is held back.
         mean = costs.mean
         seat_s = mean.seat_s + mean.context_s * columns.length
-        self._held = columns.waiting & (seat_s > mean.slope_s(len(columns.sessions))) & (not eager)
+        self._held = columns.waiting & (seat_s > mean.slope_s(len(columns.sessions)))
+        self._held &= not load.eager
         # A period early: on the brink, every step would have to be a short one.
-        early_s = np.minimum(columns.period_s, _MOST_EARLY_S) * ~self._held
+        early_s = np.minimum(columns.period_s, _MOST_EARLY_S) * ~(self._held | load.scarce)
         self.urgent: Bools = self._slack_s < self._horizon_s + early_s
         # Who is held back, with an edge in time by its own habit, is left waiting if the drafts
         # come before the deadline; or if it is lost, and the server is late, not the edge. It

@@ -98,11 +98,10 @@ class Wisp(Policy):
             return Batch()
         columns = Columns(sessions, self._block_tokens)
         self._gauge(columns)
-        load = self.load
-        plan = Plan(columns, self._costs, self._max_step_tokens, load.step_s, now, eager=load.eager)
+        plan = Plan(columns, self._costs, self._max_step_tokens, self.load, now)
         plan.seat_urgent()
         plan.seat_ready()
-        if load.scarce:
+        if self.load.scarce:
             plan.lift_limit()
         drafts = Drafts(columns.survivals() * plan.decodes[:, None])
         num_drafts = plan.best_drafts(drafts)

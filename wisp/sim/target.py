@@ -10,6 +10,8 @@ from wisp.estimator.shape import shape_of
 from wisp.sim.law import Law
 from wisp.verifier.base import Facts, Outcome, Verifier
 
+_USABLE = 0.95  # of the KV memory, by who joins; the rest is there to grow into
+
 
 class Clock:
     """The server's own: within a step it is ahead of the events."""
@@ -24,8 +26,9 @@ class Clock:
 class SimulatedTarget(Verifier):
     """Implements `wisp.verifier.base.Verifier`. Its choice at a position is the position.
 
-    The KV of a session's prompt and of its whole output is reserved when it is opened, so that no
-    session that runs ever loses any.
+    KV is paged, as in vLLM: a session holds what it has computed. One is opened while there is room
+    for its tokens; when the memory is full, the one opened last loses its KV, and after a seat in
+    vain computes it again.
     """
 
     def __init__(
@@ -43,25 +46,34 @@ class SimulatedTarget(Verifier):
         )
         self._law = law
         self._clock = clock
-        self._free_tokens = kv_tokens
+        self._kv_tokens = kv_tokens
         self._chance = Random(f"target {seed}")
-        self._open: set[int] = set()
+        self._held: dict[int, int] = {}  # tokens with KV, by session, in the order of opening
         self.num_steps = self.num_tokens = self.num_seats = 0
         self.busy_s = 0.0
 
     def open(self, session: Session) -> None:
-        if session.end > self._free_tokens:
+        if self._num_held + len(session.tokens) > _USABLE * self._kv_tokens:
             raise Overloaded("the KV memory is taken", retry_after_s=0.5)
-        self._free_tokens -= session.end
-        self._open.add(session.id)
+        self._held[session.id] = 0
 
     def close(self, session: Session) -> None:
-        if session.id in self._open:
-            self._open.remove(session.id)
-            self._free_tokens += session.end
+        self._held.pop(session.id, None)
 
     def shutdown(self) -> None:
-        self._open.clear()
+        self._held.clear()
+
+    @property
+    def _num_held(self) -> int:
+        return sum(self._held.values())
+
+    def _evict(self) -> None:
+        excess = self._num_held - self._kv_tokens
+        for session_id in reversed(self._held):
+            if excess <= 0:
+                return
+            excess -= self._held[session_id]
+            self._held[session_id] = 0
 
     def step(self, batch: Batch) -> list[Outcome]:
         time_s = self._law.time_s(shape_of(batch))
@@ -71,10 +83,20 @@ class SimulatedTarget(Verifier):
         self.num_steps += 1
         self.num_tokens += batch.num_tokens
         self.num_seats += len(batch)
-        return [_verify(seat) for seat in batch.seats]
+        outcomes = [self._verify(seat) for seat in batch.seats]
+        self._evict()
+        return outcomes
+
+    def _verify(self, seat: Seat) -> Outcome:
+        session = seat.session
+        if self._held[session.id] < session.num_computed:  # it was evicted since its last step
+            return Outcome([], num_computed=0)
+        outcome = _choices(seat)
+        self._held[session.id] = outcome.computed_after(seat)
+        return outcome
 
 
-def _verify(seat: Seat) -> Outcome:
+def _choices(seat: Seat) -> Outcome:
     if not seat.chooses:
         return Outcome([])
     start = position = len(seat.session.tokens)
