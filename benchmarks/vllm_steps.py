@@ -109,8 +109,8 @@ def measure_wisp(directory: Path, options: argparse.Namespace) -> list[dict[str,
     )
     rows = []
     for context, number, drafts in product(options.contexts, options.sessions, options.drafts):
-        for ahead, temperature in product((False, True), options.temperatures):
-            engine = "wisp-ahead" if ahead else "wisp"
+        for engine, temperature in product(options.loops, options.temperatures):
+            ahead = engine == "wisp-ahead"
             fleet = Fleet(verifier, number, context, temperature, ahead=ahead)
             measured = _describe(fleet, drafts)
             rows.append(_row(options, engine, number, context, drafts, temperature, measured))
@@ -325,6 +325,7 @@ def _apart(engine: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     command += [f"--sessions={','.join(map(str, options.sessions))}"]
     command += [f"--drafts={','.join(options.drafts)}"]
     command += [f"--temperatures={','.join(map(str, options.temperatures))}"]
+    command += ["--loops", *options.loops]
     command += [f"--cudagraph-mode={options.cudagraph_mode}"]
     command += [f"--most-captured={options.most_captured}"]
     quiet = os.environ | {"VLLM_LOGGING_STREAM": "ext://sys.stderr"}
@@ -361,6 +362,9 @@ def _arguments() -> argparse.Namespace:
         "--temperatures",
         type=lambda text: [float(number) for number in text.split(",")],
         default=[0.0],
+    )
+    parser.add_argument(
+        "--loops", nargs="+", choices=["wisp", "wisp-ahead"], default=["wisp", "wisp-ahead"]
     )
     parser.add_argument("--contexts", type=_numbers, default=[512], help="tokens of each prompt")
     parser.add_argument("--cudagraph-mode", default="FULL", help="of the wisp engine")

@@ -65,7 +65,7 @@ class Campaign:
         self._running: Demand | None = None
         self._overloaded = False
         self._found: dict[tuple[Any, ...], Row] = {}
-        self.best_tuning: dict[str, dict[str, Any]] = {}  # of the policy's last capacity
+        self.best_tuning: dict[str, dict[str, Any]] = {}  # of each policy, the last found
 
     @property
     def rows(self) -> list[Row]:
@@ -106,12 +106,13 @@ class Campaign:
         return measure(self._fleet, self._server, demand, warm_s, self._times.measure_s)
 
     def best_point(self, policy: str, rate: float, acceptance: float, devices: int) -> Row:
-        """By the tuning with the highest goodput. Raises as `point`."""
-        found = [
-            self.point(policy, rate, acceptance, devices, tuning)
-            for tuning in TUNINGS.get(policy, ({},))
-        ]
-        return max(found, key=lambda row: float(row["goodput"]))
+        """By the tuning with the highest goodput, which is kept. Raises as `point`."""
+
+        def goodput(tuning: dict[str, Any]) -> float:
+            return float(self.point(policy, rate, acceptance, devices, tuning)["goodput"])
+
+        best = self.best_tuning[policy] = max(TUNINGS.get(policy, ({},)), key=goodput)
+        return self.point(policy, rate, acceptance, devices, best)
 
     def capacity(
         self,
@@ -125,7 +126,8 @@ class Campaign:
     ) -> int:
         """The most devices that hold `ATTAINED`, by the best tuning. Raises as `point`."""
         best = 0
-        for tuning in TUNINGS.get(policy, ({},)):
+        kept = self.best_tuning.get(policy)
+        for tuning in sorted(TUNINGS.get(policy, ({},)), key=lambda each: each != kept):
 
             def holds(devices: int, tuning: dict[str, Any] = tuning) -> bool:
                 row = self.point(policy, rate, acceptance, devices, tuning)

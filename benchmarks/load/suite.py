@@ -24,9 +24,8 @@ from benchmarks.setting import setting
 from wisp.errors import WispError
 
 POLICIES = ("wisp", "centralized", "wisp-paper", "sled")
-FIRST_RATE, OTHER_RATES = 8.0, (4.0, 16.0)
-FIRST_ACCEPTANCE, OTHER_ACCEPTANCES = 0.7, (0.5, 0.85)
-LIGHT = (8, 32)  # devices
+ACCEPTANCE, OTHER_ACCEPTANCES = 0.7, (0.5, 0.85)
+TUNED_AT = 48  # devices
 Work = Callable[[Campaign], None]
 
 
@@ -61,44 +60,48 @@ def run_part(part: str, options: argparse.Namespace) -> int:
 
 
 def wisp_works(options: argparse.Namespace) -> Iterator[Work]:
-    for policy in POLICIES:
-        yield _capacity(options, policy, FIRST_RATE, FIRST_ACCEPTANCE)
-    for devices in LIGHT:
+    """Each load under every policy before the next load; then what lies between the loads."""
+    first, *others = options.rates
+    yield _tune("sled", first)
+    for rate in options.rates:
+        for devices in options.loads:
+            for policy in POLICIES:
+                yield _point(policy, rate, devices)
         for policy in POLICIES:
-            yield _light(policy, devices)
-    for rate in OTHER_RATES:
-        for policy in POLICIES:
-            yield _capacity(options, policy, rate, FIRST_ACCEPTANCE)
+            yield _capacity(options, policy, rate, ACCEPTANCE)
     for acceptance in OTHER_ACCEPTANCES:
-        yield _capacity(options, "wisp", FIRST_RATE, acceptance)
+        yield _capacity(options, "wisp", first, acceptance)
 
 
 def plain_works(options: argparse.Namespace) -> Iterator[Work]:
-    yield _capacity(options, PLAIN, FIRST_RATE, FIRST_ACCEPTANCE)
-    for devices in LIGHT:
-        yield _light(PLAIN, devices)
-    for rate in OTHER_RATES:
-        yield _capacity(options, PLAIN, rate, FIRST_ACCEPTANCE)
+    for rate in options.rates:
+        for devices in options.loads:
+            yield _point(PLAIN, rate, devices)
+        yield _capacity(options, PLAIN, rate, ACCEPTANCE)
 
 
-def _capacity(options: argparse.Namespace, policy: str, rate: float, acceptance: float) -> Work:
+def _tune(policy: str, rate: float) -> Work:
     def work(campaign: Campaign) -> None:
-        start = max(1, round(options.start * FIRST_RATE / rate))
-        sizes: dict[str, Any] = {"most": options.most, "resolution": options.resolution}
-        count = campaign.capacity(policy, rate, acceptance, start=start, **sizes)
-        row = {"policy": policy, "rate": rate, "acceptance": acceptance, "capacity": count}
-        append(options.out / "capacity.csv", row)
-        _say(f"{policy} at {rate:g} tokens/s, acceptance {acceptance:g}: {count} devices")
+        campaign.best_point(policy, rate, ACCEPTANCE, TUNED_AT)
 
     return work
 
 
-def _light(policy: str, devices: int) -> Work:
-    """By the tuning that had the greatest capacity."""
-
+def _point(policy: str, rate: float, devices: int) -> Work:
     def work(campaign: Campaign) -> None:
         tuning = campaign.best_tuning.get(policy, {})
-        campaign.point(policy, FIRST_RATE, FIRST_ACCEPTANCE, devices, tuning)
+        campaign.point(policy, rate, ACCEPTANCE, devices, tuning)
+
+    return work
+
+
+def _capacity(options: argparse.Namespace, policy: str, rate: float, acceptance: float) -> Work:
+    def work(campaign: Campaign) -> None:
+        sizes: dict[str, Any] = {"most": options.most, "resolution": options.resolution}
+        count = campaign.capacity(policy, rate, acceptance, start=options.loads[0], **sizes)
+        row = {"policy": policy, "rate": rate, "acceptance": acceptance, "capacity": count}
+        append(options.out / "capacity.csv", row)
+        _say(f"{policy} at {rate:g} tokens/s, acceptance {acceptance:g}: {count} devices")
 
     return work
 
@@ -116,7 +119,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument("--budget-s", type=float, default=400.0, help="for each part")
     parser.add_argument("--parts", nargs="+", choices=["wisp", PLAIN], default=["wisp", PLAIN])
-    parser.add_argument("--start", type=int, default=48, help="devices, of a ramp at 8 tokens/s")
+    parser.add_argument(
+        "--rates", type=float, nargs="+", default=[8.0, 32.0], help="promised tokens/s"
+    )
+    parser.add_argument("--loads", type=int, nargs="+", default=[12, 24, 48, 96, 192])
     return parser.parse_args()
 
 

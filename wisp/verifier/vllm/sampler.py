@@ -132,6 +132,8 @@ class Chooser:
         self._stock_prepare = runner._prepare_input_ids
         runner._prepare_input_ids = self._prepare_input_ids
         runner._sample = self._sample
+        self._stock_metadata = runner._build_attention_metadata
+        runner._build_attention_metadata = self._build_attention_metadata
         if self._on_gpu:  # buffers on the host are not to be filled while they are copied
             runner.prepare_inputs_event = torch.cuda.Event()  # type: ignore[no-untyped-call]
 
@@ -143,6 +145,17 @@ class Chooser:
         self._positions = batch.num_computed_tokens_cpu[: batch.num_reqs] + np.diff(ends, prepend=0)
         if self.launched:
             self._continue(self.launched[-1], ends)
+
+    def _build_attention_metadata(self, *, max_query_len: int, **more: Any) -> Any:
+        """Plan the attention of a full CUDA graph for the kernel that is in it.
+
+        FlashAttention 3 takes another kernel for single queries than for longer ones, unless heads
+        are of 65 to 128 elements. A graph holds the one for longer ones, which reads the plan of
+        the other wrongly: each choice of a step without drafts came out wrong.
+        """
+        is_full_graph = more.get("num_tokens_padded") is not None
+        longest = max(2, max_query_len) if is_full_graph else max_query_len
+        return self._stock_metadata(max_query_len=longest, **more)
 
     def _continue(self, running: Launched, ends: NDArray[np.int64]) -> None:
         """Give the requests that are in the running step, too, the tokens that it chooses."""
