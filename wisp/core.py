@@ -72,7 +72,7 @@ class Directive(Struct, frozen=True):
     threshold: float  # draft on while the survival of the last draft token is at least this
 
 
-_MOST_AHEAD_S = 1.0  # of its promise, that a session can use up by waiting
+_MOST_AHEAD_S = 3.0
 _MOST_ROUNDS = 256  # that can be on the way between a server and an edge
 
 REST = Directive(window=0, threshold=1.0)

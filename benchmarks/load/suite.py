@@ -61,8 +61,7 @@ def run_part(part: str, options: argparse.Namespace) -> int:
 
 def wisp_works(options: argparse.Namespace) -> Iterator[Work]:
     """Each load under every policy before the next load; then what lies between the loads."""
-    first, *others = options.rates
-    yield _tune("sled", first)
+    yield _tune("sled", options.rates[0])
     for rate in options.rates:
         for devices in options.loads:
             for policy in POLICIES:
@@ -70,7 +69,7 @@ def wisp_works(options: argparse.Namespace) -> Iterator[Work]:
         for policy in POLICIES:
             yield _capacity(options, policy, rate, ACCEPTANCE)
     for acceptance in OTHER_ACCEPTANCES:
-        yield _capacity(options, "wisp", first, acceptance)
+        yield _capacity(options, "wisp", options.rates[0], acceptance)
 
 
 def plain_works(options: argparse.Namespace) -> Iterator[Work]:

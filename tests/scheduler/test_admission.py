@@ -122,13 +122,17 @@ def test_the_wait_is_until_one_ends_by_its_rate() -> None:
     assert until_one_ends_s([]) == 0.5
 
 
-def test_drafts_carry_promises_that_are_shorter_than_the_targets_floor() -> None:
-    """5 ms a step at least: 250 tokens a second take 1.25 tokens from each, whoever is seated."""
-    running = [session(number, 0, rate=250.0) for number in range(4)]
-    slo = wanting(0, rate=250.0)
+def test_a_rate_that_not_even_one_alone_could_have_counts_as_the_most_it_could() -> None:
+    """6.5 ms a step at least: 153 tokens a second, or with two tokens from each seat twice that."""
 
-    def retry(committed_per_seat: float) -> float | None:
-        return retry_after_s(running, slo, exact(), 3.0, committed_per_seat, 0.0)
+    def retry(count: int, committed_per_seat: float) -> float | None:
+        running = [session(number, 0, rate=1000.0) for number in range(count)]
+        return retry_after_s(
+            running, wanting(0, rate=1000.0), exact(), 3.0, committed_per_seat, 0.0
+        )
 
-    assert retry(1.0) is not None
-    assert retry(2.0) is None
+    assert retry(4, 1.0) is None
+    assert retry(100, 1.0) is None
+    assert retry(400, 1.0) is not None
+    assert retry(40, 2.0) is None
+    assert retry(100, 2.0) is not None  # by drafts it is to have 307, and 303 tokens take too long

@@ -106,19 +106,14 @@ def test_deadlines_hold_when_the_estimator_is_right() -> None:
 
 
 def test_a_session_that_would_break_promises_is_refused() -> None:
-    policy = make_policy("wisp", estimator=exact(), first=FIRST)
-    world = World(policy, exact())
-    for number in range(4):
-        world.open(number, rate=100)
-    world.run(4)
-    assert (
-        policy.admits(world.engine.sessions.values(), Slo(tokens_per_s=100, first_token_s=1), 0)
-        is None
-    )
-    world.open(9, rate=200)
-    (failure,) = [m for m in world.engine.turn(world.inbox) if isinstance(m, Failed)]
-    assert failure.kind == "overloaded"
-    assert "try again in" in failure.message
+    dear = FloorAndSlope(context_s=1e-6, margin=0.0)  # 0.1 ms for each seat of 100 tokens
+    world = World(make_policy("wisp", estimator=dear, first=FIRST), dear)
+    for number in range(80):  # 12 ms for a step is what 100 tokens/s allow
+        world.open(number, rate=100, num_prompt=100)
+    failures = [m for m in world.engine.turn(world.inbox) if isinstance(m, Failed)]
+    assert 40 < len(world.engine.sessions) == 80 - len(failures) < 70
+    assert all(failure.kind == "overloaded" for failure in failures)
+    assert "try again in" in failures[0].message
 
 
 def test_an_empty_server_takes_anybody() -> None:

@@ -49,8 +49,11 @@ def loads(draw: st.DrawFn, prefill: bool = False) -> list[Session]:
     return found
 
 
-def schedule(sessions: list[Session], costs: Estimator) -> Batch:
+def schedule(sessions: list[Session], costs: Estimator, *, known: bool = False) -> Batch:
+    """`known`: a decision before has told how much of a step's time a token takes."""
     policy = make_policy("wisp", estimator=costs, first=FIRST, max_step_tokens=MAX_STEP_TOKENS)
+    if known:
+        policy.schedule(sessions, 0.0)
     return policy.schedule(sessions, 0.0)
 
 
@@ -144,9 +147,10 @@ def test_who_waits_for_an_edge_joins_any_step_or_where_time_is_scarce_a_free_one
 ) -> None:
     waiting = [make_session(n, due_s=1.0, rate=rate) for n in range(4)]
     assert len(schedule(waiting, dear_seats())) == 4
-    plainly = [make_session(n, due_s=1.0, rate=rate, has_edge=False) for n in range(10, 210)]
-    batch = schedule([*waiting, *plainly], dear_seats())
-    with_edge = sum(seat.session.has_edge for seat in batch.seats)
+    drafts = [0.99] * 4  # each of which brings a token for less time than a seat takes
+    full = [make_session(n, due_s=1.0, rate=rate, acceptance=drafts) for n in range(10, 210)]
+    batch = schedule([*waiting, *full], dear_seats(), known=True)
+    with_edge = sum(seat.session in waiting for seat in batch.seats)
     assert with_edge == (4 if rate < 10 else 0)
     assert len(batch) == 200 + with_edge
 
@@ -188,7 +192,7 @@ def crowd() -> list[Session]:
 
 
 def test_in_overload_late_sessions_wait_for_drafts_that_are_in_time() -> None:
-    seats = schedule(crowd(), dear_seats()).seats
+    seats = schedule(crowd(), dear_seats(), known=True).seats
     assert {seat.session.id for seat in seats} == set(range(100))
     assert all(len(seat.draft) == 4 for seat in seats)
 
@@ -197,12 +201,16 @@ def test_in_overload_a_late_edge_is_waited_for_no_longer() -> None:
     sessions = crowd()
     for session in sessions:
         session.committed_s = -0.011  # two periods
-    late = {seat.session.id for seat in schedule(sessions, dear_seats()).seats if seat.edge_late}
+    late = {
+        seat.session.id
+        for seat in schedule(sessions, dear_seats(), known=True).seats
+        if seat.edge_late
+    }
     assert late == set(range(100, 200))
 
 
 def test_in_overload_no_deadline_takes_drafts_out_of_a_step() -> None:
     tight = [make_session(n, due_s=0.01, rate=200.0, has_edge=False) for n in range(200, 280)]
-    batch = schedule(crowd()[:100] + tight, dear_seats())
+    batch = schedule(crowd()[:100] + tight, dear_seats(), known=True)
     assert len(batch) == 180
     assert batch.num_tokens == MAX_STEP_TOKENS

@@ -23,6 +23,7 @@ class Load(NamedTuple):
     plain_s: float = 0.0  # predicted step if every session decoded plainly: what an edge must beat
     step_s: float = 0.0  # of recent steps
     price: float = 0.0  # of a draft token in committed tokens: c'(n) * (tokens committed) / c(n)
+    per_token_s: float = 0.0  # of a step's time, for each token committed; 0 until known
     eager: bool = True  # sessions are decoded while their drafts are under way
     scarce: bool = False  # plain decoding cannot hold what was promised, cheaper drafts may
 

@@ -6,6 +6,7 @@ If not, sessions of a lower priority may have to go. Pure: no I/O, no clock.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from operator import mul
 from typing import NamedTuple
 
 from wisp.core import Session, Slo
@@ -99,14 +100,18 @@ def retry_after_s(
     measured: a part of the sessions in each step, or all of them in steps that take so many periods
     as they commit tokens (where the target's floor is longer than a period, nothing else helps).
     The cheapest of the three decides. Sessions that end make room for others, whose prompts are
-    then computed: `prefill_per_token` prompt tokens for each that is committed.
+    then computed: `prefill_per_token` prompt tokens for each that is committed. A rate that not
+    even a session alone could have counts as the most that it could.
     """
     if not sessions:
         return None
-    rates = [session.slo.tokens_per_s for session in sessions] + [slo.tokens_per_s]
+    alone_s = estimator.predict_s(SeatedShape(1, 0, 0.0, 1)) / committed_per_seat
+    most = 1.0 / max(alone_s, 1e-9)
+    rates = [min(most, each.tokens_per_s) for each in (slo, *(s.slo for s in sessions))]
     fastest = max(rates)
     num_seats = sum(rates) / fastest
-    context = sum(len(s.tokens) * s.slo.tokens_per_s for s in sessions) / sum(rates[:-1])
+    lengths = [len(session.tokens) for session in sessions]
+    context = sum(map(mul, lengths, rates[1:])) / sum(rates[1:])
 
     def time_s(seats: float, tokens: float, periods: float) -> float:
         new = round(seats * tokens + periods * num_seats * prefill_per_token)

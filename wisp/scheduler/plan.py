@@ -14,10 +14,12 @@ from wisp.scheduler.costs import Costs, Curve
 from wisp.scheduler.knapsack import Drafts
 
 Bools = NDArray[np.bool_]
+Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 _MOST_EARLY_S = 0.5  # that a session is seated before its deadline is close
 _LATE = 0.25  # share of all sessions whose deadline is lost, from which on the server is late
+_POOR = 0.9  # of the average: equals are not to wait for one another
 _LEAST_CHUNK = 16  # of a prompt whose first token is late, whatever else is promised
 
 
@@ -35,6 +37,7 @@ class Plan:
         max_tokens: int,
         load: Load,
         now: float,
+        survivals: Floats,
     ) -> None:
         self._costs = costs
         self._max_tokens = max_tokens
@@ -46,11 +49,7 @@ class Plan:
         plain_s = self._upper_s(SeatedShape(seats, int(columns.length[ready].sum()), 0.0, seats))
         # This step and the next; where drafts must save seats, this one: they gather meanwhile.
         self._horizon_s = (1.0 if load.scarce else 2.0) * max(load.step_s, plain_s)
-        # A seat has its own share and reads the KV of its session; with drafts it commits several
-        # tokens. Where that is dearer than a token, who waits for drafts is held back.
-        mean = costs.mean
-        seat_s = mean.seat_s + mean.context_s * columns.length
-        self._held = columns.waiting & (seat_s > mean.slope_s(len(columns.sessions)))
+        self._held = columns.decoding & (columns.waiting | self._poor(survivals, load))
         self._held &= not load.eager
         # A period early: on the brink, every step would have to be a short one.
         early_s = np.minimum(columns.period_s, _MOST_EARLY_S) * ~(self._held | load.scarce)
@@ -69,6 +68,16 @@ class Plan:
         self._has_prefill = bool(self._prefilling.any())
         self.shape = SeatedShape(0, 0, 0.0, 0)
         self.limit_s = math.inf
+
+    def _poor(self, survivals: Floats, load: Load) -> Bools:
+        """Whose next seat would bring fewer tokens for its time than steps do on average."""
+        mean, columns = self._costs.mean, self._columns
+        taken = survivals > load.price
+        worth = 1.0 + (survivals * taken).sum(axis=1)
+        token_s = mean.slope_s(len(columns.sessions))
+        time_s = mean.seat_s + mean.context_s * columns.length + token_s * (1 + taken.sum(axis=1))
+        found: Bools = worth * load.per_token_s < _POOR * time_s
+        return found
 
     @property
     def room(self) -> int:

@@ -20,6 +20,7 @@ Ints = NDArray[np.int64]
 
 _KEPT = 0.98  # with every session that ends, of what was counted of those before
 _EAGER = 0.5  # of the time between two tokens of the fastest SLO, that a plain step of all takes
+_SCARCE = 0.5  # of such a step, that its seats take beside their tokens
 
 
 class Wisp(Policy):
@@ -98,12 +99,13 @@ class Wisp(Policy):
             return Batch()
         columns = Columns(sessions, self._block_tokens)
         self._gauge(columns)
-        plan = Plan(columns, self._costs, self._max_step_tokens, self.load, now)
+        survivals = columns.survivals()
+        plan = Plan(columns, self._costs, self._max_step_tokens, self.load, now, survivals)
         plan.seat_urgent()
         plan.seat_ready()
         if self.load.scarce:
             plan.lift_limit()
-        drafts = Drafts(columns.survivals() * plan.decodes[:, None])
+        drafts = Drafts(survivals * plan.decodes[:, None])
         num_drafts = plan.best_drafts(drafts)
         if plan.fill_prompts(num_drafts):
             num_drafts = min(num_drafts, plan.best_drafts(drafts))
@@ -121,8 +123,12 @@ class Wisp(Policy):
         use = plain_s * fastest
         mean = self._costs.mean
         seat_s = mean.seat_s + mean.context_s * float(columns.length.mean())
-        scarce = use > 1.0 and seat_s > mean.slope_s(count)
-        self.load = self.load._replace(plain_s=plain_s, eager=use <= _EAGER, scarce=scarce)
+        dear = 0.0 < self.load.per_token_s < seat_s + mean.slope_s(count)
+        self.load = self.load._replace(
+            plain_s=plain_s,
+            eager=use <= _EAGER or not dear,
+            scarce=use > 1.0 and count * seat_s > _SCARCE * plain_s,
+        )
 
     def _price(self, plan: Plan, drafts: Drafts, num_drafts: int) -> None:
         """What the controller needs to know of this decision, smoothed."""
@@ -130,8 +136,13 @@ class Wisp(Policy):
         if value:
             mean = self._costs.mean
             shape = plan.with_drafts(num_drafts)
-            price = mean.slope_s(shape.num_tokens) * value / max(mean.time_s(shape), 1e-9)
-            self.load = self.load._replace(price=0.8 * self.load.price + 0.2 * price)
+            per_token_s = mean.time_s(shape) / value
+            price = mean.slope_s(shape.num_tokens) / max(per_token_s, 1e-9)
+            before = self.load
+            self.load = before._replace(
+                price=0.8 * before.price + 0.2 * price,
+                per_token_s=0.8 * (before.per_token_s or per_token_s) + 0.2 * per_token_s,
+            )
 
 
 def _batch(columns: Columns, plan: Plan, num_drafts: Ints) -> Batch:
