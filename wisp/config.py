@@ -50,7 +50,7 @@ class Engine(_Section):
     options: dict[str, Any] = Field(
         {}, description="vllm: further engine arguments, e.g. {gpu_memory_utilization: 0.8}"
     )
-    overlap: bool = Field(False, description="vllm: launch a step while the one before still runs")
+    overlap: bool = Field(True, description="vllm: launch a step while the one before still runs")
     device: str = Field("cpu", description="torch device, e.g. cpu or cuda:0")
     dtype: Dtype | None = Field(None, description="null: float32 on the CPU, bfloat16 on a GPU")
     num_threads: int = Field(1, ge=1, description="CPU threads of the target")

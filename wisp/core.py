@@ -125,6 +125,7 @@ class EdgeHistory:
     committed: float = 0.0  # tokens while the edge was asked to draft
     from_edge: float = 0.0  # of those, accepted drafts
     verified: float = 0.0  # draft tokens that it took
+    rounds: float = 0.0  # seats that held them
     num_committed: int = 0  # as `committed`, but never fades
     looked_up: float = 4.0  # as `examined` and `accepted`, of the server's own drafts
     lookups_accepted: float = 2.0
@@ -232,10 +233,13 @@ class Session:
 
         Drafts continue the committed text, so a session that may have some waits for its token.
         """
-        if self.num_running == 0:
-            return True
         drafts = self.buffer or self.looked_up or self.waits_for_edge
-        return self.num_running == self.num_pending == 1 < self.num_remaining and not drafts
+        return self.num_running == 0 or (self.decodes_on and not drafts)
+
+    @property
+    def decodes_on(self) -> bool:
+        """A step runs that only chooses its next token: it can decode in the one behind it."""
+        return self.num_running == self.num_pending == 1 < self.num_remaining
 
     @property
     def waits_for_edge(self) -> bool:

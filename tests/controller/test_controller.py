@@ -150,3 +150,4 @@ def test_gain_rises_with_acceptance_and_falls_with_price_and_distance(
     assert gain(near.history, FREE) > gain(poor.history, FREE)
     assert gain(near.history, FREE) > gain(near.history, SCARCE._replace(eager=True))
     assert gain(near.history, SCARCE) > gain(far.history, SCARCE)
+    assert gain(near.history, FREE) > gain(near.history, FREE._replace(round_price=1.0))

@@ -90,10 +90,10 @@ class Host:
         return self.texts[message.session_id] == truth
 
 
-def busy(overlaps: bool) -> float:
+def busy(policy: PolicyName = "centralized", *, overlaps: bool, has_edge: bool = False) -> float:
     """The share of the time in which the GPU works."""
-    host = Host(overlaps=overlaps)
-    host.turn(*(opening(number, max_tokens=100) for number in range(8)))
+    host = Host(policy, overlaps=overlaps)
+    host.turn(*(opening(number, max_tokens=100, has_edge=has_edge) for number in range(8)))
     host.run()
     return host.gpu.busy_s / host.clock.now
 
@@ -101,6 +101,11 @@ def busy(overlaps: bool) -> float:
 def test_the_gpu_does_not_wait_for_the_host() -> None:
     assert busy(overlaps=False) == pytest.approx(STEP_S / (LAUNCH_S + STEP_S), abs=0.01)
     assert busy(overlaps=True) > 0.98
+
+
+def test_who_might_have_drafts_decodes_in_step_after_step_if_the_policy_sees_to_it() -> None:
+    assert busy("wisp", overlaps=True, has_edge=True) > 0.98
+    assert busy("fcfs", overlaps=True, has_edge=True) < 0.95
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -184,13 +189,13 @@ def test_steps_follow_one_another_apart_only_where_nobody_would_be_in_both() -> 
     first = Running(Batch([Seat(edge, 1, [1])]), None, 0.0, 0.0)
     second = Running(Batch([Seat(other, 1, [1])]), None, 0.0, 0.0)
     first.launch(verifier)
-    assert not pace.may_follow(first, second, estimator)
+    assert not pace.may_follow(first, 1, second, estimator)
     first.landed()
     for _ in range(40):  # its session waits for its edge then
         pace.taken_in(first, rest_s=0.0005)
     first.launch(verifier)
-    assert pace.may_follow(first, second, estimator)
+    assert pace.may_follow(first, 1, second, estimator)
     decoding = Running(Batch([Seat(plain, 1)]), None, 0.0, 0.0)
     decoding.launch(verifier)
     again = Running(Batch([Seat(plain, 1)]), None, 0.0, 0.0)
-    assert Pace().may_follow(decoding, again, estimator)  # whoever decodes is in both
+    assert Pace().may_follow(decoding, 0, again, estimator)  # whoever decodes is in both

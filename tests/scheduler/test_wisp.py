@@ -95,6 +95,10 @@ def test_no_seat_breaks_a_deadline_that_the_urgent_alone_would_hold(
         for seat in batch.seats
         if seat.num_context > 1 or seat.session.promised_s < horizon_s + EARLY_S
     ]
+    plain = SeatedShape(len(sessions), sum(len(s.tokens) for s in sessions), 0.0, len(sessions))
+    if truth.predict_s(plain) * max(s.slo.tokens_per_s for s in sessions) <= 1.0:
+        # There is time for all, and nobody is left out for another's sake.
+        urgent = [Seat(seat.session, min(16, seat.num_context)) for seat in batch.seats]
     urgent_s = truth.upper_s(shape_of(Batch(urgent)))
     for seat in batch.seats:
         if seat.session.decoding and seat.session.promised_s >= urgent_s:
@@ -132,6 +136,30 @@ def test_drafts_are_free_on_the_floor_and_priced_above_it() -> None:
     assert schedule(many, exact()).num_tokens == 400
     likely = [make_session(n, due_s=1.0, acceptance=[0.99] * 4) for n in range(100)]
     assert schedule(likely, exact()).num_tokens == 500
+
+
+def test_where_steps_overlap_drafts_pay_for_the_step_behind_theirs() -> None:
+    few, many = [0.8], [0.8] * 4  # 0.8 and 2.4 tokens
+    sessions = [make_session(n, due_s=1.0, acceptance=p) for n, p in enumerate((few, many))]
+    policy = make_policy("wisp", estimator=exact(), first=FIRST)
+    policy.ahead = 1.0
+    counts = []
+    for _ in range(2):  # the first decision tells the price
+        seats = policy.schedule(sessions, 0.0).seats
+        counts.append({seat.session.id: len(seat.draft) for seat in seats})
+    assert counts == [{0: 1, 1: 4}, {0: 0, 1: 4}]
+
+
+def test_who_decodes_in_the_running_step_decodes_on_unless_its_drafts_are_worth_two() -> None:
+    policy = make_policy("wisp", estimator=exact(), first=FIRST)
+    policy.ahead = 1.0
+    policy.schedule([make_session(9, due_s=1.0)], 0.0)
+    sessions = [make_session(n, due_s=1.0, acceptance=[p] * 4) for n, p in enumerate((0.5, 0.9))]
+    for session in sessions:
+        session.num_running = session.num_pending = 1
+        session.num_computed += 1
+    (seat,) = policy.schedule(sessions, 0.0).seats
+    assert (seat.session.id, seat.draft) == (0, [])
 
 
 def test_the_likeliest_drafts_are_taken_first() -> None:

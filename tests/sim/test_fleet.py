@@ -75,6 +75,12 @@ def test_plain_decoding_takes_a_step_for_each_token() -> None:
     assert all(rate == pytest.approx(1.0 / step_s, rel=0.02) for rate in rates if rate)
 
 
+def test_a_running_step_hides_the_host() -> None:
+    setup = replace(SETUP, launch_s=0.01)
+    hidden, plain = (simulate("centralized", 8, each, Tuning()) for each in (setup, SETUP))
+    assert hidden.num_steps > 0.95 * plain.num_steps
+
+
 def test_perfect_drafts_are_all_accepted() -> None:
     texts = BetaTexts(0.999, spread=1e4, noise=0.0)
     setup = replace(SETUP, texts=texts, devices=(LAPTOP,), networks=(WIRED,))

@@ -45,6 +45,7 @@ def count(history: EdgeHistory, num_verified: int, num_accepted: int, num_commit
     history.committed = kept * history.committed + num_committed
     history.from_edge = kept * history.from_edge + num_accepted
     history.verified = kept * history.verified + num_verified
+    history.rounds = kept * history.rounds + (num_verified > 0)
     history.num_committed += num_committed
 
 
@@ -66,4 +67,4 @@ def forget(history: EdgeHistory, weight: float = 2.0) -> None:
     history.examined *= factor
     history.accepted *= factor
     history.predicted *= factor
-    history.committed = history.from_edge = history.verified = 0.0
+    history.committed = history.from_edge = history.verified = history.rounds = 0.0

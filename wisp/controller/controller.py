@@ -24,6 +24,8 @@ class Load(NamedTuple):
     step_s: float = 0.0  # of recent steps
     price: float = 0.0  # of a draft token in committed tokens: c'(n) * (tokens committed) / c(n)
     per_token_s: float = 0.0  # of a step's time, for each token committed; 0 until known
+    round_price: float = 0.0  # of a seat with drafts beside theirs: the next step goes without it
+    fits: bool = False  # plain decoding of everybody in each step holds what was promised
     eager: bool = True  # sessions are decoded while their drafts are under way
     scarce: bool = False  # plain decoding cannot hold what was promised, cheaper drafts may
 
@@ -42,12 +44,14 @@ def time_per_token_s(history: EdgeHistory, load: Load) -> float:
 def gain(history: EdgeHistory, load: Load) -> float:
     """Tokens with drafts over tokens without, in the same time of the target.
 
-    Of `committed` tokens `from_edge` took no choice of their own, but `verified` draft tokens cost
-    the price each; without drafts the same steps had committed the others alone. A session that is
-    left waiting for its drafts must in addition be faster than without them.
+    Of `committed` tokens `from_edge` took no choice of their own, but `verified` draft tokens and
+    the `rounds` that took them cost their price; without drafts the same steps had committed the
+    others alone. A session that is left waiting for its drafts must in addition be faster than
+    without them.
     """
     own = max(1.0, history.committed - history.from_edge)
-    found = 1.0 + (history.from_edge - load.price * history.verified) / own
+    paid = load.price * history.verified + load.round_price * history.rounds
+    found = 1.0 + (history.from_edge - paid) / own
     if load.eager:
         return found
     return min(found, load.plain_s / max(time_per_token_s(history, load), 1e-9))

@@ -168,7 +168,7 @@ class Engine:
     def _advance(self, start_s: float) -> None:
         before, self._running = self._running, None
         following = self._decide(before, start_s)
-        if following and not self._launch(following, start_s):
+        if following and not self._launch(following, start_s, before):
             self._one_by_one(following, before)
             return
         if before and not self._take_in(before):
@@ -182,24 +182,32 @@ class Engine:
     def _decide(self, before: Running | None, start_s: float) -> Running | None:
         """The step to launch now, if there is one."""
         sessions = self.sessions.values()
-        free = [s for s in sessions if s.free] if before else sessions
+        free = [session for session in sessions if self._is_free(session)]
         self._policy.num_away = len(sessions) - len(free)
+        self._policy.ahead = self._pace.ahead
         batch = self._policy.schedule(free, self._clock())
         if not batch:
             return None
         step = Running(batch, self._forecast(batch), start_s, self._clock())
-        if before and not self._pace.may_follow(before, step, self._policy.estimator):
-            return None
+        if before:
+            num_bound = sum(not self._is_free(seat.session) for seat in before.batch.seats)
+            if not self._pace.may_follow(before, num_bound, step, self._policy.estimator):
+                return None
         return step
 
-    def _launch(self, step: Running, start_s: float) -> bool:
+    def _is_free(self, session: Session) -> bool:
+        return session.free or (self._policy.decodes_on and session.decodes_on)
+
+    def _launch(self, step: Running, start_s: float, before: Running | None = None) -> bool:
         """False if it fails."""
         try:
             step.launch(self._verifier)
         except Exception:
             log.exception("a step of %d sessions failed", len(step.batch))
             return False
-        self._pace.launched(self._clock() - start_s)
+        if step.overlaps:  # the target begins when all of it is launched
+            step.begun_s = self._clock()
+        self._pace.launched(self._clock() - start_s, ahead=before is not None)
         return True
 
     def _take_in(self, step: Running) -> bool:

@@ -59,13 +59,16 @@ class Pace:
 
     def __init__(self) -> None:
         self.decide_s = 0.0
+        self.ahead = 0.0  # share of steps that were launched while another ran, smoothed
         self._free_s = 0.0  # when the target had finished its last step
         self._lead_s = 0.0  # of deciding and launching, smoothed
         self._rest_s = 0.0  # of what is done with outcomes, smoothed
         self._returning = 1.0  # share of a step's sessions that could be in one right behind it
 
-    def launched(self, lead_s: float) -> None:
+    def launched(self, lead_s: float, *, ahead: bool) -> None:
+        """`ahead`: while another step ran."""
         self._lead_s += 0.2 * (lead_s - self._lead_s)
+        self.ahead += 0.05 * (ahead - self.ahead)
 
     def runs(self, step: Running) -> None:
         """It is the only one that was launched."""
@@ -86,11 +89,13 @@ class Pace:
             returning = sum(map(_has_more, sessions)) / len(sessions)
             self._returning += 0.2 * (returning - self._returning)
 
-    def may_follow(self, running: Running, step: Running, estimator: Estimator | None) -> bool:
+    def may_follow(
+        self, running: Running, num_bound: int, step: Running, estimator: Estimator | None
+    ) -> bool:
         """Whether to launch it now, rather than one step with the running step's sessions, too.
 
-        Apart, both read the weights, and fill their tiles; together, the target waits for the host
-        in between.
+        `num_bound`: sessions of the running step that cannot be in this one. Apart, both read the
+        weights, and fill their tiles; together, the target waits for the host in between.
         """
         if not step.overlaps:
             return False
@@ -104,7 +109,7 @@ class Pace:
         )
         parts_s = estimator.predict_s(running.shape) + estimator.predict_s(step.shape)
         lost_s = parts_s - estimator.predict_s(together)
-        away = sum(not seat.session.free for seat in running.batch.seats) / len(running.batch)
+        away = num_bound / len(running.batch)
         return away * self._returning * lost_s <= self._lead_s + self._rest_s
 
 

@@ -36,7 +36,8 @@ class Columns:
         self._trust = [s.history.trust if s.buffer else 1.0 for s in rows]
         # The last token is the target's own; drafts behind a prompt wait for its first token.
         most = _ints([s.end for s in rows]) - self.length - 1
-        self.usable: Ints = np.minimum(self._num_drafts, most) * self.decoding
+        pending = _ints([s.num_pending for s in rows])  # drafts wait for the token before them
+        self.usable: Ints = np.minimum(self._num_drafts, most) * (self.decoding & (pending == 0))
         np.minimum(self.usable, _MOST_DRAFTS, out=self.usable)
         # As Session.waits_for_edge and edge_resting, which cost a call for each session.
         hoped = [

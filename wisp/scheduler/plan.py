@@ -62,6 +62,8 @@ class Plan:
         lost = self._slack_s < plain_s
         lost &= float(lost.mean()) > _LATE
         self.urgent &= ~(self._held & (now < expected_s) & (in_time | lost))
+        # Where there is room for all, leaving somebody out saves less than it costs.
+        self.urgent |= columns.decoding & ~self._held & load.fits
         self.decodes: Bools = np.zeros(len(columns.sessions), dtype=bool)
         self.chunks: dict[int, int] = {}  # prompt tokens, by row
         self._prefilling = ~columns.decoding

@@ -5,6 +5,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from wisp.controller.calibration import survivals
 from wisp.controller.controller import Load, SpeculationController
 from wisp.core import Batch, Directive, Seat, Session, Slo
 from wisp.estimator.base import Estimator
@@ -34,6 +35,7 @@ class Wisp(Policy):
     """
 
     estimator: Estimator
+    decodes_on = True
 
     def __init__(
         self,
@@ -95,22 +97,34 @@ class Wisp(Policy):
             )
 
     def schedule(self, sessions: Collection[Session], now: float) -> Batch:
-        if not sessions:
+        present = [session for session in sessions if not self._sits_out(session)]
+        self.num_away += len(sessions) - len(present)
+        if not present:
             return Batch()
-        columns = Columns(sessions, self._block_tokens)
+        columns = Columns(present, self._block_tokens)
         self._gauge(columns)
-        survivals = columns.survivals()
-        plan = Plan(columns, self._costs, self._max_step_tokens, self.load, now, survivals)
+        survival = columns.survivals()
+        # Behind a step with its drafts a session sits one out that it could have decoded in.
+        survival[survival.sum(axis=1) <= self.load.round_price] = 0.0
+        plan = Plan(columns, self._costs, self._max_step_tokens, self.load, now, survival)
         plan.seat_urgent()
         plan.seat_ready()
         if self.load.scarce:
             plan.lift_limit()
-        drafts = Drafts(survivals * plan.decodes[:, None])
+        drafts = Drafts(survival * plan.decodes[:, None])
         num_drafts = plan.best_drafts(drafts)
         if plan.fill_prompts(num_drafts):
             num_drafts = min(num_drafts, plan.best_drafts(drafts))
         self._price(plan, drafts, num_drafts)
         return _batch(columns, plan, drafts.by_row(num_drafts))
+
+    def _sits_out(self, session: Session) -> bool:
+        """Its drafts are worth this step and the one behind theirs, which it will sit out, too."""
+        if not (session.num_pending and session.buffer):
+            return False
+        ahead = np.frombuffer(session.acceptance)[None, : self._block_tokens]
+        worth = survivals(ahead, np.array([session.history.trust])).sum()
+        return bool(worth > 2.0 * self.load.round_price)
 
     def _gauge(self, columns: Columns) -> None:
         """How far the server is from what plain decoding of everybody can just do."""
@@ -126,6 +140,7 @@ class Wisp(Policy):
         dear = 0.0 < self.load.per_token_s < seat_s + mean.slope_s(count)
         self.load = self.load._replace(
             plain_s=plain_s,
+            fits=use <= 1.0 and with_prompts < 0.5 * self._max_step_tokens and not dear,
             eager=use <= _EAGER or not dear,
             scarce=use > 1.0 and count * seat_s > _SCARCE * plain_s,
         )
@@ -141,6 +156,7 @@ class Wisp(Policy):
             before = self.load
             self.load = before._replace(
                 price=0.8 * before.price + 0.2 * price,
+                round_price=self.ahead * max(0.0, 1.0 - before.price),
                 per_token_s=0.8 * (before.per_token_s or per_token_s) + 0.2 * per_token_s,
             )
 

@@ -48,6 +48,7 @@ class Setup:
 
     law: Law = A100_LAW
     kv_tokens: int = int((A100.memory_bytes - QWEN3_32B.weight_bytes) / QWEN3_32B.kv_bytes)
+    launch_s: float = 0.0  # of the host, hidden behind a running step; 0: no step overlaps another
     max_sessions: int = 2048
     slo: Slo = EIGHT
     devices: Sequence[Device] = DEVICES  # equal shares
@@ -167,6 +168,7 @@ def make_target(setup: Setup, clock: Clock) -> SimulatedTarget:
         kv_tokens=setup.kv_tokens,
         max_sessions=setup.max_sessions,
         seed=setup.seed,
+        launch_s=setup.launch_s,
     )
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from random import Random
 
-from wisp.core import Batch, Seat, Session
+from wisp.core import Batch, Sampling, Seat, Session
 from wisp.errors import Overloaded
 from wisp.estimator.shape import shape_of
 from wisp.sim.law import Law
-from wisp.verifier.base import Facts, Outcome, Verifier
+from wisp.verifier.base import Collect, Facts, Outcome, Verifier
 
 _USABLE = 0.95  # of the KV memory, by who joins; the rest is there to grow into
 
@@ -28,11 +28,19 @@ class SimulatedTarget(Verifier):
 
     KV is paged, as in vLLM: a session holds what it has computed. One is opened while there is room
     for its tokens; when the memory is full, the one opened last loses its KV, and after a seat in
-    vain computes it again.
+    vain computes it again. With a `launch_s` steps overlap: the host takes so long for each, and
+    a running step hides it.
     """
 
     def __init__(
-        self, law: Law, clock: Clock, *, kv_tokens: int, max_sessions: int, seed: int
+        self,
+        law: Law,
+        clock: Clock,
+        *,
+        kv_tokens: int,
+        max_sessions: int,
+        seed: int,
+        launch_s: float = 0.0,
     ) -> None:
         self.facts = Facts(
             model="simulated",
@@ -47,6 +55,8 @@ class SimulatedTarget(Verifier):
         self._law = law
         self._clock = clock
         self._kv_tokens = kv_tokens
+        self._launch_s = launch_s
+        self._free_s = 0.0  # when the last step launched is over
         self._chance = Random(f"target {seed}")
         self._held: dict[int, int] = {}  # tokens with KV, by session, in the order of opening
         self.num_steps = self.num_tokens = self.num_seats = 0
@@ -75,24 +85,40 @@ class SimulatedTarget(Verifier):
             excess -= self._held[session_id]
             self._held[session_id] = 0
 
+    def overlaps(self, sampling: Sampling) -> bool:
+        return self._launch_s > 0.0
+
+    def launch(self, batch: Batch) -> Collect:
+        self._clock.now += self._launch_s
+        end_s = self._free_s = max(self._free_s, self._clock.now) + self._time_s(batch)
+
+        def collect() -> list[Outcome]:
+            self._clock.now = max(self._clock.now, end_s)
+            outcomes = [self._verify(seat) for seat in batch.seats]
+            self._evict()
+            return outcomes
+
+        return collect
+
     def step(self, batch: Batch) -> list[Outcome]:
+        return self.launch(batch)()
+
+    def _time_s(self, batch: Batch) -> float:
         time_s = self._law.time_s(shape_of(batch))
         time_s *= self._chance.lognormvariate(0.0, self._law.noise)
-        self._clock.now += time_s
         self.busy_s += time_s
         self.num_steps += 1
         self.num_tokens += batch.num_tokens
         self.num_seats += len(batch)
-        outcomes = [self._verify(seat) for seat in batch.seats]
-        self._evict()
-        return outcomes
+        return time_s
 
     def _verify(self, seat: Seat) -> Outcome:
         session = seat.session
-        if self._held[session.id] < session.num_computed:  # it was evicted since its last step
+        num_computed = session.num_computed - session.num_pending
+        if self._held.get(session.id, -1) < num_computed:  # evicted since its last step, or closed
             return Outcome([], num_computed=0)
         outcome = _choices(seat)
-        self._held[session.id] = outcome.computed_after(seat)
+        self._held[session.id] = num_computed + seat.num_context + outcome.num_accepted
         return outcome
 
 
