@@ -7,21 +7,26 @@ import pickle
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 from typing import NamedTuple
 
 from wisp.core import Slo
+from wisp.estimator.store import read
 from wisp.scheduler.policy import PolicyName
 from wisp.sim.fleet import Setup, Tuning, learn, simulate
-from wisp.sim.law import A100, QWEN3_32B, Law, implied_by_paper, roofline
+from wisp.sim.law import A100, QWEN3_32B, Fitted, StepTimes, implied_by_paper, roofline
 from wisp.sim.text import BetaTexts
 from wisp.sim.workload import Presence, bursty
 
 ATTAINED = 0.95
 FIRST_TOKEN_S = 2.0  # the default of wisp-server
 _GLANCE_S = 15.0  # measured to choose a tuning; the one chosen is then measured in full
-LAWS: dict[str, Law] = {
+_LEARNED = Path(__file__).parent / "results" / "h200_32b_step_times.json"
+_LAUNCH_S = 3.3e-3  # 64 sessions: what the GPU waits for in results/h200_vllm_steps_32b.csv
+LAWS: dict[str, StepTimes] = {
     "paper": implied_by_paper(A100, QWEN3_32B),
     "measured": roofline(A100, QWEN3_32B),
+    "h200": Fitted(read(_LEARNED), _LAUNCH_S),  # learned under the load of h200_load_32b.csv
 }
 
 # What each policy may choose from; it gets the best of these at every load and class. A batch of
@@ -40,7 +45,7 @@ TUNINGS: dict[PolicyName, tuple[Tuning, ...]] = {
 }
 
 
-def setup_of(law: Law, rate: float, acceptance: float, seconds: float, seed: int) -> Setup:
+def setup_of(law: StepTimes, rate: float, acceptance: float, seconds: float, seed: int) -> Setup:
     return Setup(
         law=law,
         slo=Slo(tokens_per_s=rate, first_token_s=FIRST_TOKEN_S, name=f"{rate:g}"),
@@ -87,7 +92,7 @@ def point(
 
 
 @lru_cache
-def _learned(law: Law, seed: int, tuning: Tuning) -> bytes:
+def _learned(law: StepTimes, seed: int, tuning: Tuning) -> bytes:
     """An estimator fresh from the profile; it learns on in each run, so each gets its own."""
     return pickle.dumps(learn(Setup(law=law, seed=seed), tuning))
 

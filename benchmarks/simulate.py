@@ -269,13 +269,10 @@ def _setup(options: argparse.Namespace, rate: float) -> Setup:
 
 
 def setting(options: argparse.Namespace) -> Row:
-    law = LAWS[options.law]
     return {
         "wisp": __version__,
         "law": options.law,
-        "floor_ms": round(1e3 * law.floor_s, 2),
-        "token_ms": round(1e3 * law.token_s, 3),
-        "seat_ms": round(1e3 * law.seat_s, 3),
+        **LAWS[options.law].about,
         "kv_tokens": Setup().kv_tokens,
         "acceptance": options.acceptance,
         "seconds": options.seconds,

@@ -76,7 +76,8 @@ def test_plain_decoding_takes_a_step_for_each_token() -> None:
 
 
 def test_a_running_step_hides_the_host() -> None:
-    setup = replace(SETUP, launch_s=0.01)
+    law = roofline(A100, QWEN3_32B)._replace(launch_s=0.01)
+    setup = replace(SETUP, law=law)
     hidden, plain = (simulate("centralized", 8, each, Tuning()) for each in (setup, SETUP))
     assert hidden.num_steps > 0.95 * plain.num_steps
 

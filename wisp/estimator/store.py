@@ -70,10 +70,20 @@ def load(folder: Path, key: Key) -> StepTimeEstimator | None:
         return None
 
 
+def read(path: Path) -> StepTimeEstimator:
+    """Whatever target it belongs to. Raises OSError, and ValueError if it is of no use."""
+    return StepTimeEstimator.restore(_file(path.read_bytes()).state)
+
+
 def _decode(content: bytes, key: Key) -> StepTimeEstimator:
-    found = msgspec.json.decode(content, type=_File)
-    if found.format != _FORMAT:
-        raise ValueError(f"format {found.format} where {_FORMAT} is wanted")
+    found = _file(content)
     if found.key != key:
         raise ValueError(f"they belong to {found.key}")
     return StepTimeEstimator.restore(found.state)
+
+
+def _file(content: bytes) -> _File:
+    found = msgspec.json.decode(content, type=_File)
+    if found.format != _FORMAT:
+        raise ValueError(f"format {found.format} where {_FORMAT} is wanted")
+    return found

@@ -15,7 +15,7 @@ from wisp.estimator.step_time import StepTimeEstimator
 from wisp.scheduler.policy import PolicyName, make_policy
 from wisp.sim.edge import Edge, Result, Tally
 from wisp.sim.events import Events
-from wisp.sim.law import A100, QWEN3_32B, Law, roofline
+from wisp.sim.law import A100, QWEN3_32B, StepTimes, roofline
 from wisp.sim.network import Way
 from wisp.sim.profiles import CELLULAR, DEVICES, WIFI, WIRED, Device, Network
 from wisp.sim.server import Server
@@ -46,9 +46,8 @@ CHAT = Workload()
 class Setup:
     """All that a simulation depends on; times are seconds."""
 
-    law: Law = A100_LAW
+    law: StepTimes = A100_LAW
     kv_tokens: int = int((A100.memory_bytes - QWEN3_32B.weight_bytes) / QWEN3_32B.kv_bytes)
-    launch_s: float = 0.0  # of the host, hidden behind a running step; 0: no step overlaps another
     max_sessions: int = 2048
     slo: Slo = EIGHT
     devices: Sequence[Device] = DEVICES  # equal shares
@@ -168,7 +167,6 @@ def make_target(setup: Setup, clock: Clock) -> SimulatedTarget:
         kv_tokens=setup.kv_tokens,
         max_sessions=setup.max_sessions,
         seed=setup.seed,
-        launch_s=setup.launch_s,
     )
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
 from wisp.estimator.shape import SeatedShape
+from wisp.estimator.step_time import StepTimeEstimator
 
 
 class Gpu(NamedTuple):
@@ -47,6 +49,42 @@ class Shape(NamedTuple):
 QWEN3_32B = Shape("Qwen3-32B", 32e9, 64, 64, 8, 128)
 
 
+class StepTimes(Protocol):
+    """What the target of a simulation takes for its steps."""
+
+    @property
+    def noise(self) -> float:
+        """Standard deviation of the logarithm."""
+
+    @property
+    def launch_s(self) -> float:
+        """Of the host for each step, which a running step hides; 0: no step overlaps another."""
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """For whoever reads the results."""
+
+    def time_s(self, shape: SeatedShape) -> float: ...
+
+    def __hash__(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The times that a server learned of its own target."""
+
+    estimator: StepTimeEstimator
+    launch_s: float
+    noise: float = 0.05
+
+    @property
+    def about(self) -> dict[str, Any]:
+        return {"steps": self.estimator.num_observed, "launch_ms": 1e3 * self.launch_s}
+
+    def time_s(self, shape: SeatedShape) -> float:
+        return self.estimator.predict_s(shape)
+
+
 class Law(NamedTuple):
     """T = max(floor, token * tokens) + seat * seats + context * context + product * product."""
 
@@ -55,7 +93,16 @@ class Law(NamedTuple):
     seat_s: float
     context_s: float  # of each token whose KV is read
     product_s: float  # of each (new token, token before it) of a prefill chunk
-    noise: float = 0.03  # standard deviation of the logarithm
+    noise: float = 0.03
+    launch_s: float = 0.0
+
+    @property
+    def about(self) -> dict[str, Any]:
+        return {
+            "floor_ms": round(1e3 * self.floor_s, 2),
+            "token_ms": round(1e3 * self.token_s, 3),
+            "seat_ms": round(1e3 * self.seat_s, 3),
+        }
 
     def time_s(self, shape: SeatedShape) -> float:
         time_s = max(self.floor_s, self.token_s * shape.num_tokens)

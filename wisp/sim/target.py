@@ -7,7 +7,7 @@ from random import Random
 from wisp.core import Batch, Sampling, Seat, Session
 from wisp.errors import Overloaded
 from wisp.estimator.shape import shape_of
-from wisp.sim.law import Law
+from wisp.sim.law import StepTimes
 from wisp.verifier.base import Collect, Facts, Outcome, Verifier
 
 _USABLE = 0.95  # of the KV memory, by who joins; the rest is there to grow into
@@ -28,19 +28,17 @@ class SimulatedTarget(Verifier):
 
     KV is paged, as in vLLM: a session holds what it has computed. One is opened while there is room
     for its tokens; when the memory is full, the one opened last loses its KV, and after a seat in
-    vain computes it again. With a `launch_s` steps overlap: the host takes so long for each, and
-    a running step hides it.
+    vain computes it again. Steps overlap if the law says what the host takes for each.
     """
 
     def __init__(
         self,
-        law: Law,
+        law: StepTimes,
         clock: Clock,
         *,
         kv_tokens: int,
         max_sessions: int,
         seed: int,
-        launch_s: float = 0.0,
     ) -> None:
         self.facts = Facts(
             model="simulated",
@@ -55,7 +53,6 @@ class SimulatedTarget(Verifier):
         self._law = law
         self._clock = clock
         self._kv_tokens = kv_tokens
-        self._launch_s = launch_s
         self._free_s = 0.0  # when the last step launched is over
         self._chance = Random(f"target {seed}")
         self._held: dict[int, int] = {}  # tokens with KV, by session, in the order of opening
@@ -86,10 +83,10 @@ class SimulatedTarget(Verifier):
             self._held[session_id] = 0
 
     def overlaps(self, sampling: Sampling) -> bool:
-        return self._launch_s > 0.0
+        return self._law.launch_s > 0.0
 
     def launch(self, batch: Batch) -> Collect:
-        self._clock.now += self._launch_s
+        self._clock.now += self._law.launch_s
         end_s = self._free_s = max(self._free_s, self._clock.now) + self._time_s(batch)
 
         def collect() -> list[Outcome]:
