@@ -260,6 +260,7 @@ def _children(pid: int) -> list[int]:
         (["--target=/nowhere"], "/nowhere"),
         (["--engine.max_model_len=1"], "engine.max_model_len"),
         (["--speculation.window=99"], "window 99 exceeds max_window 64"),
+        (["--engine.lora_modules", "mine=/adapter"], "needs the engine 'vllm'"),
         (["--colour=red"], "unrecognized arguments: --colour=red"),
     ],
 )

@@ -34,6 +34,7 @@ LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 EngineKind = Literal["torch", "vllm"]
+AdapterName = Annotated[str, StringConstraints(pattern=r"^\S{1,128}$")]
 
 
 class _Section(BaseModel):
@@ -49,6 +50,9 @@ class Engine(_Section):
     kind: EngineKind = Field("torch", description="the verifier behind the engine: torch or vllm")
     options: dict[str, Any] = Field(
         {}, description="vllm: further engine arguments, e.g. {gpu_memory_utilization: 0.8}"
+    )
+    lora_modules: dict[AdapterName, Path] = Field(
+        {}, description="vllm: served beside the target: PEFT directories of adapters by name"
     )
     overlap: bool = Field(True, description="vllm: launch a step while the one before still runs")
     device: str = Field("cpu", description="torch device, e.g. cpu or cuda:0")

@@ -171,6 +171,7 @@ class Session:
         *,
         directive: Directive = REST,
         committed: Sequence[int] = (),
+        adapter: str | None = None,
         has_edge: bool = False,
         max_window: int = 64,
         max_lookup: int = 0,
@@ -186,6 +187,7 @@ class Session:
         self.num_running = 0  # steps that it is in, whose outcomes are not known yet
         self.num_pending = 0  # tokens that those choose for certain
         self.sampling = sampling
+        self.adapter = adapter  # of the target, that chooses its tokens; None: the target alone
         self.end = len(prompt) + sampling.max_tokens  # the position behind its last token
         self.slo = slo
         self.directive = directive

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 from httpx import AsyncClient
-from openai import AsyncOpenAI
+from msgspec import structs
+from openai import AsyncOpenAI, NotFoundError
 from openai.types.chat import ChatCompletionMessageParam
 
 from wisp.core import Slo
@@ -51,6 +52,18 @@ async def test_chat(backend: ScriptedBackend, sdk: AsyncOpenAI) -> None:
         "wasted_drafting_s": 0.5,
     }
     assert backend.generations[0].num_closes == 1
+
+
+async def test_an_adapter_is_a_model(backend: ScriptedBackend, sdk: AsyncOpenAI) -> None:
+    backend.card = structs.replace(backend.card, adapters=("mine", "org/yours"))
+    listed = [(m.id, m.model_dump()["parent"]) async for m in sdk.models.list()]
+    assert listed == [("scripted", None), ("mine", "scripted"), ("org/yours", "scripted")]
+    assert (await sdk.models.retrieve("org/yours")).id == "org/yours"
+    for name in ("scripted", "org/yours"):
+        answer = await sdk.completions.create(model=name, prompt="the cat")
+        assert answer.model == backend.generations[-1].request.model == name
+    with pytest.raises(NotFoundError, match="use 'scripted' or 'mine' or 'org/yours'"):
+        await sdk.completions.create(model="theirs", prompt="the cat")
 
 
 async def test_completion_of_text_and_of_token_ids(

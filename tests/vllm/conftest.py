@@ -1,7 +1,7 @@
 """The vLLM verifier against the torch one; `make test-vllm` installs what is needed and runs them.
 
-Without vLLM nothing here is collected. One engine serves all tests of the process: starting one
-takes seconds. Its pool has few KV blocks, and `hoard` takes some of them away.
+Without vLLM nothing here is collected. One engine serves all tests that need no other: starting
+one takes seconds. Its pool has few KV blocks, and `hoard` takes some of them away.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -45,6 +46,34 @@ def verifier() -> Iterator[Any]:
     )
     yield loaded
     loaded.shutdown()
+
+
+@contextmanager
+def second_engine(options: dict[str, Any], **settings: Any) -> Iterator[Any]:
+    """Beside the one of this process, so it computes in processes of its own."""
+    from wisp.verifier.vllm import load
+
+    loaded = load(
+        TINY / "target",
+        max_sessions=64,
+        max_model_len=512,
+        max_window=16,
+        max_step_tokens=256,
+        overlap=True,
+        options={
+            "enforce_eager": True,
+            "block_size": BLOCK,
+            "num_gpu_blocks_override": 300,
+            "distributed_executor_backend": "mp",
+            **options,
+        },
+        **settings,
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        yield loaded
+        # It would end the groups of the other engine.
+        patch.setattr("vllm.v1.engine.core.cleanup_dist_env_and_memory", lambda: None)
+        loaded.shutdown()
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Callable, Sequence
 from functools import cache
+from pathlib import Path
 
 import msgspec
 import torch
@@ -32,9 +33,17 @@ def prompts() -> list[list[int]]:
     return [tokenizer.encode(t["prompt"])[: 12 + n % 49] for n, t in enumerate(texts)]
 
 
+_targets: dict[str | None, Path] = {None: TINY / "target"}
+
+
+def merged(adapter: str, directory: Path) -> None:
+    """Sessions with the adapter must get the text of the model in `directory`."""
+    _targets[adapter] = directory
+
+
 @cache
-def oracle() -> TorchVerifier:
-    return TorchVerifier(TINY / "target", max_sessions=64, max_model_len=512)
+def oracle(adapter: str | None = None) -> TorchVerifier:
+    return TorchVerifier(_targets[adapter], max_sessions=64, max_model_len=512)
 
 
 class Driver:
@@ -47,10 +56,13 @@ class Driver:
         sampling: Sampling,
         *,
         committed: Sequence[int] = (),
+        adapter: str | None = None,
         due_s: float = 0.0,
     ) -> None:
         self.prompt = list(prompt)
-        self.session = Session(number, prompt, sampling, SLO, committed=committed, now=due_s)
+        self.session = Session(
+            number, prompt, sampling, SLO, committed=committed, adapter=adapter, now=due_s
+        )
         self.num_steps = 0
         self.num_accepted = 0
         self.logprobs: list[float] = []
@@ -99,33 +111,39 @@ def finish(verifier: Verifier, drivers: Sequence[Driver], draft: Draft = lambda 
                 verifier.close(driver.session)
 
 
-_texts: dict[tuple[tuple[int, ...], bytes], list[int]] = {}
+_texts: dict[tuple[object, ...], list[int]] = {}
 
 
-def learn(pairs: Sequence[tuple[Sequence[int], Sampling]]) -> None:
+def learn(pairs: Sequence[tuple[Sequence[int], Sampling]], adapter: str | None = None) -> None:
     """Let the torch verifier write the texts of many in one batch; `expected` knows them then."""
     drivers = [Driver(number, *pair) for number, pair in enumerate(pairs)]
-    finish(oracle(), drivers)
+    finish(oracle(adapter), drivers)
     for driver in drivers:
-        _texts[_key(driver.prompt, driver.session.sampling)] = driver.text
+        _texts[_key(driver.prompt, driver.session.sampling, adapter)] = driver.text
 
 
-def expected(prompt: Sequence[int], sampling: Sampling) -> list[int]:
+def expected(prompt: Sequence[int], sampling: Sampling, adapter: str | None = None) -> list[int]:
     """The torch verifier's text, without drafts."""
-    key = _key(prompt, sampling)
+    key = _key(prompt, sampling, adapter)
     if key not in _texts:
-        learn([(prompt, sampling)])
+        learn([(prompt, sampling)], adapter)
     return _texts[key]
 
 
-def _key(prompt: Sequence[int], sampling: Sampling) -> tuple[tuple[int, ...], bytes]:
-    return tuple(prompt), msgspec.msgpack.encode(sampling)
+def _key(prompt: Sequence[int], sampling: Sampling, adapter: str | None) -> tuple[object, ...]:
+    return tuple(prompt), msgspec.msgpack.encode(sampling), adapter
 
 
-def drafter(seed: int, prompt: Sequence[int], sampling: Sampling, wrong: float = 0.15) -> Draft:
+def drafter(
+    seed: int,
+    prompt: Sequence[int],
+    sampling: Sampling,
+    wrong: float = 0.15,
+    adapter: str | None = None,
+) -> Draft:
     """Random numbers of draft tokens, each wrong with a probability."""
     chooser = random.Random(seed)
-    text = expected(prompt, sampling)
+    text = expected(prompt, sampling, adapter)
 
     def draft(session: Session) -> list[int]:
         right = text[session.num_output :][: chooser.randrange(17)]
@@ -136,22 +154,25 @@ def drafter(seed: int, prompt: Sequence[int], sampling: Sampling, wrong: float =
 
 def same(driver: Driver) -> bool:
     """Whether its text is the oracle's; fails if it is another one for any reason but a tie."""
-    sampling = driver.session.sampling
-    want, got = expected(driver.prompt, sampling), driver.text
+    sampling, adapter = driver.session.sampling, driver.session.adapter
+    want, got = expected(driver.prompt, sampling, adapter), driver.text
     if got == want:
         return True
     index = next(i for i, (a, b) in enumerate(zip(got, want, strict=False)) if a != b)
-    gap = _gap([*driver.prompt, *want[:index]], len(driver.prompt), sampling, got[index])
+    probe = Session(-1, [*driver.prompt, *want[:index]], Sampling(max_tokens=1, seed=0), SLO)
+    gap = _gap(oracle(adapter), probe, len(driver.prompt), sampling, got[index])
     assert gap < TIE, f"token {index} is {got[index]}, not {want[index]}: worse by {gap}"
     return False
 
 
 @torch.inference_mode()
-def _gap(tokens: list[int], num_prompt: int, sampling: Sampling, other: int) -> float:
-    """How much the score of `other` is below the best, after `tokens`."""
-    probe = Session(-1, tokens, Sampling(max_tokens=1, seed=0), SLO)
+def _gap(
+    writer: TorchVerifier, probe: Session, num_prompt: int, sampling: Sampling, other: int
+) -> float:
+    """How much the score of `other` is below the best, after the tokens of `probe`."""
+    tokens = probe.tokens
     captured: list[torch.Tensor] = []
-    model = oracle()._model
+    model = writer._model
     forward = model.forward
 
     def capture(items: object) -> torch.Tensor:
@@ -160,7 +181,7 @@ def _gap(tokens: list[int], num_prompt: int, sampling: Sampling, other: int) -> 
 
     model.forward = capture  # type: ignore[method-assign]
     try:
-        finish(oracle(), [Driver(-1, probe.tokens, probe.sampling)])
+        finish(writer, [Driver(-1, tokens, probe.sampling)])
     finally:
         model.forward = forward  # type: ignore[method-assign]
     row = Row(sampling, tokens, num_prompt, len(tokens))

@@ -85,7 +85,7 @@ class EdgeBackend:
             sampling=request.sampling,
             slo=request.slo,
             drafts=drafts,
-            model=card.id,
+            model=request.model or card.id,
             tokenizer_name=self.tokenizer.name,
             tokenizer_fingerprint=self.tokenizer.fingerprint,
             device=self._config.device_name or socket.gethostname(),

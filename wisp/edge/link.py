@@ -44,6 +44,7 @@ class Link:
             max_model_len=model.max_model_len,
             vocab_size=model.vocab_size,
             eos_token_ids=tuple(model.eos_token_ids),
+            adapters=tuple(model.adapters),
         )
         return card, model
 

@@ -123,6 +123,7 @@ class Engine:
             message.sampling,
             message.slo,
             committed=message.committed,
+            adapter=message.adapter,
             has_edge=message.has_edge,
             max_window=self._max_window,
             max_lookup=self._max_lookup if message.speculates else 0,

@@ -23,6 +23,7 @@ class Open(Struct, frozen=True, tag=True, kw_only=True):
     sampling: Sampling
     slo: Slo
     has_edge: bool
+    adapter: str | None = None
     speculates: bool = True  # False: one token a step, whatever could be drafted
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 
 from wisp.core import Sampling
-from wisp.errors import BadRequest, ModelNotFound, PromptTooLong
+from wisp.errors import BadRequest, PromptTooLong
 from wisp.models.tokenizer import Tokenizer
 from wisp.openai.backend import GenerationRequest, ModelCard
 from wisp.openai.schemas import ChatRequest, CompletionRequest, GenerationFields
@@ -19,7 +19,7 @@ def admit(
     slo_header: str | None = None,
 ) -> GenerationRequest:
     """Raises BadRequest and its children."""
-    check_model(fields.model, card)
+    card.adapter(fields.model)
     if isinstance(fields, ChatRequest):
         prompt = _chat_prompt(fields, card, tokenizer)
     else:
@@ -28,14 +28,10 @@ def admit(
     return GenerationRequest(
         prompt=prompt,
         sampling=sampling,
+        model=fields.model,
         slo=chosen_slo(fields.wisp.slo, slo_header),
         use_drafts=fields.wisp.speculation,
     )
-
-
-def check_model(name: str, card: ModelCard) -> None:
-    if name != card.id:
-        raise ModelNotFound(f"The model '{name}' is not served here: use '{card.id}'.", "model")
 
 
 def _chat_prompt(fields: ChatRequest, card: ModelCard, tokenizer: Tokenizer) -> list[int]:

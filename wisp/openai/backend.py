@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from wisp.attainment import Attainment
 from wisp.core import Sampling, SloChoice, Verdict
+from wisp.errors import ModelNotFound
 from wisp.models.tokenizer import Tokenizer
 
 
@@ -25,6 +26,16 @@ class ModelCard(Struct, frozen=True, kw_only=True):
     max_model_len: int
     vocab_size: int
     eos_token_ids: tuple[int, ...]
+    adapters: tuple[str, ...] = ()  # of the target, each served as a model of its own
+
+    def adapter(self, name: str) -> str | None:
+        """Which one the model's name stands for; None: the target. Raises ModelNotFound."""
+        if name == self.id:
+            return None
+        if name not in self.adapters:
+            served = " or ".join(f"'{known}'" for known in (self.id, *self.adapters))
+            raise ModelNotFound(f"The model '{name}' is not served here: use {served}.", "model")
+        return name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +44,7 @@ class GenerationRequest:
 
     prompt: list[int]
     sampling: Sampling
+    model: str = ""  # as the card names it; empty: the target
     slo: SloChoice = None
     use_drafts: bool = True  # an edge must not draft when false
 

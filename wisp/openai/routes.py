@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from wisp.errors import Unavailable
-from wisp.openai.admit import admit, check_model
+from wisp.openai.admit import admit
 from wisp.openai.backend import Backend, ModelCard
 from wisp.openai.errors import HANDLERS
 from wisp.openai.parse import parse
@@ -49,13 +49,13 @@ class _Front:
         return await self._answer(fields, CompletionShape, request)
 
     async def models(self, _: Request) -> Response:
-        cards = [_described(await self._backend.model())]
-        return JSONResponse({"object": "list", "data": cards})
+        card = await self._backend.model()
+        data = [_described(card, name) for name in (card.id, *card.adapters)]
+        return JSONResponse({"object": "list", "data": data})
 
     async def one_model(self, request: Request) -> Response:
         card = await self._backend.model()
-        check_model(request.path_params["id"], card)
-        return JSONResponse(_described(card))
+        return JSONResponse(_described(card, request.path_params["id"]))
 
     async def health(self, _: Request) -> Response:
         reason = await self._backend.health()
@@ -71,7 +71,7 @@ class _Front:
         return Answering(
             self._backend,
             admit(fields, card, tokenizer, request.headers.get(SLO_HEADER)),
-            shape(card.id, tokenizer, fields.num_logprobs),
+            shape(fields.model, tokenizer, fields.num_logprobs),
             stops=fields.stop,
             stream=fields.stream,
             include_usage=fields.include_usage,
@@ -92,11 +92,13 @@ async def _json_body(request: Request) -> bytes:
     return bytes(body)
 
 
-def _described(card: ModelCard) -> Json:
+def _described(card: ModelCard, name: str) -> Json:
+    """Raises ModelNotFound."""
     return {
-        "id": card.id,
+        "id": name,
         "object": "model",
         "created": card.created,
         "owned_by": "wisp",
         "max_model_len": card.max_model_len,
+        "parent": card.id if card.adapter(name) else None,
     }

@@ -20,6 +20,7 @@ class ServerBackend:
             prompt=request.prompt,
             sampling=request.sampling,
             slo=request.slo,
+            model=request.model,
             drafts=request.use_drafts,
         )
         return self._service.open(opening, from_edge=False)

@@ -39,6 +39,8 @@ def build_verifier(config: ServerConfig) -> Verifier:
     engine = config.engine
     if engine.options and engine.kind != "vllm":
         raise ConfigError("'engine.options' are for the engine 'vllm' alone")
+    if engine.lora_modules and engine.kind != "vllm":
+        raise ConfigError("'engine.lora_modules' needs the engine 'vllm': this one has no adapters")
     if engine.kind == "vllm":
         from wisp.verifier.vllm import load
 
@@ -50,6 +52,7 @@ def build_verifier(config: ServerConfig) -> Verifier:
             max_window=config.speculation.max_window,
             max_step_tokens=config.scheduling.max_step_tokens,
             overlap=engine.overlap,
+            lora_modules=engine.lora_modules,
             options=engine.options | ({"dtype": engine.dtype} if engine.dtype else {}),
         )
     from wisp.verifier.torch import TorchVerifier

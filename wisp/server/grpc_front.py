@@ -53,6 +53,7 @@ class WispServicer(wisp_pb2_grpc.WispServicer):
             tokenizer_name=tokenizer.name,
             tokenizer_fingerprint=tokenizer.fingerprint,
             protocol=wire.PROTOCOL,
+            adapters=card.adapters,
         )
 
     async def Generate(

@@ -18,7 +18,6 @@ from wisp.engine.messages import Snapshot, SwitchPolicy
 from wisp.errors import (
     BadRequest,
     HandshakeError,
-    ModelNotFound,
     Overloaded,
     PromptTooLong,
     Unavailable,
@@ -74,6 +73,7 @@ class Service:
             max_model_len=facts.max_model_len,
             vocab_size=facts.vocab_size,
             eos_token_ids=facts.eos_token_ids,
+            adapters=facts.adapters,
         )
         self._classes = SloClasses(config)
         metrics.sessions.set_function(lambda: engine.num_sessions)
@@ -96,6 +96,7 @@ class Service:
         try:
             if reason := self.refusal():
                 raise Unavailable(reason)
+            adapter = self.card.adapter(opening.model) if opening.model else None
             self._check(opening)
             if from_edge:
                 self._check_edge(opening)
@@ -115,6 +116,7 @@ class Service:
                 committed=opening.committed,
                 sampling=opening.sampling,
                 slo=slo,
+                adapter=adapter,
                 has_edge=from_edge and opening.drafts,
                 speculates=opening.drafts,
             )
@@ -177,10 +179,6 @@ class Service:
 
     def _check(self, opening: Open) -> None:
         card = self.card
-        if opening.model and opening.model != card.id:
-            raise ModelNotFound(
-                f"the model '{opening.model}' is not served here: use '{card.id}'", param="model"
-            )
         if not opening.prompt:
             raise BadRequest("the prompt is empty: send at least one token", param="prompt")
         check_sampling(opening.sampling)

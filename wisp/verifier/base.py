@@ -30,6 +30,7 @@ class Facts(Struct, frozen=True, kw_only=True):
     device: str  # name of the GPU or the processor, and how many, as "NVIDIA H200 x2"
     on_gpu: bool
     engine: str  # with its version and number format, as "vllm 0.26.0 bfloat16"
+    adapters: tuple[str, ...] = ()  # what `Session.adapter` may be
     structures: bool = False  # can keep an answer to `Sampling.structure`
 
 

