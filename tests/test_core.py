@@ -72,6 +72,13 @@ def test_more_than_the_hard_cap_is_an_error() -> None:
         session.offer(block(1, 11, 8), now=0)
 
 
+def test_a_block_beyond_the_hard_cap_is_an_error_even_if_it_is_stale() -> None:
+    session = make_session()
+    session.commit([9], now=0)
+    with pytest.raises(ProtocolError, match="9 draft tokens are waiting but at most 8"):
+        session.offer(block(1, 3, *range(9)), now=0)
+
+
 def test_a_late_block_loses_the_agreeing_part() -> None:
     session = make_session()
     session.commit([10, 11], now=0)

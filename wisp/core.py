@@ -259,6 +259,7 @@ class Session:
 
         Raises ProtocolError on a gap, on a rewrite inside one epoch, and beyond `max_window`.
         """
+        self._check_room(len(block.tokens))  # of a stale block, too: it is refused at any moment
         if block.epoch < self.epoch or (block.epoch == self.epoch and self.epoch_dead):
             return
         new = block.epoch > self.epoch
@@ -289,15 +290,18 @@ class Session:
             else:
                 self.buffer.append(token)
                 self.acceptance.append(block.acceptance[offset])
-        if len(self.buffer) > self.max_window:
-            raise ProtocolError(
-                f"{len(self.buffer)} draft tokens are waiting but at most {self.max_window} may: "
-                "keep to the window of the last directive"
-            )
+        self._check_room(len(self.buffer))
         if self.buffer:
             self.edge_late = False
             self.block_complete = block.complete
             self.block_arrived_s = now
+
+    def _check_room(self, num_waiting: int) -> None:
+        if num_waiting > self.max_window:
+            raise ProtocolError(
+                f"{num_waiting} draft tokens are waiting but at most {self.max_window} may: "
+                "keep to the window of the last directive"
+            )
 
     def commit(self, tokens: Sequence[int], now: float) -> list[int]:
         """Append what a step chose, up to a stop or the limit; returns what was appended.

@@ -167,9 +167,9 @@ def test_a_wrong_opening_is_refused(
 def test_a_broken_stream_ends_alone(
     channel: grpc.Channel, opening: wire.Open, message: pb.EdgeMessage, sentence: str
 ) -> None:
-    long = structs.replace(opening, sampling=Sampling(max_tokens=2000, seed=4, temperature=0.0))
+    patient = structs.replace(opening, slo=Slo(tokens_per_s=0.1, first_token_s=9))
     neighbour = Stream(channel, wire.encode_open(opening))
-    refusal = Stream(channel, wire.encode_open(long), message).refusal()
+    refusal = Stream(channel, wire.encode_open(patient), message).refusal()
     assert refusal.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert sentence in str(refusal.details())
     assert len(neighbour.tokens()) == 12
