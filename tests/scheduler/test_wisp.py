@@ -176,11 +176,20 @@ def test_who_waits_for_an_edge_joins_any_step_or_where_time_is_scarce_a_free_one
     waiting = [make_session(n, due_s=1.0, rate=rate) for n in range(4)]
     assert len(schedule(waiting, dear_seats())) == 4
     drafts = [0.99] * 4  # each of which brings a token for less time than a seat takes
-    full = [make_session(n, due_s=1.0, rate=rate, acceptance=drafts) for n in range(10, 210)]
+    full = [make_session(n, due_s=1.0, rate=rate, acceptance=drafts) for n in range(10, 110)]
     batch = schedule([*waiting, *full], dear_seats(), known=True)
     with_edge = sum(seat.session in waiting for seat in batch.seats)
     assert with_edge == (4 if rate < 10 else 0)
-    assert len(batch) == 200 + with_edge
+    assert len(batch) == 100 + with_edge
+
+
+def test_where_seats_are_dear_none_is_taken_for_a_session_whose_drafts_have_no_room() -> None:
+    late = [make_session(n, due_s=-1.0, rate=100.0, acceptance=[0.99] * 4) for n in range(4)]
+    others = [make_session(n, due_s=1.0, rate=100.0, acceptance=[0.99] * 4) for n in range(10, 210)]
+    batch = schedule([*others, *late], dear_seats(), known=True)
+    assert len(batch) == MAX_STEP_TOKENS // 5
+    assert all(len(seat.draft) == 4 for seat in batch.seats)
+    assert {seat.session.id for seat in batch.seats} >= set(range(4))
 
 
 def test_a_prompt_gets_the_room_that_is_left() -> None:

@@ -48,9 +48,14 @@ class Plan:
         seats = max(1, int(ready.sum()))
         plain_s = self._upper_s(SeatedShape(seats, int(columns.length[ready].sum()), 0.0, seats))
         # This step and the next; where drafts must save seats, this one: they gather meanwhile.
-        self._horizon_s = (1.0 if load.scarce else 2.0) * max(load.step_s, plain_s)
-        self._held = columns.decoding & (columns.waiting | self._poor(survivals, load))
+        both_s = 2.0 * max(load.step_s, plain_s)
+        self._horizon_s = (load.step_s or plain_s) if load.scarce else both_s
+        taken = survivals > load.price
+        self._num_worth: Ints = taken.sum(axis=1)  # drafts of each that are worth their time
+        worth = (survivals * taken).sum(axis=1)
+        self._held = columns.decoding & (columns.waiting | self._poor(worth, load))
         self._held &= not load.eager
+        self._eager = load.eager
         # A period early: on the brink, every step would have to be a short one.
         early_s = np.minimum(columns.period_s, _MOST_EARLY_S) * ~(self._held | load.scarce)
         self.urgent: Bools = self._slack_s < self._horizon_s + early_s
@@ -71,14 +76,12 @@ class Plan:
         self.shape = SeatedShape(0, 0, 0.0, 0)
         self.limit_s = math.inf
 
-    def _poor(self, survivals: Floats, load: Load) -> Bools:
+    def _poor(self, worth: Floats, load: Load) -> Bools:
         """Whose next seat would bring fewer tokens for its time than steps do on average."""
         mean, columns = self._costs.mean, self._columns
-        taken = survivals > load.price
-        worth = 1.0 + (survivals * taken).sum(axis=1)
         token_s = mean.slope_s(len(columns.sessions))
-        time_s = mean.seat_s + mean.context_s * columns.length + token_s * (1 + taken.sum(axis=1))
-        found: Bools = worth * load.per_token_s < _POOR * time_s
+        time_s = mean.seat_s + mean.context_s * columns.length + token_s * (1 + self._num_worth)
+        found: Bools = (1.0 + worth) * load.per_token_s < _POOR * time_s
         return found
 
     @property
@@ -104,9 +107,20 @@ class Plan:
         made agree, or the drafts were wrong.
         """
         rest = self._columns.decoding & ~self.decodes & ~self.urgent
-        self._decode_within(self._rows(rest & ~self._held), self._draft_room)
-        most = min(self._costs.free_tokens - self.shape.num_tokens, self._draft_room)
-        self._decode_within(self._rows(rest & self._held), most)
+        ready = self._rows(rest & ~self._held)
+        self._decode_within(ready, self._draft_room if self._eager else self._whole(ready))
+        free = self._costs.free_tokens - self.shape.num_tokens - self._num_hoped
+        self._decode_within(self._rows(rest & self._held), min(free, self._draft_room))
+
+    def _whole(self, rows: Ints) -> int:
+        """How many of them fit with their drafts: where seats are dear, none is taken without."""
+        room = self._draft_room - self._num_hoped
+        return int((np.cumsum(1 + self._num_worth[rows]) <= room).sum())
+
+    @property
+    def _num_hoped(self) -> int:
+        """Drafts of those seated that are worth their time."""
+        return int(self._num_worth[self.decodes].sum())
 
     def fill_prompts(self, num_drafts: int) -> bool:
         """Prefill in what is left beside `num_drafts`, the earliest first token first."""

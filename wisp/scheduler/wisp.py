@@ -17,10 +17,12 @@ from wisp.scheduler.costs import Costs
 from wisp.scheduler.knapsack import Drafts
 from wisp.scheduler.plan import Plan
 
+Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-_KEPT = 0.98  # with every session that ends, of what was counted of those before
-_EAGER = 0.5  # of the time between two tokens of the fastest SLO, that a plain step of all takes
+_FADES = 0.97  # what was counted of steps, with every step
+_KEPT = 0.98  # what was counted of sessions, with every one that ends
+_EAGER = 0.2  # of the time between two tokens of the fastest SLO, that a plain step of all takes
 _SCARCE = 0.5  # of such a step, that its seats take beside their tokens
 
 
@@ -51,7 +53,8 @@ class Wisp(Policy):
         self._controller = SpeculationController(first, block_tokens, max_window)
         self._block_tokens = block_tokens
         self._max_step_tokens = max_step_tokens
-        self._tokens_per_seat = self._committed_per_seat = 1.0
+        # Seats that decoded, their tokens, and those committed, faded.
+        self._recent: Floats = np.zeros(3)
         self._num_prefilled = self._num_committed = 0.0  # tokens of ended sessions, faded
         self.load = Load()
 
@@ -66,7 +69,8 @@ class Wisp(Policy):
         return now if sessions else None
 
     def admits(self, sessions: Collection[Session], slo: Slo, now: float) -> float | None:
-        seat = self._tokens_per_seat, self._committed_per_seat
+        num_seats, num_tokens, num_committed = np.maximum(self._recent, 1.0).tolist()
+        seat = num_tokens / num_seats, max(1.0, num_committed / num_seats)
         return retry_after_s(sessions, slo, self.estimator, *seat, self._prefill_per_token)
 
     def ended(self, session: Session) -> None:
@@ -84,17 +88,13 @@ class Wisp(Policy):
         self._costs.observe(batch, step_time_s)
         step_s = self.load.step_s or step_time_s
         self.load = self.load._replace(step_s=0.8 * step_s + 0.2 * step_time_s)
-        choosing = [seat.num_tokens for seat in batch.seats if seat.num_context == 1]
-        if choosing:
-            committed = sum(
-                number
-                for seat, number in zip(batch.seats, num_committed, strict=True)
-                if seat.num_context == 1
-            )
-            self._tokens_per_seat += 0.03 * (sum(choosing) / len(choosing) - self._tokens_per_seat)
-            self._committed_per_seat += 0.03 * (
-                max(1.0, committed / len(choosing)) - self._committed_per_seat
-            )
+        decodes = [
+            (1, seat.num_tokens, number)
+            for seat, number in zip(batch.seats, num_committed, strict=True)
+            if seat.num_context == 1
+        ]
+        if decodes:
+            self._recent = _FADES * self._recent + np.sum(decodes, axis=0)
 
     def schedule(self, sessions: Collection[Session], now: float) -> Batch:
         present = [session for session in sessions if not self._sits_out(session)]
