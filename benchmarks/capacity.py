@@ -50,6 +50,7 @@ def setup_of(law: StepTimes, rate: float, acceptance: float, seconds: float, see
         law=law,
         slo=Slo(tokens_per_s=rate, first_token_s=FIRST_TOKEN_S, name=f"{rate:g}"),
         texts=BetaTexts(acceptance),
+        warm_up_s=max(20.0, 0.5 * seconds),
         measured_s=seconds,
         seed=seed,
     )

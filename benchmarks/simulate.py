@@ -113,7 +113,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--acceptance", type=float, default=CALIBRATED, help="of a draft token, mean"
     )
-    parser.add_argument("--seconds", type=float, default=40.0, help="of virtual time, measured")
+    parser.add_argument("--seconds", type=float, default=120.0, help="of virtual time, measured")
     parser.add_argument("--quick", action="store_true", help="one rate, two loads, short runs")
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
