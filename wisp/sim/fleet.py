@@ -55,7 +55,7 @@ class Setup:
     workload: Workload = CHAT
     texts: Texts = field(default_factory=lambda: BetaTexts(0.7))
     predictor: Callable[[], Predictor] | None = None  # one for all; None: drafters' confidence
-    edge_block_tokens: int = 4
+    edge_block_tokens: int = 2  # the default of wisp-edge
     warm_up_s: float = 20.0
     measured_s: float = 100.0
     seed: int = 1
