@@ -19,11 +19,14 @@ import gc
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.progress import track
 
 from benchmarks.capacity import (
     LAWS,
@@ -64,6 +67,7 @@ PAPER_CAPACITY: dict[str, dict[float, int]] = {
 }
 PAPER_GOODPUT = {"wisp": 631.86, "centralized": 326.12, "sled": 170.82}
 Row = dict[str, Any]
+T = TypeVar("T")
 
 
 def main() -> None:
@@ -146,7 +150,7 @@ def capacities(options: argparse.Namespace, pool: Executor) -> list[Row]:
             "paper": PAPER_CAPACITY.get(policy, {}).get(rate, ""),
             "tuning": described(tuning),
         }
-        for (policy, rate), (devices, tuning) in zip(cells, found, strict=True)
+        for (policy, rate), (devices, tuning) in zip(cells, _watched(found, cells), strict=True)
     ]
 
 
@@ -157,7 +161,7 @@ def loads(options: argparse.Namespace, pool: Executor) -> list[Row]:
     return [
         {"policy": policy, "devices": load, "rate": setup.slo.tokens_per_s, **_rounded(found_point)}
         | {"tuning": described(tuning)}
-        for (policy, load), (found_point, tuning) in zip(cells, found, strict=True)
+        for (policy, load), (found_point, tuning) in zip(cells, _watched(found, cells), strict=True)
     ]
 
 
@@ -169,7 +173,9 @@ def bursts(options: argparse.Namespace, pool: Executor) -> list[Row]:
     return [
         {"policy": policy, "base": burst.base, "peak": burst.peak, **_rounded(found_point)}
         | {"tuning": described(tuning)}
-        for (policy, burst), (found_point, tuning) in zip(cells, found, strict=True)
+        for (policy, burst), (found_point, tuning) in zip(
+            cells, _watched(found, cells), strict=True
+        )
     ]
 
 
@@ -185,7 +191,10 @@ def waste(options: argparse.Namespace, pool: Executor) -> list[Row]:
     policies, tunings = zip(*cases.values(), strict=True)
     count = len(cases)
     found = pool.map(point, policies, [WASTE_DEVICES] * count, [setup] * count, tunings)
-    return [{"case": case, **_rounded(each)} for case, each in zip(cases, found, strict=True)]
+    return [
+        {"case": case, **_rounded(each)}
+        for case, each in zip(cases, _watched(found, cases), strict=True)
+    ]
 
 
 def sensitivity(options: argparse.Namespace, pool: Executor) -> list[Row]:
@@ -195,6 +204,7 @@ def sensitivity(options: argparse.Namespace, pool: Executor) -> list[Row]:
     found = pool.map(
         best_capacity, [policy for _, policy in cells], [cases[case] for case, _ in cells]
     )
+    found = _watched(found, cells)
     devices = {cell: count for cell, (count, _) in zip(cells, found, strict=True)}
     return [
         {"case": case} | {policy: devices[case, policy] for policy in options.policies}
@@ -278,6 +288,12 @@ def setting(options: argparse.Namespace) -> Row:
         "seconds": options.seconds,
         "seed": options.seed,
     }
+
+
+def _watched(found: Iterator[T], cells: Sized) -> Iterator[T]:
+    """With a progress bar on the terminal."""
+    console = Console(stderr=True)
+    yield from track(found, "simulating", total=len(cells), console=console, transient=True)
 
 
 def _rounded(found: Point) -> Row:
