@@ -168,3 +168,4 @@ def test_the_promised_rate_begins_with_the_first_token(resumed: list[int], first
     assert session.promised_s == pytest.approx(first_s + 0.1)
     session.commit([11, 12], now=first_s + 0.1)
     assert session.promised_s == pytest.approx(first_s + 0.3)
+    assert first_s + 0.25 < session.aimed_s < session.promised_s

@@ -72,6 +72,7 @@ class Directive(Struct, frozen=True):
     threshold: float  # draft on while the survival of the last draft token is at least this
 
 
+_AIM = 1.03  # times the promised rate: who aims at just that is late as often as not
 _MOST_AHEAD_S = 3.0
 _MOST_ROUNDS = 256  # that can be on the way between a server and an edge
 
@@ -196,6 +197,7 @@ class Session:
         self.committed_s = now  # when its last token was committed, or it was opened
         self.due_s = now + slo.first_token_s  # when its edge is waited for no longer
         self.promised_s = self.due_s  # when its next token is late, by its rate from the start
+        self.aimed_s = self.due_s  # and when it should be there: a little sooner
         self.finish_reason: FinishReason | None = None
         self.epoch = 0
         self.epoch_dead = False
@@ -329,8 +331,9 @@ class Session:
         if (
             self.num_output - len(taken) == self._num_resumed
         ):  # the rate begins with the first token
-            self.promised_s = now
+            self.promised_s = self.aimed_s = now
         self.promised_s = min(self.promised_s + len(taken) * period_s, ahead_s)
+        self.aimed_s = min(self.aimed_s + len(taken) * period_s / _AIM, ahead_s)
         overlap = min(len(taken), len(self.buffer))
         if self.buffer[:overlap] != taken[:overlap]:
             self._kill_epoch()

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.scheduler.worlds import FIRST, Tiled, exact, make_session, value
+from wisp.controller.controller import Load
 from wisp.core import Batch, Seat, Session
 from wisp.estimator.base import Estimator
 from wisp.estimator.floor_and_slope import FloorAndSlope
@@ -17,6 +18,7 @@ from wisp.estimator.shape import SeatedShape, shape_of
 from wisp.estimator.step_time import StepTimeEstimator
 from wisp.scheduler.costs import Costs
 from wisp.scheduler.policy import make_policy
+from wisp.scheduler.wisp import Wisp
 
 ESTIMATORS: list[Callable[[], Estimator]] = [exact, Tiled, StepTimeEstimator]
 MAX_STEP_TOKENS = 512
@@ -93,7 +95,7 @@ def test_no_seat_breaks_a_deadline_that_the_urgent_alone_would_hold(
     urgent = [
         Seat(seat.session, min(16, seat.num_context))  # a late prompt's least chunk is 16
         for seat in batch.seats
-        if seat.num_context > 1 or seat.session.promised_s < horizon_s + EARLY_S
+        if seat.num_context > 1 or seat.session.aimed_s < horizon_s + EARLY_S
     ]
     plain = SeatedShape(len(sessions), sum(len(s.tokens) for s in sessions), 0.0, len(sessions))
     if truth.predict_s(plain) * max(s.slo.tokens_per_s for s in sessions) <= 1.0:
@@ -101,8 +103,8 @@ def test_no_seat_breaks_a_deadline_that_the_urgent_alone_would_hold(
         urgent = [Seat(seat.session, min(16, seat.num_context)) for seat in batch.seats]
     urgent_s = truth.upper_s(shape_of(Batch(urgent)))
     for seat in batch.seats:
-        if seat.session.decoding and seat.session.promised_s >= urgent_s:
-            assert total_s <= seat.session.promised_s + 1e-9
+        if seat.session.decoding and seat.session.aimed_s >= urgent_s:
+            assert total_s <= seat.session.aimed_s + 1e-9
 
 
 @pytest.mark.parametrize("costs", ESTIMATORS)
@@ -122,10 +124,10 @@ def test_a_batch_is_worth_no_less_than_plain_decoding_of_the_same(
 @given(loads())
 def test_whoever_is_late_is_seated_first(sessions: list[Session]) -> None:
     for session in sessions:
-        session.promised_s -= 0.2
+        session.aimed_s -= 0.2
     policy = make_policy("wisp", estimator=exact(), first=FIRST, max_step_tokens=32)
     seated = {seat.session.id for seat in policy.schedule(sessions, 0.0).seats}
-    late = sorted((s for s in sessions if s.promised_s <= 0), key=lambda s: s.promised_s)
+    late = sorted((s for s in sessions if s.aimed_s <= 0), key=lambda s: s.aimed_s)
     assert {session.id for session in late[:32]} <= seated
 
 
@@ -190,6 +192,17 @@ def test_where_seats_are_dear_none_is_taken_for_a_session_whose_drafts_have_no_r
     assert len(batch) == MAX_STEP_TOKENS // 5
     assert all(len(seat.draft) == 4 for seat in batch.seats)
     assert {seat.session.id for seat in batch.seats} >= set(range(4))
+
+
+@pytest.mark.parametrize("acceptance", [0.99, 0.01])
+def test_seats_are_dear_if_the_drafts_here_save_some(acceptance: float) -> None:
+    """Even after steps without drafts, whose average says that a token takes a seat."""
+    policy = make_policy("wisp", estimator=dear_seats(), first=FIRST)
+    assert isinstance(policy, Wisp)
+    policy.load = Load(per_token_s=1.0)
+    drafts = [acceptance] * 4
+    policy.schedule([make_session(n, due_s=1.0, acceptance=drafts) for n in range(100)], 0.0)
+    assert policy.load.fits == (acceptance < 0.5)
 
 
 def test_a_prompt_gets_the_room_that_is_left() -> None:

@@ -59,7 +59,7 @@ def make_session(
         has_edge=has_edge,
     )
     session.num_computed = length - missing
-    session.due_s = session.promised_s = due_s
+    session.due_s = session.promised_s = session.aimed_s = due_s
     if acceptance:
         tokens = list(range(len(acceptance)))
         session.offer(DraftBlock(1, length, tokens, acceptance, complete=complete), 0.0)

@@ -25,7 +25,7 @@ class Columns:
     def __init__(self, sessions: Collection[Session], block_tokens: int) -> None:
         self.sessions = list(sessions)
         rows = self.sessions
-        self.due_s: Floats = _floats([s.promised_s for s in rows])
+        self.due_s: Floats = _floats([s.aimed_s for s in rows])
         self.period_s: Floats = 1.0 / _floats([s.slo.tokens_per_s for s in rows])
         self.length = _ints([len(s.tokens) + s.num_pending for s in rows])
         self.missing = self.length - _ints([s.num_computed for s in rows])

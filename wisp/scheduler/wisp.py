@@ -23,7 +23,7 @@ Ints = NDArray[np.int64]
 _FADES = 0.97  # what was counted of steps, with every step
 _KEPT = 0.98  # what was counted of sessions, with every one that ends
 _EAGER = 0.2  # of the time between two tokens of the fastest SLO, that a plain step of all takes
-_SCARCE = 0.5  # of such a step, that its seats take beside their tokens
+_HEAVY = 0.5  # of such a step, that its seats take beside their tokens
 
 
 class Wisp(Policy):
@@ -102,10 +102,10 @@ class Wisp(Policy):
         if not present:
             return Batch()
         columns = Columns(present, self._block_tokens)
-        self._gauge(columns)
         survival = columns.survivals()
         # Behind a step with its drafts a session sits one out that it could have decoded in.
         survival[survival.sum(axis=1) <= self.load.round_price] = 0.0
+        self._gauge(columns, survival)
         plan = Plan(columns, self._costs, self._max_step_tokens, self.load, now, survival)
         plan.seat_urgent()
         plan.seat_ready()
@@ -126,8 +126,12 @@ class Wisp(Policy):
         worth = survivals(ahead, np.array([session.history.trust])).sum()
         return bool(worth > 2.0 * self.load.round_price)
 
-    def _gauge(self, columns: Columns) -> None:
-        """How far the server is from what plain decoding of everybody can just do."""
+    def _gauge(self, columns: Columns, survival: Floats) -> None:
+        """How far the server is from what plain decoding of everybody can just do.
+
+        Seats are dear if a plain one takes longer than a token does on average, or would with the
+        drafts that are here: where nobody's drafts are taken, the average does not show it.
+        """
         count = len(columns.sessions) + self.num_away
         with_prompts = round(count * (1.0 + self._prefill_per_token))
         context = round(columns.length.mean() * count)
@@ -137,12 +141,20 @@ class Wisp(Policy):
         use = plain_s * fastest
         mean = self._costs.mean
         seat_s = mean.seat_s + mean.context_s * float(columns.length.mean())
-        dear = 0.0 < self.load.per_token_s < seat_s + mean.slope_s(count)
+        heavy = count * seat_s > _HEAVY * plain_s
+        token_s = mean.slope_s(count)
+        per_token_s = self.load.per_token_s or seat_s + token_s
+        taken = survival > self.load.price
+        num_seats, num_drafts = int(taken.any(axis=1).sum()), int(taken.sum())
+        if heavy and num_seats:
+            offered_s = num_seats * (seat_s + token_s) + num_drafts * token_s
+            per_token_s = min(per_token_s, offered_s / (num_seats + float(survival[taken].sum())))
+        dear = per_token_s < seat_s + token_s
         self.load = self.load._replace(
             plain_s=plain_s,
             fits=use <= 1.0 and with_prompts < 0.5 * self._max_step_tokens and not dear,
             eager=use <= _EAGER or not dear,
-            scarce=use > 1.0 and count * seat_s > _SCARCE * plain_s,
+            scarce=use > 1.0 and heavy,
         )
 
     def _price(self, plan: Plan, drafts: Drafts, num_drafts: int) -> None:
