@@ -127,6 +127,7 @@ def test_an_opening_needs_sampling_parameters() -> None:
         ("frequency_penalty", math.nan),
         ("repetition_penalty", 0.0),
         ("logit_bias", {1: math.inf}),
+        ("num_logprobs", 21),  # the logprobs of a whole vocabulary would hold all others up
     ],
 )
 def test_values_that_no_sampler_could_use_are_named(name: str, value: object) -> None:

@@ -34,6 +34,9 @@ class Structure(Struct, frozen=True):
 STRUCTURES = ("json", "regex", "choice", "grammar")
 
 
+MOST_LOGPROBS = 20  # of a token, as in OpenAI's API
+
+
 class Sampling(Struct, frozen=True, kw_only=True):
     """How the target chooses. `seed` and the position alone key the noise (wisp.sampling)."""
 

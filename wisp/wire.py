@@ -10,6 +10,7 @@ import math
 from msgspec import Struct
 
 from wisp.core import (
+    MOST_LOGPROBS,
     STRUCTURES,
     Directive,
     DraftBlock,
@@ -151,6 +152,7 @@ def check_sampling(s: Sampling) -> None:
         "frequency_penalty": math.isfinite(s.frequency_penalty),
         "repetition_penalty": 0 < s.repetition_penalty < math.inf,
         "logit_bias": all(math.isfinite(bias) for bias in s.logit_bias.values()),
+        "num_logprobs": s.num_logprobs is None or 0 <= s.num_logprobs <= MOST_LOGPROBS,
     }
     for name, holds in rules.items():
         if not holds:
