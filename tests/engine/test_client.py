@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from wisp.engine.client import EngineClient
-from wisp.engine.messages import Snapshot, TakeSnapshot, ToEngine
-from wisp.errors import Unavailable
+from wisp.engine.messages import Fatal, FromEngine, Snapshot, TakeSnapshot, ToEngine
+from wisp.errors import ConfigError, Unavailable
 
 
 class Fake(EngineClient):
@@ -17,10 +17,14 @@ class Fake(EngineClient):
     def __init__(self) -> None:
         self.now = 0.0
         self.sent: list[ToEngine] = []
+        self.said: asyncio.Future[FromEngine] = asyncio.get_running_loop().create_future()
         super().__init__(clock=lambda: self.now)
 
     def send(self, message: ToEngine) -> None:
         self.sent.append(message)
+
+    async def _receive(self) -> FromEngine:
+        return await self.said
 
 
 async def test_the_engine_is_asked_once_for_all_and_once_a_second() -> None:
@@ -59,3 +63,23 @@ async def test_an_engine_that_is_gone_is_not_asked() -> None:
     with pytest.raises(Unavailable, match="restart wisp-server"):
         await client.snapshot()
     assert client.sent == []
+
+
+async def test_why_an_engine_could_not_start_is_heard_after_its_end() -> None:
+    client = Fake()
+    client.lost.set()  # the process is gone before the socket has delivered what it said
+    hearing = asyncio.create_task(client._first_words())
+    for _ in range(5):
+        await asyncio.sleep(0)
+    client.said.set_result(Fatal("no such model"))
+    assert await hearing == Fatal("no such model")
+
+
+async def test_an_engine_that_ends_without_a_word_is_told_of(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("wisp.engine.client._LAST_WORDS_S", 0.0)
+    client = Fake()
+    client.lost.set()
+    with pytest.raises(ConfigError, match="ended while it loaded"):
+        await client._first_words()

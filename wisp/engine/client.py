@@ -52,6 +52,7 @@ _ERRORS: dict[str, type[WispError]] = {
     "internal": InternalError,
 }
 _STOP_GRACE_S = 10.0
+_LAST_WORDS_S = 1.0
 _FRESH_S = 1.0  # a snapshot serves everybody for so long
 _SNAPSHOT_TIMEOUT_S = 10.0  # a step may be long
 
@@ -147,14 +148,7 @@ class EngineClient:
         )
         self._process.start()
         asyncio.get_running_loop().add_reader(self._process.sentinel, self._ended)
-        first = asyncio.create_task(self._receive())
-        lost = asyncio.create_task(self.lost.wait())
-        await asyncio.wait([lost, first], return_when=asyncio.FIRST_COMPLETED)
-        lost.cancel()
-        if not first.done():
-            first.cancel()
-            raise ConfigError("the engine process ended while it loaded: its log says why")
-        match first.result():
+        match await self._first_words():
             case Ready(facts):
                 self.facts = facts
             case Fatal(message):
@@ -162,6 +156,19 @@ class EngineClient:
             case other:
                 raise InternalError(f"the engine began with {type(other).__name__}")
         self._reader = asyncio.create_task(self._read())
+
+    async def _first_words(self) -> FromEngine:
+        """Raises ConfigError if the process has ended without any."""
+        first = asyncio.create_task(self._receive())
+        lost = asyncio.create_task(self.lost.wait())
+        await asyncio.wait([lost, first], return_when=asyncio.FIRST_COMPLETED)
+        if lost.done():  # what it said may still be on its way through the socket
+            await asyncio.wait([first], timeout=_LAST_WORDS_S)
+        lost.cancel()
+        if not first.done():
+            first.cancel()
+            raise ConfigError("the engine process ended while it loaded: its log says why")
+        return first.result()
 
     def open(self, message: Open) -> EngineSession:
         """Begin a session; `message.session_id` must come from `next_id`."""

@@ -25,13 +25,15 @@ from wisp.verifier.base import Verifier
 
 log = logging.getLogger(__name__)
 _PR_SET_PDEATHSIG = 1
+_LINGER_MS = 1000
 
 
 class Pipe:
     """The engine's end of the socket; both ends live on one host."""
 
     def __init__(self, address: str) -> None:
-        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PAIR)
+        self._context = zmq.Context()  # its own: the verifier's library may use the shared one
+        self._socket: zmq.Socket[bytes] = self._context.socket(zmq.PAIR)
         self._socket.set_hwm(0)  # nothing is dropped; admission bounds what can queue
         self._socket.connect(address)
 
@@ -51,6 +53,11 @@ class Pipe:
         for message in messages:
             self._socket.send(encode(message), copy=True)
 
+    def close(self) -> None:
+        """Wait until what was sent has left, if there is still somebody to take it."""
+        self._socket.close(linger=_LINGER_MS)
+        self._context.term()
+
 
 def run(address: str, build: Callable[[], tuple[Verifier, Engine]], log_level: str) -> None:
     """The body of the engine process; returns after Shutdown. `build` loads the target."""
@@ -59,6 +66,13 @@ def run(address: str, build: Callable[[], tuple[Verifier, Engine]], log_level: s
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     logging.basicConfig(level=log_level, format="%(asctime)s engine %(levelname)s %(message)s")
     pipe = Pipe(address)
+    try:
+        _load_and_serve(pipe, build)
+    finally:
+        pipe.close()
+
+
+def _load_and_serve(pipe: Pipe, build: Callable[[], tuple[Verifier, Engine]]) -> None:
     try:
         verifier, engine = build()
     except WispError as error:
