@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ from wisp.stats import Stats
 CHAT = [{"role": "user", "content": "Write the function shutil.copyfile."}]
 PROMPT = "def test_"
 MODEL = "target"
-LONG = {"max_tokens": 600, "logit_bias": {"0": -100, "2": -100}}  # it cannot end by itself
+ENDLESS = {"logit_bias": {"0": -100, "2": -100}}  # it ends at max_tokens alone
+LONG = {"max_tokens": 1900, **ENDLESS}  # as long as there is room in the context
 
 
 def client(process: Process) -> Any:
@@ -56,6 +58,17 @@ def wait_until(holds: Callable[[], bool]) -> None:
     """Ask again and again (each asking is a request): pytest's time-out bounds it."""
     while not holds():
         pass
+
+
+@contextmanager
+def held(server: Process) -> Iterator[None]:
+    """Its engine stands still: no session ends by itself, however slow the test is."""
+    (engine,) = _children(server.pid)
+    os.kill(engine, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(engine, signal.SIGCONT)
 
 
 def test_chat(endpoint: Process) -> None:
@@ -87,10 +100,15 @@ def test_both_endpoints_give_the_same_text(
 ) -> None:
     fields = sampling(temperature=temperature, max_tokens=48)
     alone = client(server).completions.create(prompt=PROMPT, **fields)
-    drafted = client(edge).completions.create(prompt=PROMPT, **fields)
-    assert drafted.choices[0].text == alone.choices[0].text
-    assert drafted.usage.model_extra["wisp"]["drafted_tokens"] > 0
     assert alone.usage.model_extra["wisp"]["drafted_tokens"] == 0
+
+    def drafts_are_verified() -> bool:
+        """Where the machine is busy they may all come too late: then once more."""
+        drafted = client(edge).completions.create(prompt=PROMPT, **fields)
+        assert drafted.choices[0].text == alone.choices[0].text
+        return bool(drafted.usage.model_extra["wisp"]["drafted_tokens"])
+
+    wait_until(drafts_are_verified)
 
 
 def test_speculation_can_be_turned_off(edge: Process) -> None:
@@ -100,7 +118,7 @@ def test_speculation_can_be_turned_off(edge: Process) -> None:
 
 
 def test_an_edge_tells_of_its_drafting(edge: Process) -> None:
-    fields = sampling(max_tokens=64, logit_bias=LONG["logit_bias"])
+    fields = sampling(max_tokens=64, **ENDLESS)
     usage = client(edge).completions.create(prompt=PROMPT, **fields).usage.model_extra["wisp"]
     by_kind = [usage[f"wasted_drafting_{kind}_s"] for kind in ("blocking", "overlapped")]
     assert sum(by_kind) == pytest.approx(usage["wasted_drafting_time_s"])
@@ -165,50 +183,47 @@ def test_a_cancelled_stream_frees_its_session(server: Process, endpoint: Process
         prompt=PROMPT, stream=True, **sampling(**LONG)
     ) as stream:
         next(iter(stream))
-        assert metric(server, "wisp_sessions") == 1
-    wait_until(lambda: metric(server, "wisp_sessions") == 0)
+        with held(server):
+            assert metric(server, "wisp_sessions") == 1
+            stream.close()
+            wait_until(lambda: metric(server, "wisp_sessions") == 0)
 
 
 def test_a_cancelled_whole_answer_frees_its_session(server: Process, endpoint: Process) -> None:
-    body = {"prompt": PROMPT, **sampling(**LONG)}
-    thread = threading.Thread(target=_give_up, args=(f"{endpoint.url}/v1/completions", body))
-    thread.start()
-    wait_until(lambda: metric(server, "wisp_sessions") == 1)
-    thread.join()
-    wait_until(lambda: metric(server, "wisp_sessions") == 0)
-
-
-def _give_up(url: str, body: dict[str, Any]) -> None:
-    with pytest.raises(httpx.ReadTimeout):
-        httpx.post(url, json=body, timeout=0.5)
+    body = json.dumps({"prompt": PROMPT, **sampling(**LONG)})
+    head = f"POST /v1/completions HTTP/1.1\r\nhost: wisp\r\ncontent-length: {len(body)}\r\n"
+    with held(server):
+        with socket.create_connection(("127.0.0.1", endpoint.facts["http"])) as connection:
+            connection.sendall(f"{head}content-type: application/json\r\n\r\n{body}".encode())
+            wait_until(lambda: metric(server, "wisp_sessions") == 1)
+        wait_until(lambda: metric(server, "wisp_sessions") == 0)
 
 
 def test_a_full_server_refuses_at_once(logs: Path) -> None:
-    with start_server(logs, "--engine.max_sessions=1") as server:
-        one = client(server)
-        with one.completions.create(prompt=PROMPT, stream=True, **sampling(**LONG)) as stream:
+    with start_server(logs, "--engine.max_sessions=1") as server, start_edge(server, logs) as edge:
+        create = client(server).completions.create
+        with create(prompt=PROMPT, stream=True, **sampling(**LONG)) as stream:
             next(iter(stream))
-            with pytest.raises(openai.RateLimitError, match="all 1 sessions are taken") as caught:
-                one.completions.create(prompt=PROMPT, **sampling())
-            assert float(caught.value.response.headers["retry-after"]) > 0
-            with start_edge(server, logs) as edge, pytest.raises(openai.RateLimitError) as caught:
-                client(edge).completions.create(prompt=PROMPT, **sampling())
-            assert float(caught.value.response.headers["retry-after"]) > 0
+            with held(server):
+                for endpoint in (server, edge):
+                    with pytest.raises(openai.RateLimitError, match="all 1 sessions") as caught:
+                        client(endpoint).completions.create(prompt=PROMPT, **sampling())
+                    assert float(caught.value.response.headers["retry-after"]) > 0
 
 
 def test_a_lost_server_is_only_a_pause(server: Process, logs: Path) -> None:
-    fields = sampling(max_tokens=300, temperature=0.8, logit_bias=LONG["logit_bias"])
+    fields = sampling(max_tokens=300, temperature=0.8, **ENDLESS)
     alone = client(server).completions.create(prompt=PROMPT, **fields).choices[0].text
     with start_server(logs) as first:
         ports = (f"--http.port={first.facts['http']}", f"--grpc.port={first.facts['grpc']}")
-        with start_edge(first, logs) as edge:
+        with start_edge(first, logs, "--reconnect_s=600") as edge:
             stream = client(edge).completions.create(
                 prompt=PROMPT,
                 stream=True,
                 stream_options={"include_usage": True},
                 **fields,
             )
-            text = "".join(next(stream).choices[0].text for _ in range(5))
+            text = next(stream).choices[0].text
             first.kill()
             first.wait()
             with start_server(logs, *ports):
@@ -221,16 +236,17 @@ def test_a_lost_server_is_only_a_pause(server: Process, logs: Path) -> None:
 
 
 def test_sigterm_drains(logs: Path) -> None:
-    with start_server(logs) as server, start_edge(server, logs) as edge:
+    with start_server(logs, "--drain_s=600") as server, start_edge(server, logs) as edge:
         stream = client(edge).completions.create(
-            prompt=PROMPT, stream=True, **sampling(max_tokens=200, logit_bias=LONG["logit_bias"])
+            prompt=PROMPT, stream=True, **sampling(max_tokens=200, **ENDLESS)
         )
         next(stream)
-        server.terminate()
-        wait_until(lambda: httpx.get(f"{server.url}/health").status_code == 503)
-        with pytest.raises(openai.InternalServerError, match="draining") as caught:
-            client(server).completions.create(prompt=PROMPT, **sampling())
-        assert caught.value.status_code == 503
+        with held(server):
+            server.terminate()
+            wait_until(lambda: httpx.get(f"{server.url}/health").status_code == 503)
+            with pytest.raises(openai.InternalServerError, match="draining") as caught:
+                client(server).completions.create(prompt=PROMPT, **sampling())
+            assert caught.value.status_code == 503
         assert [c.choices[0].finish_reason for c in stream][-1] == "length"
         assert server.wait() == 0
         edge.terminate()
@@ -317,7 +333,6 @@ def test_a_drafter_with_another_tokenizer_is_refused(
 
 
 def _with_another_tokenizer(directory: Path) -> Path:
-    import json
     import shutil
 
     from wisp.config import TINY
@@ -407,7 +422,7 @@ def test_a_server_tells_of_its_devices_classes_and_sessions(logs: Path) -> None:
         found = run_top(server.url, "--once", "--json")
         assert found.returncode == 0, found.stderr
         assert msgspec.json.decode(found.stdout, type=Stats).sessions == []
-        long = {"prompt": PROMPT, "stream": True, **sampling(**LONG | {"max_tokens": 1900})}
+        long = {"prompt": PROMPT, "stream": True, **sampling(**LONG)}
         batch = {"x-wisp-slo": "batch"}
         with (
             client(edge).completions.create(**long, extra_headers=batch) as drafted,
