@@ -27,6 +27,8 @@ def args(**options: Any) -> Any:
 def test_options_pass_through() -> None:
     made = args(tensor_parallel_size=2, quantization="fp8", gpu_memory_utilization=0.5)
     assert (made.tensor_parallel_size, made.quantization) == (2, "fp8")
+    made = args(pipeline_parallel_size=2, distributed_executor_backend="ray")
+    assert (made.pipeline_parallel_size, made.distributed_executor_backend) == (2, "ray")
     assert made.max_num_batched_tokens == 32
     assert made.async_scheduling is False
 

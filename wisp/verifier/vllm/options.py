@@ -49,7 +49,6 @@ _OWNED = {
     "logits_processors": "the choice is WISP's own",
     "generation_config": "sampling comes with each request",
     "disable_log_stats": "WISP has its own metrics",
-    "pipeline_parallel_size": "use tensor_parallel_size",
     "data_parallel_size": "run one wisp-server for each replica",
     "runner": "the target generates",
     "structured_outputs_config": "xgrammar compiles them, of every token of an answer",

@@ -17,8 +17,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from vllm.distributed.parallel_state import get_pp_group
 from vllm.sampling_params import SamplingParams
 from vllm.v1.outputs import SamplerOutput
+from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
 from wisp.core import Sampling, TokenLogprob
 from wisp.sampling.accept import standing
@@ -31,6 +33,16 @@ _SAMPLING = "wisp_sampling"
 _NUM_PROMPT = "wisp_num_prompt"
 _SLOW = "wisp_slow"  # its rows need more than noise: processors, logprobs
 _NO_TOKEN = -1  # vLLM's mark behind the last token of a row
+
+
+class _NoDrafter:
+    """Of the pipeline stages but the last: 0.32 asks all of them for theirs."""
+
+    def load_model(self, *args: Any) -> None:
+        return
+
+
+GPUModelRunner.drafter = _NoDrafter()
 
 
 def sampling_params(sampling: Sampling, num_prompt: int, max_model_len: int) -> SamplingParams:
@@ -65,8 +77,15 @@ class WorkerExtension:
     def wisp_install(self) -> None:
         self.wisp_chooser = Chooser(self.model_runner)
 
-    def wisp_collect(self) -> Collected:
-        return self.wisp_chooser.collect()
+    def wisp_collect(self) -> Collected | None:
+        """None from a worker of another than the last pipeline stage, which chooses nothing."""
+        return self.wisp_chooser.collect() if get_pp_group().is_last_rank else None
+
+    def wisp_tell(self, tokens: Mapping[str, list[int]]) -> None:
+        """What the last pipeline stage chose: stock code tells the others one token of a step."""
+        if not get_pp_group().is_last_rank:
+            for request_id, chosen in tokens.items():
+                self.wisp_chooser.append(request_id, chosen)
 
     def wisp_forget(self) -> None:
         self.wisp_chooser.launched.clear()
@@ -212,13 +231,13 @@ class Chooser:
             if count:
                 found.tokens[name] = tokens = row[:count]
                 if not self.tells_at_once:
-                    self._append(name, tokens)
+                    self.append(name, tokens)
                 if index in step.slow and (logprobs := step.slow[index][1]):
                     found.logprobs[name] = logprobs[:count]
         return found
 
-    def _append(self, name: str, tokens: list[int]) -> None:
-        """As the model runner's own bookkeeping does."""
+    def append(self, name: str, tokens: list[int]) -> None:
+        """Tell the model runner, as its own bookkeeping does."""
         state = self._runner.requests.get(name)
         if state is None:  # it ended while the step ran
             return

