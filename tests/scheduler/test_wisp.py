@@ -185,13 +185,17 @@ def test_who_waits_for_an_edge_joins_any_step_or_where_time_is_scarce_a_free_one
     assert len(batch) == 100 + with_edge
 
 
-def test_where_seats_are_dear_none_is_taken_for_a_session_whose_drafts_have_no_room() -> None:
-    late = [make_session(n, due_s=-1.0, rate=100.0, acceptance=[0.99] * 4) for n in range(4)]
-    others = [make_session(n, due_s=1.0, rate=100.0, acceptance=[0.99] * 4) for n in range(10, 210)]
-    batch = schedule([*others, *late], dear_seats(), known=True)
-    assert len(batch) == MAX_STEP_TOKENS // 5
+def test_where_seats_are_dear_the_longest_are_seated_with_all_their_drafts() -> None:
+    def session(number: int, due_s: float) -> Session:
+        drafts = [0.99] * 4
+        return make_session(number, due_s=due_s, rate=100.0, length=number, acceptance=drafts)
+
+    late = {n: session(n, -1.0) for n in range(10, 14)}
+    others = {n: session(n, 1.0) for n in range(100, 300)}
+    batch = schedule([*others.values(), *late.values()], dear_seats(), known=True)
+    room = MAX_STEP_TOKENS // 5
     assert all(len(seat.draft) == 4 for seat in batch.seats)
-    assert {seat.session.id for seat in batch.seats} >= set(range(4))
+    assert {seat.session.id for seat in batch.seats} == {*late, *range(300 - room + 4, 300)}
 
 
 @pytest.mark.parametrize("acceptance", [0.99, 0.01])

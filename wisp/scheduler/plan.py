@@ -103,11 +103,16 @@ class Plan:
     def seat_ready(self) -> None:
         """The next token of everybody else; who is held back joins free steps alone.
 
+        Where not all fit, the longest text goes first: a session near its end soon frees its KV,
+        and the deadlines of the others are held by the urgent seats.
+
         Decoding a session while its drafts are under way loses none of them: the tokens that both
         made agree, or the drafts were wrong.
         """
-        rest = self._columns.decoding & ~self.decodes & ~self.urgent
+        columns = self._columns
+        rest = columns.decoding & ~self.decodes & ~self.urgent
         ready = self._rows(rest & ~self._held)
+        ready = ready[np.argsort(-columns.length[ready], kind="stable")]
         self._decode_within(ready, self._draft_room if self._eager else self._whole(ready))
         free = self._costs.free_tokens - self.shape.num_tokens - self._num_hoped
         self._decode_within(self._rows(rest & self._held), min(free, self._draft_room))
@@ -208,11 +213,11 @@ class Plan:
         return SeatedShape(tokens + len(rows), context, product, self.shape.num_seats + len(rows))
 
     def _decode_within(self, rows: Ints, most: int) -> None:
-        """As many as deadlines allow, theirs included: the first of them is the tightest."""
+        """As many as deadlines allow, theirs included."""
         rows = rows[: max(0, most)]
         if len(rows) == 0:
             return
-        limit_s = min(self.limit_s, float(self._slack_s[rows[0]]))
+        limit_s = min(self.limit_s, float(self._slack_s[rows].min()))
         upper: Curve = self._costs.upper
         seats = np.arange(1, len(rows) + 1)
         extra_s = upper.context_s * np.cumsum(self._columns.length[rows]) + upper.seat_s * seats
