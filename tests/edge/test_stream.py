@@ -55,6 +55,18 @@ def test_it_leaves_the_last_token_to_the_target() -> None:
     assert not stream.wants_token
 
 
+def test_it_rests_where_its_drafter_can_hold_no_more() -> None:
+    stream = make_stream()
+    stream.longest = 4
+    draft(stream, 10)
+    assert stream.wants_token  # behind 4 tokens
+    draft(stream, 11)
+    assert not stream.wants_token
+    block = stream.take_block(8)
+    assert block is not None
+    assert block.complete  # the server need not wait for more
+
+
 def test_blocks_are_full_or_complete() -> None:
     stream = make_stream()
     draft(stream, 10)

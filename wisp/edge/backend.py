@@ -79,7 +79,7 @@ class EdgeBackend:
         if self._draining:
             raise Unavailable("this edge is stopping: send the request again later")
         card = await self.model()
-        drafts = request.use_drafts and self._loop.has_room
+        drafts = request.use_drafts and self._loop.has_room(len(request.prompt))
         opening = wire.Open(
             prompt=request.prompt,
             sampling=request.sampling,

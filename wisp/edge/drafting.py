@@ -40,11 +40,13 @@ class DraftLoop:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="drafter")
         self._task = asyncio.create_task(self._run())
 
-    @property
-    def has_room(self) -> bool:
-        return len(self._generations) < self._max_sessions
+    def has_room(self, num_prompt: int) -> bool:
+        """Whether one more generation can be drafted, behind so many tokens."""
+        room = len(self._generations) < self._max_sessions
+        return room and num_prompt <= self._drafter.max_model_len
 
     def add(self, key: int, generation: EdgeGeneration) -> None:
+        generation.stream.longest = self._drafter.max_model_len
         self._generations[key] = generation
         self._thread.submit(self._drafter.open, key)
 

@@ -6,6 +6,7 @@ The mirror of `wisp.core.Session`: the server decides what is committed, the edg
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -36,6 +37,7 @@ class Stream:
         self.committed: list[int] = list(prompt)
         self.num_prompt = len(prompt)
         self.max_tokens = max_tokens
+        self.longest = sys.maxsize  # tokens that its drafter can draft behind
         self.epoch = 1
         self.directive: Directive = REST
         self.drafted: list[int] = []  # for positions len(committed), ...
@@ -74,7 +76,9 @@ class Stream:
     @property
     def wants_token(self) -> bool:
         most = min(self.directive.window, self.num_remaining - 1)  # the last is the target's own
-        return len(self.drafted) < most and self.survival >= self.directive.threshold
+        if len(self.drafted) >= most or self.end > self.longest:
+            return False
+        return self.survival >= self.directive.threshold
 
     @property
     def owed_a_verdict(self) -> bool:

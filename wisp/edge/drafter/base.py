@@ -31,6 +31,8 @@ class Proposal:
 
 
 class Drafter(Protocol):
+    max_model_len: int  # tokens of the longest sequence that it can draft behind
+
     def open(self, key: int) -> None:
         """Reserve room for a sequence. Raises Overloaded if all of it is taken."""
 

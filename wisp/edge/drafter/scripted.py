@@ -7,6 +7,7 @@ comes in as a function.
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Callable, Sequence
 
 from wisp.edge.drafter.base import DraftJob, Proposal
@@ -31,6 +32,7 @@ class ScriptedDrafter:
         acceptance: float = 0.8,
         seed: int = 0,
         max_sessions: int = 64,
+        max_model_len: int = sys.maxsize,
         on_step: Callable[[Sequence[DraftJob]], None] | None = None,
     ) -> None:
         self._truth = truth
@@ -38,6 +40,7 @@ class ScriptedDrafter:
         self._acceptance = acceptance
         self._seed = seed
         self._max_sessions = max_sessions
+        self.max_model_len = max_model_len
         self._on_step = on_step
         self._open: set[int] = set()
 
@@ -55,6 +58,8 @@ class ScriptedDrafter:
         keys = [job.key for job in jobs]
         assert len(set(keys)) == len(keys), f"a sequence has two jobs in one step: {keys}"
         assert self._open.issuperset(keys), f"a sequence of {keys} is not open"
+        longest = max(len(job.tokens) for job in jobs)
+        assert longest <= self.max_model_len, f"a sequence has {longest} tokens"
         if self._on_step is not None:
             self._on_step(jobs)
         return [self._propose(job) for job in jobs]
