@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
 from typing import Any
 
 import pytest
@@ -52,6 +54,25 @@ async def test_chat(backend: ScriptedBackend, sdk: AsyncOpenAI) -> None:
         "wasted_drafting_s": 0.5,
     }
     assert backend.generations[0].num_closes == 1
+
+
+async def test_a_prompt_that_takes_long_to_tokenize_holds_nobody_up(
+    backend: ScriptedBackend, http: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, others_served = threading.Event(), threading.Event()
+
+    def encode(text: str) -> list[int]:
+        begun.set()
+        assert others_served.wait(30), "nobody was served meanwhile"
+        return [1]
+
+    monkeypatch.setattr(backend.tokenizer, "encode", encode)
+    body = {"model": "scripted", "prompt": "long"}
+    asking = asyncio.create_task(http.post("/v1/completions", json=body))
+    await asyncio.to_thread(begun.wait)
+    assert (await http.get("/health")).status_code == 200
+    others_served.set()
+    assert (await asking).status_code == 200
 
 
 async def test_an_adapter_is_a_model(backend: ScriptedBackend, sdk: AsyncOpenAI) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -39,6 +41,9 @@ def create_app(backend: Backend, *, extra_routes: Sequence[BaseRoute] = ()) -> S
 class _Front:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
+        # A long prompt takes seconds to tokenize: the texts of others go on meanwhile. One thread:
+        # nothing says that a tokenizer may be entered twice.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="tokenizer")
 
     async def chat(self, request: Request) -> Response:
         fields = parse(ChatRequest, await _json_body(request))
@@ -67,10 +72,12 @@ class _Front:
         self, fields: ChatRequest | CompletionRequest, shape: type[Shape], request: Request
     ) -> Answering:
         card = await self._backend.model()
-        tokenizer = self._backend.tokenizer
+        tokenizer, slo = self._backend.tokenizer, request.headers.get(SLO_HEADER)
+        loop = asyncio.get_running_loop()
+        admitted = await loop.run_in_executor(self._thread, admit, fields, card, tokenizer, slo)
         return Answering(
             self._backend,
-            admit(fields, card, tokenizer, request.headers.get(SLO_HEADER)),
+            admitted,
             shape(fields.model, tokenizer, fields.num_logprobs),
             stops=fields.stop,
             stream=fields.stream,
