@@ -78,6 +78,17 @@ def test_a_wrong_file_gets_a_sentence(tmp_path: Path, text: str, sentence: str) 
         load(ServerConfig, ["--config", str(path)], "wisp-server")
 
 
+def test_a_file_may_speak_of_the_home_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    path = tmp_path / "edge.yaml"
+    path.write_text("draft: ~/qwen\nstate_dir: ~/learned\nlog_rounds: ~/rounds\n")
+    edge = load(EdgeConfig, [f"--config={path}"], "wisp-edge")
+    found = edge.draft, edge.state_dir, edge.log_rounds
+    assert found == tuple(Path("/home/ada") / name for name in ("qwen", "learned", "rounds"))
+
+
 def test_a_missing_file_gets_a_sentence() -> None:
     with pytest.raises(ConfigError, match="cannot read nowhere"):
         load(ServerConfig, ["--config", "nowhere"], "wisp-server")

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -34,6 +35,7 @@ LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 EngineKind = Literal["torch", "vllm"]
+LocalPath = Annotated[Path, AfterValidator(Path.expanduser)]  # `~` in a file has met no shell
 AdapterName = Annotated[str, StringConstraints(pattern=r"^\S{1,128}$")]
 
 
@@ -51,7 +53,7 @@ class Engine(_Section):
     options: dict[str, Any] = Field(
         {}, description="vllm: further engine arguments, e.g. {gpu_memory_utilization: 0.8}"
     )
-    lora_modules: dict[AdapterName, Path] = Field(
+    lora_modules: dict[AdapterName, LocalPath] = Field(
         {}, description="vllm: served beside the target: PEFT directories of adapters by name"
     )
     overlap: bool = Field(True, description="vllm: launch a step while the one before still runs")
@@ -95,8 +97,10 @@ class Scheduling(_Section):
 
 
 class Estimator(_Section):
-    state_dir: Path | None = Field(
-        Path("~/.cache/wisp"), description="where step times are kept between runs; null: nowhere"
+    state_dir: LocalPath | None = Field(
+        Path("~/.cache/wisp"),
+        description="where step times are kept between runs; null: nowhere",
+        validate_default=True,
     )
     profile_s: float | None = Field(
         None,
@@ -129,7 +133,7 @@ class ServerConfig(BaseSettings):
         env_prefix="WISP_SERVER_", env_nested_delimiter="__", extra="forbid"
     )
 
-    target: Path = Field(TINY / "target", description="Hugging Face directory of the target")
+    target: LocalPath = Field(TINY / "target", description="Hugging Face directory of the target")
     model: str | None = Field(None, description="name to serve it under; null: the directory's")
     http: Listen = Listen()
     grpc: Listen = Listen(port=8001)
@@ -176,13 +180,13 @@ class EdgeConfig(BaseSettings):
     )
 
     server: str = Field("127.0.0.1:8001", description="gRPC address of the wisp-server")
-    draft: Path = Field(TINY / "draft", description="Hugging Face directory of the drafter")
+    draft: LocalPath = Field(TINY / "draft", description="Hugging Face directory of the drafter")
     http: Listen = Listen(port=8010)
     drafter: Drafter = Drafter()
-    state_dir: Path | None = Field(
+    state_dir: LocalPath | None = Field(
         None, description="keeps what the edge learns of target and draft; null: nowhere"
     )
-    log_rounds: Path | None = Field(
+    log_rounds: LocalPath | None = Field(
         None, description="writes what became of each draft here, for train-predictor; null: off"
     )
     log_rounds_mib: float = Field(64.0, gt=0, description="most that the log may grow to")
@@ -201,8 +205,8 @@ class DemoConfig(BaseSettings):
         env_prefix="WISP_DEMO_", env_nested_delimiter="__", extra="forbid"
     )
 
-    target: Path = Field(TINY / "target", description="Hugging Face directory of the target")
-    draft: Path = Field(TINY / "draft", description="Hugging Face directory of the drafter")
+    target: LocalPath = Field(TINY / "target", description="Hugging Face directory of the target")
+    draft: LocalPath = Field(TINY / "draft", description="Hugging Face directory of the drafter")
     engine: EngineKind = Field("torch", description="the verifier behind the engine: torch or vllm")
     requests: int = Field(6, ge=1, description="requests, shared out to the two edges")
     max_tokens: int = Field(96, ge=2, description="tokens of an answer at most")

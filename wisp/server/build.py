@@ -83,10 +83,9 @@ def profile_s(config: ServerConfig, facts: Facts) -> float:
 def _keep(config: ServerConfig, verifier: Verifier) -> Keeper:
     """A policy that asks for no times starts at once: its estimator is for the metrics alone."""
     asks = config.scheduling.policy in ESTIMATING or config.scheduling.switchable
-    folder = config.estimator.state_dir
     return keep(
         verifier,
-        folder and folder.expanduser(),
+        config.estimator.state_dir,
         estimator_key(config, verifier.facts),
         profile_s=profile_s(config, verifier.facts) if asks else 0.0,
         max_step_tokens=config.scheduling.max_step_tokens,

@@ -83,7 +83,7 @@ def _save(config: ProfileConfig, estimator: StepTimeEstimator, key: Key) -> Path
     if folder is None:
         return None
     try:
-        return save(estimator, folder.expanduser(), key)
+        return save(estimator, folder, key)
     except OSError as error:
         raise ConfigError(f"the profile cannot be saved in {folder}: {error}") from error
 
