@@ -113,12 +113,12 @@ def test_an_edge_is_told_what_it_is_promised(
 
 def test_right_drafts_are_accepted(channel: grpc.Channel, opening: wire.Open) -> None:
     text = Stream(channel, wire.encode_open(opening)).tokens()
-    patient = structs.replace(opening, slo=Slo(tokens_per_s=0.1, first_token_s=1))
-    stream = Stream(channel, wire.encode_open(patient), draft(1, 3, text[:8]))
+    patient = structs.replace(opening, slo=Slo(tokens_per_s=0.01, first_token_s=100))
+    stream = Stream(channel, wire.encode_open(patient), draft(1, 3, text[:11]))
     verdicts = [answer.verdict for answer in stream.answers if answer.HasField("verdict")]
     stream.close()
     assert [t for verdict in verdicts for t in verdict.tokens] == text
-    assert sum(verdict.num_accepted for verdict in verdicts) >= 7
+    assert sum(verdict.num_accepted for verdict in verdicts) >= 10  # the first may be there before
     assert all(v.server_time_s > v.step_time_s for v in verdicts if v.num_drafted)
 
 
@@ -167,7 +167,7 @@ def test_a_wrong_opening_is_refused(
 def test_a_broken_stream_ends_alone(
     channel: grpc.Channel, opening: wire.Open, message: pb.EdgeMessage, sentence: str
 ) -> None:
-    patient = structs.replace(opening, slo=Slo(tokens_per_s=0.1, first_token_s=9))
+    patient = structs.replace(opening, slo=Slo(tokens_per_s=0.01, first_token_s=100))
     neighbour = Stream(channel, wire.encode_open(opening))
     refusal = Stream(channel, wire.encode_open(patient), message).refusal()
     assert refusal.code() is grpc.StatusCode.INVALID_ARGUMENT
