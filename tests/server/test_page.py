@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -38,24 +40,41 @@ def pair(logs: Path) -> Iterator[tuple[Process, Process]]:
 
 @pytest.fixture
 def busy(pair: tuple[Process, Process]) -> Iterator[Process]:
-    """A server with one generation through an edge, and one of its own, that outlast a test."""
+    """A server with one generation through an edge and one of its own, as long as a test takes."""
     server, edge = pair
-    with stream(edge, "batch") as drafted, stream(server, "interactive") as own:
-        next(iter(drafted))
-        next(iter(own))
-        yield server
+    over = threading.Event()
+    with ThreadPoolExecutor(2) as pool:
+        asking = [
+            pool.submit(ask_on, process, slo, over)
+            for process, slo in ((edge, "batch"), (server, "interactive"))
+        ]
+        try:
+            wait_until(lambda: is_busy(told(server)))
+            yield server
+        finally:
+            over.set()
+    for asked in asking:
+        asked.result()
 
 
-def stream(process: Process, slo: str) -> Any:
+def ask_on(process: Process, slo: str, over: threading.Event) -> None:
     client: Any = OpenAI(base_url=f"{process.url}/v1", api_key="none", max_retries=0)
-    return client.completions.create(
-        model="target",
-        prompt=f"def {SECRET}_",
-        max_tokens=1900,
-        stream=True,
-        logit_bias={"0": -100, "2": -100},  # it cannot end by itself
-        extra_headers={"x-wisp-slo": slo},
-    )
+    while not over.is_set():
+        with client.completions.create(
+            model="target",
+            prompt=f"def {SECRET}_",
+            max_tokens=1900,
+            stream=True,
+            logit_bias={"0": -100, "2": -100},  # it cannot end by itself
+            extra_headers={"x-wisp-slo": slo},
+        ) as chunks:
+            for _ in chunks:
+                if over.is_set():
+                    break
+
+
+def is_busy(stats: Stats) -> bool:
+    return stats.num_sessions == 2 and bool(stats.batch and stats.estimator and stats.interference)
 
 
 def wait_until(holds: Callable[[], bool]) -> None:
@@ -190,7 +209,9 @@ def test_an_edge_has_no_page(pair: tuple[Process, Process]) -> None:
 
 
 def test_the_page_need_not_be_told_of_each_session(busy: Process) -> None:
-    wait_until(lambda: len(told(busy).sessions) == 2)  # what it says may be a second old
-    brief = httpx.get(f"{busy.url}/v1/stats?sessions=0").json()
-    assert brief["sessions"] == []
-    assert (brief["num_sessions"], brief["num_with_edge"]) == (2, 1)
+    def brief() -> dict[str, Any]:
+        found: dict[str, Any] = httpx.get(f"{busy.url}/v1/stats?sessions=0").json()
+        assert found["sessions"] == []
+        return found
+
+    wait_until(lambda: (brief()["num_sessions"], brief()["num_with_edge"]) == (2, 1))
