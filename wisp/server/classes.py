@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 from msgspec import structs
 
 from wisp.config import ServerConfig, SloClass
 from wisp.core import Slo, SloChoice
 from wisp.errors import BadRequest
+
+_LEAST, _MOST = 1e-3, 1e6  # tokens/s and seconds: nobody means more, and no clock is to overflow
 
 
 class SloClasses:
@@ -34,8 +34,13 @@ class SloClasses:
                 names = ", ".join(sorted(self._by_name))
                 raise BadRequest(f"there is no SLO class '{asked}': use one of {names}", "slo")
             return self._by_name[asked]
-        if not (0 < asked.tokens_per_s < math.inf and 0 < asked.first_token_s < math.inf):
-            raise BadRequest("an SLO needs a rate and a first-token time above 0", param="slo")
+        for number in (asked.tokens_per_s, asked.first_token_s):
+            if not _LEAST <= number <= _MOST:
+                raise BadRequest(
+                    f"an SLO's rate and first-token time are {_LEAST:g} to {_MOST:g}, "
+                    f"not {number:g}",
+                    param="slo",
+                )
         return structs.replace(asked, name="custom", priority=self.default.priority)
 
 
