@@ -88,6 +88,12 @@ def test_draft_there_and_back() -> None:
     assert wire.decode_draft(wire.encode_draft(block)) == block
 
 
+@pytest.mark.parametrize("time_s", [-1.0, math.inf, math.nan])
+def test_a_block_takes_a_time(time_s: float) -> None:
+    with pytest.raises(ProtocolError, match="cannot have taken"):
+        wire.decode_draft(pb.EdgeMessage(draft=pb.Draft(epoch=1, draft_time_s=time_s)))
+
+
 @pytest.mark.parametrize("reason", [None, *FinishReason])
 def test_verdict_there_and_back(reason: FinishReason | None) -> None:
     verdict = Verdict(

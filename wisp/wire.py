@@ -197,6 +197,8 @@ def decode_draft(message: pb.EdgeMessage) -> DraftBlock:
             f"a draft block of {len(draft.tokens)} tokens needs as many acceptance bytes, "
             f"not {len(draft.acceptance)}"
         )
+    if not 0 <= draft.draft_time_s < math.inf:
+        raise ProtocolError(f"a draft block cannot have taken {draft.draft_time_s} s")
     return DraftBlock(
         epoch=draft.epoch,
         position=draft.position,
