@@ -159,5 +159,11 @@ def test_a_wrong_policy_is_refused(process: Process, choice: dict[str, Any], sen
     assert sentence in response.json()["error"]["message"]
 
 
+def test_a_web_page_cannot_switch_the_policy(process: Process) -> None:
+    """What a browser sends across origins unasked is no JSON by its type."""
+    response = httpx.post(f"{process.url}/v1/policy", content='{"policy": "sled"}')
+    assert response.status_code == 415
+
+
 def test_a_server_keeps_its_policy_unless_it_may_be_switched(server: Process) -> None:
     assert switch(server, policy="sled").status_code == 404

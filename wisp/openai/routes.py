@@ -46,11 +46,11 @@ class _Front:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tokenizer")
 
     async def chat(self, request: Request) -> Response:
-        fields = parse(ChatRequest, await _json_body(request))
+        fields = parse(ChatRequest, await json_body(request))
         return await self._answer(fields, ChatShape, request)
 
     async def complete(self, request: Request) -> Response:
-        fields = parse(CompletionRequest, await _json_body(request))
+        fields = parse(CompletionRequest, await json_body(request))
         return await self._answer(fields, CompletionShape, request)
 
     async def models(self, _: Request) -> Response:
@@ -85,7 +85,8 @@ class _Front:
         )
 
 
-async def _json_body(request: Request) -> bytes:
+async def json_body(request: Request) -> bytes:
+    """Raises HTTPException for another type, and for more than `MAX_BODY_BYTES`."""
     # Refusing other types also keeps web pages from sending requests to a device's own endpoint:
     # a browser asks the server before it sends JSON across origins.
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()

@@ -23,7 +23,7 @@ from wisp.lifecycle import announce, stop_signal
 from wisp.metrics import ServerMetrics, metrics_route
 from wisp.models.tokenizer import Tokenizer
 from wisp.openai.front import HttpFront
-from wisp.openai.routes import create_app
+from wisp.openai.routes import create_app, json_body
 from wisp.server.backend import ServerBackend
 from wisp.server.build import build_engine
 from wisp.server.classes import SloClasses
@@ -94,7 +94,7 @@ def _stats(service: Service) -> Callable[[Request], Awaitable[Response]]:
 def _policy(service: Service) -> Callable[[Request], Awaitable[Response]]:
     async def policy(request: Request) -> Response:
         try:
-            asked = msgspec.json.decode(await request.body(), type=dict[str, Any])
+            asked = msgspec.json.decode(await json_body(request), type=dict[str, Any])
         except msgspec.DecodeError as error:
             raise BadRequest(f"the body must be a JSON object: {error}") from error
         body = msgspec.json.encode(service.switch_policy(asked))
