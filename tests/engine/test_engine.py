@@ -97,6 +97,19 @@ def test_a_plain_session_gets_the_targets_text(engine: Engine, verifier: Scripte
     assert verifier.num_open == 0
 
 
+def test_a_session_that_breaks_the_verifier_when_opened_ends_alone(
+    engine: Engine, verifier: ScriptedVerifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.turn([opening(1)])
+    with monkeypatch.context() as patch:
+        patch.setattr(verifier, "open", lambda session: 1 / 0)
+        published = engine.turn([opening(2)])
+    assert Failed(2, "internal", "the target failed on this session") in published
+    assert len(verdicts(published, 1)) == 1
+    run_to_end(engine, 1)
+    assert verifier.num_open == 0
+
+
 def test_right_drafts_are_accepted_with_one_choice_more(
     engine: Engine, verifier: ScriptedVerifier
 ) -> None:

@@ -34,6 +34,7 @@ from wisp.scheduler.policy import PolicyChoice
 from wisp.verifier.base import Outcome, Verifier
 
 log = logging.getLogger(__name__)
+_FAILED = "the target failed on this session"
 
 
 class Engine:
@@ -138,6 +139,10 @@ class Engine:
             self._outbox.append(Failed(session.id, "overloaded", str(error), error.retry_after_s))
         except BadRequest as error:
             self._outbox.append(Failed(session.id, "invalid", str(error)))
+        except Exception:  # of this session alone: the others' must not end with it
+            log.exception("a session could not be opened")
+            self._verifier.close(session)
+            self._outbox.append(Failed(session.id, "internal", _FAILED))
         else:
             self.sessions[session.id] = session
 
@@ -241,8 +246,7 @@ class Engine:
             if len(failed.batch) > 1 and self._launch(alone, start_s) and self._take_in(alone):
                 continue
             alone.landed()
-            text = "the target failed on this session"
-            self._fail(seat.session, Failed(seat.session.id, "internal", text))
+            self._fail(seat.session, Failed(seat.session.id, "internal", _FAILED))
 
     def _publish(
         self, step: Running, outcomes: Sequence[Outcome], step_time_s: float, now: float
