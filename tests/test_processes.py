@@ -226,7 +226,9 @@ def test_a_lost_server_is_only_a_pause(server: Process, logs: Path) -> None:
             text = next(stream).choices[0].text
             first.kill()
             first.wait()
+            wait_until(lambda: metric(edge, "wisp_edge_connected") == 0)
             with start_server(logs, *ports):
+                wait_until(lambda: metric(edge, "wisp_edge_connected") == 1)
                 for chunk in stream:
                     text += chunk.choices[0].text if chunk.choices else ""
                     usage = chunk.usage

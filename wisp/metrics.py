@@ -133,7 +133,9 @@ class EdgeMetrics:
     def __init__(self) -> None:
         self.registry = r = CollectorRegistry()
         self.sessions = Gauge("wisp_edge_sessions", "Running generations", registry=r)
-        self.connected = Gauge("wisp_edge_connected", "1 while the server answers", registry=r)
+        self.connected = Gauge(
+            "wisp_edge_connected", "1 while there is a connection to the server", registry=r
+        )
         self.reconnects = Counter("wisp_edge_reconnects_total", "Streams resumed", registry=r)
         self.drafted = Counter("wisp_edge_drafted_tokens_total", "Tokens drafted", registry=r)
         self.accepted = Counter("wisp_edge_accepted_tokens_total", "Drafts committed", registry=r)

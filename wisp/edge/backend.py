@@ -18,6 +18,7 @@ from wisp.errors import HandshakeError, Unavailable, WispError
 from wisp.metrics import EdgeMetrics
 from wisp.models.tokenizer import Tokenizer
 from wisp.openai.backend import Generation, GenerationRequest, ModelCard
+from wisp.v1 import wisp_pb2 as pb
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ class EdgeBackend:
         self._on_target = on_target
         self._keys = itertools.count()
         self._card: ModelCard | None = None
+        self._card_is_old = False  # the connection was made anew: to another server, perhaps
         self._draining = False
         self.running: set[int] = set()
         self.idle = asyncio.Event()
@@ -48,19 +50,31 @@ class EdgeBackend:
         metrics.calibration_error.set_function(lambda: loop.predictor.calibration_error)
 
     async def model(self) -> ModelCard:
-        """The served target, asked for once. Raises Unavailable, HandshakeError."""
-        if self._card is None:
-            card, model = await self._link.model()
-            if model.tokenizer_fingerprint != self.tokenizer.fingerprint:
-                raise HandshakeError(
-                    f"the tokenizer '{self.tokenizer.name}' ({self.tokenizer.fingerprint}) of "
-                    f"this edge is not that of the target '{card.id}' "
-                    f"({model.tokenizer_fingerprint}): use a drafter with the target's tokenizer"
-                )
-            if self._on_target and self._card is None:  # two callers may have asked at once
-                self._on_target(card.id)
-            self._card = card
+        """The served target, asked for once a connection. Raises Unavailable, HandshakeError."""
+        if self._card is None or self._card_is_old:
+            try:
+                self._know(*await self._link.model())
+            except Unavailable:
+                if self._card is None:
+                    raise  # else a request waits for the server as one that runs does
+        assert self._card
         return self._card
+
+    def _know(self, card: ModelCard, model: pb.Model) -> None:
+        if model.tokenizer_fingerprint != self.tokenizer.fingerprint:
+            raise HandshakeError(
+                f"the tokenizer '{self.tokenizer.name}' ({self.tokenizer.fingerprint}) of "
+                f"this edge is not that of the target '{card.id}' "
+                f"({model.tokenizer_fingerprint}): use a drafter with the target's tokenizer"
+            )
+        before, self._card, self._card_is_old = self._card, card, False
+        if self._on_target and (before is None or before.id != card.id):
+            self._on_target(card.id)
+
+    def on_connection(self, up: bool) -> None:
+        """The link says whether there is a connection, now and on every change."""
+        self._metrics.connected.set(up)
+        self._card_is_old |= up
 
     async def connect(self) -> None:
         """Ask for the model until the server answers. Raises HandshakeError if it cannot fit."""
@@ -112,12 +126,9 @@ class EdgeBackend:
         if self._draining:
             return "this edge is stopping"
         try:
-            await self._link.model(timeout_s=2.0)
-            await self.model()
+            self._know(*await self._link.model(timeout_s=2.0))
         except WispError as error:
-            self._metrics.connected.set(0)
             return f"the server at {self._link.address} does not serve this edge: {error}"
-        self._metrics.connected.set(1)
         return None
 
     async def drain(self, timeout_s: float) -> None:

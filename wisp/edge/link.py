@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import grpc
@@ -66,6 +66,13 @@ class Link:
         finally:
             writer.cancel()
             call.cancel()
+
+    async def watch(self, on_change: Callable[[bool], None]) -> None:
+        """Keep the connection up; tell whether it is, now and on every change. Never returns."""
+        while True:
+            state = self._channel.get_state(try_to_connect=True)
+            on_change(state is grpc.ChannelConnectivity.READY)
+            await self._channel.wait_for_state_change(state)
 
     async def close(self) -> None:
         await self._channel.close(grace=None)

@@ -48,6 +48,7 @@ async def serve(config: EdgeConfig) -> int:
 
     def know_target(name: str) -> None:
         if memory:
+            memory.save()  # of the target that it served before
             memory.recall(name)
         if rounds:
             rounds.begin(name)
@@ -59,6 +60,7 @@ async def serve(config: EdgeConfig) -> int:
     http.start()
     stop = stop_signal()
     announce("wisp-edge", server=config.server, http=http.port)
+    watching = asyncio.create_task(link.watch(backend.on_connection))
     connected = asyncio.create_task(backend.connect())
     stopped = asyncio.create_task(stop.wait())
     saving = asyncio.create_task(_save_now_and_then(memory)) if memory else None
@@ -70,8 +72,8 @@ async def serve(config: EdgeConfig) -> int:
         log.info("draining %d generations", len(backend.running))
         await backend.drain(config.drain_s)
     finally:
-        connected.cancel()
-        stopped.cancel()
+        for task in (watching, connected, stopped):
+            task.cancel()
         await http.stop()
         await loop.stop()
         await link.close()

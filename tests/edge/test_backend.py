@@ -1,0 +1,102 @@
+"""What an edge knows of the target that its server serves."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from wisp.config import TINY, EdgeConfig
+from wisp.edge.backend import EdgeBackend
+from wisp.edge.drafter.scripted import ScriptedDrafter
+from wisp.edge.drafting import DraftLoop
+from wisp.edge.predictor import ConfidencePredictor
+from wisp.errors import HandshakeError, Unavailable
+from wisp.metrics import EdgeMetrics
+from wisp.models.tokenizer import Tokenizer
+from wisp.openai.backend import ModelCard
+from wisp.v1 import wisp_pb2 as pb
+
+
+class FakeLink:
+    """A server that can be away, or come back with another target."""
+
+    address = "server:1"
+
+    def __init__(self, fingerprint: str) -> None:
+        self.served = "one"
+        self.fingerprint = fingerprint
+        self.away = False
+        self.num_asked = 0
+
+    async def model(self, timeout_s: float = 5.0) -> tuple[ModelCard, pb.Model]:
+        self.num_asked += 1
+        if self.away:
+            raise Unavailable("away")
+        card = ModelCard(
+            id=self.served, created=0, max_model_len=9, vocab_size=4096, eos_token_ids=(0,)
+        )
+        return card, pb.Model(tokenizer_fingerprint=self.fingerprint)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer(TINY / "draft")
+
+
+@pytest.fixture
+def link(tokenizer: Tokenizer) -> Any:
+    return FakeLink(tokenizer.fingerprint)
+
+
+@pytest.fixture
+def targets() -> list[str]:
+    return []
+
+
+@pytest.fixture
+async def backend(
+    link: Any, tokenizer: Tokenizer, targets: list[str]
+) -> AsyncIterator[EdgeBackend]:
+    metrics = EdgeMetrics()
+    drafter = ScriptedDrafter(lambda key, position, previous: 5)
+    loop = DraftLoop(drafter, ConfidencePredictor(), 1, metrics)
+    yield EdgeBackend(link, loop, tokenizer, EdgeConfig(), metrics, targets.append)
+    await loop.stop()
+
+
+async def test_it_asks_once_a_connection(
+    backend: EdgeBackend, link: Any, targets: list[str]
+) -> None:
+    backend.on_connection(True)
+    assert [(await backend.model()).id for _ in range(3)] == ["one"] * 3
+    assert link.num_asked == 1
+    backend.on_connection(False)
+    link.served = "two"
+    backend.on_connection(True)
+    assert [(await backend.model()).id for _ in range(3)] == ["two"] * 3
+    assert link.num_asked == 2
+    assert targets == ["one", "two"]
+
+
+async def test_what_it_knew_holds_while_the_server_is_away(backend: EdgeBackend, link: Any) -> None:
+    link.away = True
+    with pytest.raises(Unavailable):
+        await backend.model()
+    link.away = False
+    await backend.model()
+    link.away = True
+    backend.on_connection(True)
+    assert (await backend.model()).id == "one"
+    assert await backend.health() == "the server at server:1 does not serve this edge: away"
+
+
+async def test_a_server_that_comes_back_with_another_tokenizer_is_refused(
+    backend: EdgeBackend, link: Any
+) -> None:
+    await backend.model()
+    link.fingerprint = "other"
+    backend.on_connection(True)
+    with pytest.raises(HandshakeError, match="is not that of the target 'one'"):
+        await backend.model()
