@@ -29,7 +29,7 @@ from wisp.sim.server import Server
 from wisp.sim.target import Clock, SimulatedTarget
 from wisp.sim.text import BetaTexts
 from wisp.sim.workload import Lengths, Presence, Workload
-from wisp.verifier.base import Outcome
+from wisp.verifier.base import Collect, Outcome
 
 SEED = 3
 BLOCK_TOKENS = 4
@@ -69,15 +69,20 @@ class LoggedWay(Way):
 
 def logged(target: SimulatedTarget, clock: Clock, log: Callable[..., None]) -> SimulatedTarget:
     """Let it tell of each of its steps."""
-    step = target.step
+    launch = target.launch
 
-    def tell(batch: Batch) -> list[Outcome]:
+    def tell(batch: Batch) -> Collect:
+        collect = launch(batch)
         start_s = clock.now
-        outcomes = step(batch)
-        log("step", start_s, clock.now, batch)
-        return outcomes
 
-    target.step = tell  # type: ignore[method-assign]
+        def collected() -> list[Outcome]:
+            outcomes = collect()
+            log("step", start_s, clock.now, batch)
+            return outcomes
+
+        return collected
+
+    target.launch = tell  # type: ignore[method-assign]
     return target
 
 
