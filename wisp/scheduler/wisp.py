@@ -97,7 +97,11 @@ class Wisp(Policy):
             self._recent = _FADES * self._recent + np.sum(decodes, axis=0)
 
     def schedule(self, sessions: Collection[Session], now: float) -> Batch:
-        present = [session for session in sessions if not self._sits_out(session)]
+        present = [
+            session
+            for session in sessions
+            if not (session.num_pending and session.buffer and self._sits_out(session))
+        ]
         self.num_away += len(sessions) - len(present)
         if not present:
             return Batch()
@@ -120,8 +124,6 @@ class Wisp(Policy):
 
     def _sits_out(self, session: Session) -> bool:
         """Its drafts are worth this step and the one behind theirs, which it will sit out, too."""
-        if not (session.num_pending and session.buffer):
-            return False
         ahead = np.frombuffer(session.acceptance)[None, : self._block_tokens]
         worth = survivals(ahead, np.array([session.history.trust])).sum()
         return bool(worth > 2.0 * self.load.round_price)
@@ -137,8 +139,7 @@ class Wisp(Policy):
         context = round(columns.length.mean() * count)
         plain = SeatedShape(with_prompts, context, 0.0, count)
         plain_s = self._costs.mean.time_s(plain)
-        fastest = max(session.slo.tokens_per_s for session in columns.sessions)
-        use = plain_s * fastest
+        use = plain_s / float(columns.period_s.min())
         mean = self._costs.mean
         seat_s = mean.seat_s + mean.context_s * float(columns.length.mean())
         heavy = count * seat_s > _HEAVY * plain_s
