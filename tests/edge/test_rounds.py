@@ -152,7 +152,7 @@ def test_an_edge_begins_with_what_was_trained_from_another_ones_rounds(
 ) -> None:
     path, folder = tmp_path / "rounds", tmp_path / "state"
     with start_edge(server, logs, f"--log_rounds={path}") as edge:
-        ask(edge)
+        ask_until_labels(edge, 11)
     assert train.run([str(path), f"--state_dir={folder}", "--json"]) == 0
     (found,) = json.loads(capsys.readouterr().out)["pairs"]
     assert found["labels"] > 10
@@ -160,13 +160,19 @@ def test_an_edge_begins_with_what_was_trained_from_another_ones_rounds(
         assert httpx.get(f"{edge.url}/health").status_code == 200  # it knows its target
         assert predictor_stats(edge)["labels"] == found["labels"]
         assert ask(edge) == ask(server)
-        assert predictor_stats(edge)["labels"] > found["labels"]
+        ask_until_labels(edge, found["labels"] + 1)
 
 
 def ask(process: Process) -> str:
     body = {"prompt": "def test_", "model": "target", "max_tokens": 48, "seed": 1}
-    answer = httpx.post(f"{process.url}/v1/completions", json=body, timeout=60)
+    answer = httpx.post(f"{process.url}/v1/completions", json=body, timeout=None)
     return str(answer.json()["choices"][0]["text"])
+
+
+def ask_until_labels(edge: Process, count: int) -> None:
+    """A draft that comes too late gives none, and on a busy machine many do."""
+    while predictor_stats(edge)["labels"] < count:
+        ask(edge)
 
 
 def predictor_stats(edge: Process) -> dict[str, Any]:
