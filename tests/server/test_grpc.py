@@ -175,6 +175,17 @@ def test_a_broken_stream_ends_alone(
     assert len(neighbour.tokens()) == 12
 
 
+def test_a_flood_of_drafts_ends_its_own_stream(channel: grpc.Channel, opening: wire.Open) -> None:
+    """Each of them alone is within the rules: a block that came before changes nothing."""
+    patient = structs.replace(opening, slo=Slo(tokens_per_s=0.01, first_token_s=100))
+    neighbour = Stream(channel, wire.encode_open(opening))
+    flood = [draft(1, 3, [1])] * 2000
+    refusal = Stream(channel, wire.encode_open(patient), *flood).refusal()
+    assert refusal.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "more drafts came than verdicts can answer" in str(refusal.details())
+    assert len(neighbour.tokens()) == 12
+
+
 def test_a_stream_that_begins_with_a_draft_is_refused(channel: grpc.Channel) -> None:
     refusal = Stream(channel, draft(1, 3, [1])).refusal()
     assert refusal.code() is grpc.StatusCode.INVALID_ARGUMENT

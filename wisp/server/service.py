@@ -123,7 +123,13 @@ class Service:
         )
         device = opening.device if from_edge else None
         record = self._records.opened(session.id, slo, device, time.monotonic())
-        return ServerSession(session, record, self._records, self.card.vocab_size)
+        return ServerSession(
+            session,
+            record,
+            self._records,
+            vocab_size=self.card.vocab_size,
+            max_window=self.max_window,
+        )
 
     async def stats(self) -> Stats:
         """At most as often as the engine is asked. Raises Unavailable if it does not answer."""

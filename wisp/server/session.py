@@ -10,17 +10,27 @@ from wisp.engine.client import EngineSession
 from wisp.errors import BadRequest, ProtocolError, WispError
 from wisp.server.records import Records, SessionRecord
 
+_TIMES = 8  # the largest window, that may arrive for each verdict
+
 
 class ServerSession:
     """A generation in the engine. Iterate its verdicts; `close` frees it on every way out."""
 
     def __init__(
-        self, session: EngineSession, record: SessionRecord, records: Records, vocab_size: int
+        self,
+        session: EngineSession,
+        record: SessionRecord,
+        records: Records,
+        *,
+        vocab_size: int,
+        max_window: int,
     ) -> None:
         self._session = session
         self._record = record
         self._records = records
         self._vocab_size = vocab_size
+        self._max_window = max_window
+        self._num_allowed = _TIMES * max_window
 
     @property
     def attainment(self) -> Attainment:
@@ -30,14 +40,26 @@ class ServerSession:
         try:
             async for verdict in self._session:
                 self._records.took(self._record, verdict)
+                self._num_allowed += _TIMES * self._max_window
                 yield verdict
         except WispError as error:
             self._records.failed(self._record, error)
             raise
 
     def draft(self, block: DraftBlock) -> None:
-        """Raises ProtocolError if a token is outside the vocabulary."""
+        """Raises ProtocolError on a token outside the vocabulary, and on a flood of drafts.
+
+        An edge has a window to fill, and may begin it anew with every verdict. What goes beyond
+        that many times over would only fill the engine's inbox, which has no bound of its own.
+        """
         check_tokens(block.tokens, self._vocab_size, "draft", ProtocolError)
+        # a longer block is an error of its own, which the engine finds
+        self._num_allowed -= max(1, min(len(block.tokens), self._max_window))
+        if self._num_allowed < 0:
+            raise ProtocolError(
+                "more drafts came than verdicts can answer: keep to the window of the last "
+                "directive"
+            )
         self._record.num_arrived += len(block.tokens)
         self._session.draft(block)
 
