@@ -331,10 +331,8 @@ class Session:
         period_s = 1.0 / self.slo.tokens_per_s
         self.due_s = now + period_s
         ahead_s = now + period_s + _MOST_AHEAD_S
-        if (
-            self.num_output - len(taken) == self._num_resumed
-        ):  # the rate begins with the first token
-            self.promised_s = self.aimed_s = now
+        if self.num_output - len(taken) == self._num_resumed:
+            self.promised_s = self.aimed_s = now  # the rate begins with the first token
         self.promised_s = min(self.promised_s + len(taken) * period_s, ahead_s)
         self.aimed_s = min(self.aimed_s + len(taken) * period_s / _AIM, ahead_s)
         overlap = min(len(taken), len(self.buffer))
