@@ -88,7 +88,8 @@ def main() -> None:
         elif options.bursts:
             tables = {"bursts": bursts(options, pool)}
         else:
-            tables = {"capacity": capacities(options, pool), "loads": loads(options, pool)}
+            tables = {"capacity": capacities(options, pool)}
+            tables |= {"loads": loads(options, pool)} if options.loads else {}
     if options.out:
         for name, rows in tables.items():
             _save(options.out / f"sim_{name}_{options.law}.csv", rows)
@@ -112,7 +113,13 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--law", choices=LAWS, default="paper", help="what a step takes")
     parser.add_argument("--rates", type=float, nargs="+", default=RATES, help="tokens/s promised")
-    parser.add_argument("--loads", type=int, nargs="*", default=LOADS, help="numbers of devices")
+    parser.add_argument(
+        "--loads",
+        type=int,
+        nargs="*",
+        default=LOADS,
+        help="numbers of devices; none: capacities alone",
+    )
     parser.add_argument("--policies", nargs="+", choices=POLICIES, default=COMPARED)
     parser.add_argument(
         "--acceptance", type=float, default=CALIBRATED, help="of a draft token, mean"
@@ -308,9 +315,9 @@ def _by_name(tables: dict[str, list[Row]]) -> Row:
     for row in tables["capacity"]:
         capacity.setdefault(row["policy"], {})[f"{row['rate']:g}"] = row["devices"]
     goodput: dict[str, float] = {}
-    for row in tables["loads"]:
+    for row in tables.get("loads", []):
         goodput[row["policy"]] = max(goodput.get(row["policy"], 0.0), row["goodput"])
-    return {"capacity": capacity, "goodput": goodput, "loads": tables["loads"]}
+    return {"capacity": capacity, "goodput": goodput, "loads": tables.get("loads", [])}
 
 
 def _ratios(figures: Row) -> Iterator[str]:
