@@ -106,7 +106,7 @@ def capacity() -> Any:
         axis.set(xlabel="promised tokens/s", title=title)
         axis.grid(axis="x", visible=False)
     axes[0].set_ylabel("capacity, devices")
-    axes[0].legend()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=5)
     return figure
 
 
