@@ -10,13 +10,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from wisp.core import Slo
+from benchmarks.sim.fleet import Setup, Tuning, learn, simulate
+from benchmarks.sim.step_times import A100, QWEN3_32B, Fitted, StepTimes, implied_by_paper, roofline
+from benchmarks.sim.text import BetaTexts
+from benchmarks.sim.workload import Presence, bursty
+from wisp.core.slo import Slo
 from wisp.estimator.store import read
 from wisp.scheduler.policy import PolicyName
-from wisp.sim.fleet import Setup, Tuning, learn, simulate
-from wisp.sim.law import A100, QWEN3_32B, Fitted, StepTimes, implied_by_paper, roofline
-from wisp.sim.text import BetaTexts
-from wisp.sim.workload import Presence, bursty
 
 ATTAINED = 0.95
 FIRST_TOKEN_S = 2.0  # the default of wisp-server
@@ -57,7 +57,7 @@ def setup_of(law: StepTimes, rate: float, acceptance: float, seconds: float, see
 
 
 class Point(NamedTuple):
-    """What one simulation says; see `wisp.sim.fleet.Report`."""
+    """What one simulation says; see `benchmarks.sim.fleet.Report`."""
 
     attainment: float
     goodput: float

@@ -24,9 +24,12 @@ import httpx
 
 from benchmarks.setting import describe, setting
 from wisp.config import TINY, ServerConfig
-from wisp.core import Batch, Sampling, Seat, Session, Slo
+from wisp.core.batch import Batch, Seat
+from wisp.core.request import Sampling
+from wisp.core.session import Session
+from wisp.core.slo import Slo
+from wisp.engine.build import build_verifier
 from wisp.launch import Process
-from wisp.server.build import build_verifier
 
 SEED = 7
 MAX_TOKENS = 48

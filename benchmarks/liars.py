@@ -24,10 +24,9 @@ from rich.console import Console
 
 from benchmarks.setting import describe, setting
 from wisp.config import TINY, EdgeConfig
-from wisp.core import Sampling
+from wisp.core.request import Sampling
 from wisp.edge.backend import EdgeBackend
 from wisp.edge.drafter.base import DraftJob
-from wisp.edge.drafter.scripted import ScriptedDrafter
 from wisp.edge.drafting import DraftLoop
 from wisp.edge.link import Link
 from wisp.edge.predictor import ConfidencePredictor, Features, LogisticPredictor
@@ -35,6 +34,7 @@ from wisp.launch import Process
 from wisp.metrics import EdgeMetrics
 from wisp.models.tokenizer import Tokenizer
 from wisp.openai.backend import GenerationRequest
+from wisp.testing.drafter import ScriptedDrafter
 
 SEED = 7
 NUM_HONEST, NUM_MORE = 20, 5

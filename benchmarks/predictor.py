@@ -40,7 +40,7 @@ from benchmarks.predictor_replay import (
 from benchmarks.predictor_traces import Trace, record
 from benchmarks.setting import describe, setting
 from wisp.config import TINY
-from wisp.core import REST, Verdict
+from wisp.core.drafts import REST, Verdict
 from wisp.edge.predictor import ConfidencePredictor, Label, LogisticPredictor, fit
 from wisp.edge.predictor.calibration import Calibration
 from wisp.edge.stream import Stream

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from wisp.config import TINY
-from wisp.core import Sampling
+from wisp.core.request import Sampling
 from wisp.edge.drafter.base import Proposal
 from wisp.edge.drafter.transformers import propose
 from wisp.edge.repeats import Repeats

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.predictor_traces import record
-from wisp.sim.text import COLUMNS
+from benchmarks.sim.text import COLUMNS
 
 MAX_TOKENS = 80
 SEED = 7

@@ -23,7 +23,8 @@ from rich.progress import track
 
 from benchmarks.setting import describe, setting
 from wisp.config import TINY, EdgeConfig
-from wisp.core import Sampling, Verdict
+from wisp.core.drafts import Verdict
+from wisp.core.request import Sampling
 from wisp.edge.backend import EdgeBackend
 from wisp.edge.drafting import DraftLoop
 from wisp.edge.link import Link

@@ -18,7 +18,10 @@ import time
 from typing import Any
 
 from benchmarks.setting import describe, setting
-from wisp.core import Directive, DraftBlock, Sampling, Session, Slo
+from wisp.core.drafts import Directive, DraftBlock
+from wisp.core.request import Sampling
+from wisp.core.session import Session
+from wisp.core.slo import Slo
 from wisp.estimator.step_time import StepTimeEstimator
 from wisp.scheduler.policy import POLICIES, PolicyName, make_policy
 

@@ -6,7 +6,7 @@
     python -m benchmarks.simulate --record FILE [--target DIR --draft DIR]
 
 Devices of four kinds share one A100-80GB that serves a 32B model. The engine, the policies, the
-estimator and the edges' streams are the real ones; time is virtual (`wisp/sim`). Capacity is the
+estimator and the edges' streams are the real ones; time is virtual (`benchmarks/sim`). Capacity: the
 most devices with which at least 95 % of the sessions got what they were promised; goodput is the
 highest over the loads tried, at the last of the rates. docs/measurements.md says what is assumed.
 """
@@ -40,14 +40,14 @@ from benchmarks.capacity import (
     point,
     setup_of,
 )
+from benchmarks.sim.fleet import Setup, Tuning, simulate
+from benchmarks.sim.step_times import A100, QWEN3_32B, implied_by_paper
+from benchmarks.sim.text import RecordedTexts
+from benchmarks.sim.workload import Lengths, Workload
 from wisp import __version__
 from wisp.config import TINY
 from wisp.edge.predictor import LogisticPredictor
 from wisp.scheduler.policy import POLICIES, PolicyName
-from wisp.sim.fleet import Setup, Tuning, simulate
-from wisp.sim.law import A100, QWEN3_32B, implied_by_paper
-from wisp.sim.text import RecordedTexts
-from wisp.sim.workload import Lengths, Workload
 
 SEED = 1
 # With it the paper's own scheduler (`wisp-paper`) comes out at its published capacity, 86 at 8

@@ -16,19 +16,21 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
-from wisp.core import Batch, Directive, Slo, Verdict
+from benchmarks.sim.edge import Edge, Tally
+from benchmarks.sim.events import Events
+from benchmarks.sim.fleet import Setup, Tuning, learn, make_target
+from benchmarks.sim.network import Way
+from benchmarks.sim.profiles import PHONE, Network
+from benchmarks.sim.server import Server
+from benchmarks.sim.target import Clock, SimulatedTarget
+from benchmarks.sim.text import BetaTexts
+from benchmarks.sim.workload import Lengths, Presence, Workload
+from wisp.core.batch import Batch
+from wisp.core.drafts import Directive, Verdict
+from wisp.core.slo import Slo
 from wisp.engine.engine import Engine
 from wisp.engine.messages import Draft
 from wisp.scheduler.policy import make_policy
-from wisp.sim.edge import Edge, Tally
-from wisp.sim.events import Events
-from wisp.sim.fleet import Setup, Tuning, learn, make_target
-from wisp.sim.network import Way
-from wisp.sim.profiles import PHONE, Network
-from wisp.sim.server import Server
-from wisp.sim.target import Clock, SimulatedTarget
-from wisp.sim.text import BetaTexts
-from wisp.sim.workload import Lengths, Presence, Workload
 from wisp.verifier.base import Collect, Outcome
 
 SEED = 3

@@ -22,8 +22,11 @@ from typing import Any
 
 from benchmarks.setting import describe, setting
 from wisp.config import TINY
-from wisp.core import Batch, Sampling, Seat, Session, Slo
-from wisp.engine.running import Running
+from wisp.core.batch import Batch, Seat
+from wisp.core.request import Sampling
+from wisp.core.session import Session
+from wisp.core.slo import Slo
+from wisp.engine.step import Running
 from wisp.models.tokenizer import Tokenizer
 from wisp.sampling.processors import needs_processing
 

@@ -28,8 +28,11 @@ from pathlib import Path
 from typing import Any
 
 from wisp.config import TINY
-from wisp.core import Batch, Sampling, Seat, Session, Slo
-from wisp.engine.running import Running
+from wisp.core.batch import Batch, Seat
+from wisp.core.request import Sampling
+from wisp.core.session import Session
+from wisp.core.slo import Slo
+from wisp.engine.step import Running
 
 SEED = 11
 MAX_WINDOW = 7

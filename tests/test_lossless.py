@@ -16,7 +16,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from wisp.config import TINY
-from wisp.core import Directive, DraftBlock, Sampling, Slo, Verdict
+from wisp.core.drafts import Directive, DraftBlock, Verdict
+from wisp.core.request import Sampling
+from wisp.core.slo import Slo
 from wisp.edge.drafter.base import Drafter, DraftJob
 from wisp.edge.drafter.transformers import TransformersDrafter
 from wisp.edge.stream import Stream

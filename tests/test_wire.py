@@ -10,16 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wisp import wire
-from wisp.core import (
-    Directive,
-    DraftBlock,
-    FinishReason,
-    Sampling,
-    Slo,
-    Structure,
-    TokenLogprob,
-    Verdict,
-)
+from wisp.core.drafts import Directive, DraftBlock, TokenLogprob, Verdict
+from wisp.core.request import FinishReason, Sampling, Structure
+from wisp.core.slo import Slo
 from wisp.errors import BadRequest, ProtocolError
 from wisp.v1 import wisp_pb2 as pb
 

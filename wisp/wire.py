@@ -9,19 +9,9 @@ import math
 
 from msgspec import Struct
 
-from wisp.core import (
-    MOST_LOGPROBS,
-    STRUCTURES,
-    Directive,
-    DraftBlock,
-    FinishReason,
-    Sampling,
-    Slo,
-    SloChoice,
-    Structure,
-    TokenLogprob,
-    Verdict,
-)
+from wisp.core.drafts import Directive, DraftBlock, TokenLogprob, Verdict
+from wisp.core.request import MOST_LOGPROBS, STRUCTURES, FinishReason, Sampling, Structure
+from wisp.core.slo import Slo, SloChoice
 from wisp.errors import BadRequest, ProtocolError
 from wisp.v1 import wisp_pb2 as pb
 

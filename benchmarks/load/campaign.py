@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks.load.fleet import Fleet, Row, Server, measure
 from benchmarks.load.search import most_that_holds
 from benchmarks.load.worker import Demand
-from wisp.core import Slo
+from wisp.core.slo import Slo
 
 ATTAINED = 0.95
 FIRST_TOKEN_S = 2.0  # the default of wisp-server

@@ -15,8 +15,13 @@ from random import Random
 from typing import Any
 
 from benchmarks.load.users import Ask, Came, chain
+from benchmarks.sim.network import Line
+from benchmarks.sim.profiles import Device
+from benchmarks.sim.text import Text, Texts
 from wisp import wire
-from wisp.core import DraftBlock, Sampling, Slo
+from wisp.core.drafts import DraftBlock
+from wisp.core.request import Sampling
+from wisp.core.slo import Slo
 from wisp.edge.drafter.base import Proposal
 from wisp.edge.generation import EdgeGeneration
 from wisp.edge.link import Link
@@ -25,9 +30,6 @@ from wisp.edge.stream import Begun
 from wisp.edge.waste import Cost
 from wisp.metrics import EdgeMetrics
 from wisp.openai.backend import ModelCard
-from wisp.sim.network import Line
-from wisp.sim.profiles import Device
-from wisp.sim.text import Text, Texts
 from wisp.v1 import wisp_pb2 as pb
 
 _BLOCK_TOKENS = 2  # the default of wisp-edge

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 from benchmarks.load.users import Ask, Came
-from wisp.core import Slo
+from wisp.core.slo import Slo
 from wisp.errors import Overloaded, Unavailable
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from benchmarks.load.target import make_predictable
 from wisp.config import ServerConfig
+from wisp.engine.build import build_engine
 from wisp.engine.engine import Engine
-from wisp.server.build import build_engine
 from wisp.verifier.base import Verifier
 
 LOAD_FORMAT = "predictable"

@@ -14,9 +14,9 @@ from benchmarks.load.fleet import Fleet, Server
 from benchmarks.load.servers import PlainVllm, wisp_server
 from benchmarks.load.target import OWN_SHAPES, config
 from benchmarks.load.worker import Setting
+from benchmarks.sim.profiles import CELLULAR, DEVICES, WIFI, WIRED, Network
+from benchmarks.sim.workload import SHARE_GPT, Lengths, Workload
 from benchmarks.vllm_steps import SHAPES
-from wisp.sim.profiles import CELLULAR, DEVICES, WIFI, WIRED, Network
-from wisp.sim.workload import SHARE_GPT, Lengths, Workload
 
 SEED = 1
 

@@ -1,6 +1,6 @@
 """What users got, judged over a window of a load that goes on.
 
-The promise is that of the simulator (`wisp.sim.fleet.Report`): the first token in time, and from
+The promise is that of the simulator (`benchmarks.sim.fleet`): the first token in time, and from
 there on at least the promised rate on average. A session that was there before the window is judged
 as though it had been opened when the load last changed, or when the window began if that is better
 for it: so neither what it got before nor what the change itself cost counts.
@@ -12,8 +12,7 @@ from dataclasses import dataclass, field, fields
 
 import numpy as np
 
-from wisp.attainment import Attainment
-from wisp.core import Slo
+from wisp.core.slo import Attainment, Slo
 
 _LEAST_S = 1.0  # less of a session than this in the window tells nothing
 

@@ -13,9 +13,9 @@ from random import Random
 from typing import NamedTuple, Protocol
 
 from benchmarks.load.score import Tally
-from wisp.core import Slo
+from benchmarks.sim.workload import Lengths, Workload
+from wisp.core.slo import Slo
 from wisp.errors import Overloaded, WispError
-from wisp.sim.workload import Lengths, Workload
 
 log = logging.getLogger(__name__)
 _RETRY_S = 1.0

@@ -16,14 +16,14 @@ from benchmarks.load.edges import Edge
 from benchmarks.load.http import HttpClient, client
 from benchmarks.load.score import Tally
 from benchmarks.load.users import Bell, Connection, User
-from wisp.core import Slo
+from benchmarks.sim.network import Line
+from benchmarks.sim.profiles import Device, Network
+from benchmarks.sim.text import BetaTexts
+from benchmarks.sim.workload import Workload
+from wisp.core.slo import Slo
 from wisp.edge.link import Link
 from wisp.edge.predictor import ConfidencePredictor, Label
 from wisp.metrics import EdgeMetrics
-from wisp.sim.network import Line
-from wisp.sim.profiles import Device, Network
-from wisp.sim.text import BetaTexts
-from wisp.sim.workload import Workload
 
 _TICK_S = 0.05  # between two looks at how late this process wakes up
 Kind = Literal["edges", "clients"]

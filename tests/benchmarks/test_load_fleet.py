@@ -16,10 +16,13 @@ from benchmarks.load.servers import wisp_server
 from benchmarks.load.target import config, make_predictable, write_model
 from benchmarks.load.users import chain
 from benchmarks.load.worker import Demand, Setting, Worker
-from wisp.core import Batch, Sampling, Seat, Session, Slo
+from benchmarks.sim.profiles import LAPTOP, WIRED
+from benchmarks.sim.workload import Lengths, Workload
+from wisp.core.batch import Batch, Seat
+from wisp.core.request import Sampling
+from wisp.core.session import Session
+from wisp.core.slo import Slo
 from wisp.launch import Process
-from wisp.sim.profiles import LAPTOP, WIRED
-from wisp.sim.workload import Lengths, Workload
 from wisp.verifier.torch import TorchVerifier
 
 SLO = Slo(tokens_per_s=4.0, first_token_s=2.0)

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.load.score import Stats, Tally, Watched
 from benchmarks.load.search import most_that_holds
-from wisp.core import Slo
+from wisp.core.slo import Slo
 
 SLO = Slo(tokens_per_s=10.0, first_token_s=1.0)
 

@@ -11,9 +11,9 @@ from transformers import AutoModelForCausalLM
 
 from tests.models.tiny import VOCAB_SIZE, save_random_model
 from wisp.edge.drafter.base import DraftJob
-from wisp.edge.drafter.scripted import ScriptedDrafter
 from wisp.edge.drafter.transformers import TransformersDrafter, common_prefix, propose
 from wisp.errors import Overloaded
+from wisp.testing.drafter import ScriptedDrafter
 
 
 @pytest.fixture(scope="module")

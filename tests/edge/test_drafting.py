@@ -7,12 +7,14 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 from wisp import wire
-from wisp.core import Directive, DraftBlock, FinishReason, Sampling, Slo, Verdict
-from wisp.edge.drafter.scripted import ScriptedDrafter
+from wisp.core.drafts import Directive, DraftBlock, Verdict
+from wisp.core.request import FinishReason, Sampling
+from wisp.core.slo import Slo
 from wisp.edge.drafting import DraftLoop
 from wisp.edge.generation import EdgeGeneration
 from wisp.edge.predictor import ConfidencePredictor
 from wisp.metrics import EdgeMetrics
+from wisp.testing.drafter import ScriptedDrafter
 from wisp.v1 import wisp_pb2 as pb
 
 DIRECTIVE = Directive(window=4, threshold=0.0)

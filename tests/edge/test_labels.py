@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from wisp.core import Directive, Verdict
+from wisp.core.drafts import Directive, Verdict
 from wisp.edge.drafter.base import Proposal
 from wisp.edge.predictor.base import TYPICAL_ACCEPTANCE, Features
 from wisp.edge.stream import RECENT_RATE, Stream

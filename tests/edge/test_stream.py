@@ -6,7 +6,10 @@ import random
 
 import pytest
 
-from wisp.core import Directive, DraftBlock, FinishReason, Sampling, Session, Slo, Verdict
+from wisp.core.drafts import Directive, DraftBlock, Verdict
+from wisp.core.request import FinishReason, Sampling
+from wisp.core.session import Session
+from wisp.core.slo import Slo
 from wisp.edge.stream import Stream
 from wisp.edge.waste import Cost
 from wisp.errors import ProtocolError

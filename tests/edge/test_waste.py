@@ -10,15 +10,17 @@ from typing import Any
 import pytest
 
 from wisp import wire
-from wisp.core import Directive, DraftBlock, FinishReason, Sampling, Slo, Verdict
+from wisp.core.drafts import Directive, DraftBlock, Verdict
+from wisp.core.request import FinishReason, Sampling
+from wisp.core.slo import Slo
 from wisp.edge.drafter.base import DraftJob
-from wisp.edge.drafter.scripted import ScriptedDrafter
 from wisp.edge.drafting import DraftLoop
 from wisp.edge.generation import EdgeGeneration
 from wisp.edge.predictor import ConfidencePredictor
 from wisp.edge.stream import Stream
 from wisp.edge.waste import Cost, Waste
 from wisp.metrics import EdgeMetrics
+from wisp.testing.drafter import ScriptedDrafter
 from wisp.v1 import wisp_pb2 as pb
 
 WINDOW, BLOCK = 4, 2

@@ -8,7 +8,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from wisp.core import Batch, Directive, DraftBlock, FinishReason, Sampling, Slo, Verdict
+from wisp.core.batch import Batch
+from wisp.core.drafts import Directive, DraftBlock, Verdict
+from wisp.core.request import FinishReason, Sampling
+from wisp.core.slo import Slo
 from wisp.engine.engine import Engine
 from wisp.engine.messages import (
     Close,
@@ -26,7 +29,7 @@ from wisp.estimator.floor_and_slope import FloorAndSlope
 from wisp.estimator.shape import SeatedShape
 from wisp.estimator.step_time import StepTimeEstimator
 from wisp.scheduler.policy import POLICIES, Fcfs, PolicyName, make_policy
-from wisp.verifier.scripted import ScriptedVerifier
+from wisp.testing.verifier import ScriptedVerifier
 
 DIRECTIVE = Directive(window=8, threshold=0.3)
 PROMPT = [5, 6, 7]

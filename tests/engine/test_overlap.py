@@ -7,14 +7,18 @@ from random import Random
 import pytest
 
 from tests.engine.test_engine import DIRECTIVE, PROMPT, Clock, draft, opening
-from wisp.core import Batch, Sampling, Seat, Session, Slo, Verdict
+from wisp.core.batch import Batch, Seat
+from wisp.core.drafts import Verdict
+from wisp.core.request import Sampling
+from wisp.core.session import Session
+from wisp.core.slo import Slo
 from wisp.engine.engine import Engine
 from wisp.engine.messages import Close, Failed, Open, ToEngine, Verdicts
-from wisp.engine.running import Pace, Running
+from wisp.engine.step import Pace, Running
 from wisp.estimator.floor_and_slope import FloorAndSlope
 from wisp.estimator.step_time import StepTimeEstimator
 from wisp.scheduler.policy import POLICIES, PolicyName, make_policy
-from wisp.verifier.scripted import ScriptedVerifier
+from wisp.testing.verifier import ScriptedVerifier
 
 LAUNCH_S, STEP_S = 0.002, 0.010
 

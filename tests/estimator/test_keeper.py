@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from tests.estimator.laws import steps
-from wisp.core import Batch
+from wisp.core.batch import Batch
 from wisp.estimator.keeper import Keeper, keep
 from wisp.estimator.shape import SeatedShape
 from wisp.estimator.step_time import StepTimeEstimator
 from wisp.estimator.store import Key, load
-from wisp.verifier.scripted import ScriptedVerifier
+from wisp.testing.verifier import ScriptedVerifier
 
 KEY = Key(model="scripted", gpu="none", engine="scripted")
 

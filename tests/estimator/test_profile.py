@@ -3,11 +3,11 @@ from __future__ import annotations
 import pytest
 
 from tests.estimator.laws import law_s, steps
-from wisp.core import Batch
+from wisp.core.batch import Batch
 from wisp.estimator.profile import profile
 from wisp.estimator.shape import SeatedShape, shape_of
 from wisp.estimator.step_time import StepTimeEstimator
-from wisp.verifier.scripted import ScriptedVerifier
+from wisp.testing.verifier import ScriptedVerifier
 
 
 class Bench:

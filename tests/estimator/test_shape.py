@@ -6,7 +6,10 @@ import pickle
 import numpy as np
 import pytest
 
-from wisp.core import Batch, Sampling, Seat, Session, Slo
+from wisp.core.batch import Batch, Seat
+from wisp.core.request import Sampling
+from wisp.core.session import Session
+from wisp.core.slo import Slo
 from wisp.estimator.base import StepShape
 from wisp.estimator.basis import NUM_COLUMNS, UNITS, Curve, columns
 from wisp.estimator.nnls import nnls

@@ -13,8 +13,8 @@ from msgspec import structs
 from openai import AsyncOpenAI, NotFoundError
 from openai.types.chat import ChatCompletionMessageParam
 
-from wisp.core import Slo
-from wisp.openai.scripted import Script, ScriptedBackend
+from wisp.core.slo import Slo
+from wisp.testing.backend import Script, ScriptedBackend
 
 HELLO: list[ChatCompletionMessageParam] = [{"role": "user", "content": "hello"}]
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from httpx import AsyncClient
 
-from wisp.core import Slo, SloChoice
-from wisp.openai.scripted import ScriptedBackend
+from wisp.core.slo import Slo, SloChoice
+from wisp.testing.backend import ScriptedBackend
 
 URL = "/v1/completions"
 GOOD: dict[str, Any] = {"model": "scripted", "prompt": "hi"}

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from wisp.core import REST, FinishReason, Sampling, TokenLogprob, Verdict
+from wisp.core.drafts import REST, TokenLogprob, Verdict
+from wisp.core.request import FinishReason, Sampling
 from wisp.models.tokenizer import Detokenizer, Tokenizer
 from wisp.openai.stops import StopStrings
 from wisp.openai.text import Answer, Delta

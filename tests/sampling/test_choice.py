@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from wisp.core import Sampling
+from wisp.core.request import Sampling
 from wisp.sampling.choice import choose, choose_unprocessed
 from wisp.sampling.draft import draft_token
 from wisp.sampling.philox import gumbel_numpy, signed

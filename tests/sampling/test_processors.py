@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wisp.core import Sampling
+from wisp.core.request import Sampling
 from wisp.sampling.processors import Row, is_plain, process
 
 VOCAB = 12

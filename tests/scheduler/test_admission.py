@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.scheduler.worlds import FIRST, exact, make_session
-from wisp.core import Session, Slo
+from wisp.core.session import Session
+from wisp.core.slo import Slo
 from wisp.scheduler.admission import admission, retry_after_s, until_one_ends_s
 from wisp.scheduler.policy import make_policy
 

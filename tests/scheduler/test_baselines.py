@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from tests.scheduler.worlds import FIRST, exact, make_session
-from wisp.core import REST
+from wisp.core.drafts import REST
 from wisp.scheduler.policy import make_policy
 
 

@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from wisp.core import Directive, DraftBlock, Sampling, Session, Slo
+from wisp.core.drafts import Directive, DraftBlock
+from wisp.core.request import Sampling
+from wisp.core.session import Session
+from wisp.core.slo import Slo
 from wisp.scheduler.policy import Fcfs
 
 DIRECTIVE = Directive(window=4, threshold=0.3)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.scheduler.worlds import FIRST, Tiled, World, exact
-from wisp.core import Slo
+from wisp.core.slo import Slo
 from wisp.engine.messages import Failed
 from wisp.estimator.floor_and_slope import FloorAndSlope
 from wisp.scheduler.policy import POLICIES, PolicyName, make_policy

@@ -10,14 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.scheduler.worlds import FIRST, Tiled, exact, make_session, value
-from wisp.controller.controller import Load
-from wisp.core import Batch, Seat, Session
+from wisp.core.batch import Batch, Seat
+from wisp.core.session import Session
 from wisp.estimator.base import Estimator
 from wisp.estimator.floor_and_slope import FloorAndSlope
 from wisp.estimator.shape import SeatedShape, shape_of
 from wisp.estimator.step_time import StepTimeEstimator
 from wisp.scheduler.costs import Costs
 from wisp.scheduler.policy import make_policy
+from wisp.scheduler.speculation import Load
 from wisp.scheduler.wisp import Wisp
 
 ESTIMATORS: list[Callable[[], Estimator]] = [exact, Tiled, StepTimeEstimator]

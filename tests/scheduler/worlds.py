@@ -5,14 +5,18 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
-from wisp.core import Batch, Directive, DraftBlock, Sampling, Session, Slo, Verdict
+from wisp.core.batch import Batch
+from wisp.core.drafts import Directive, DraftBlock, Verdict
+from wisp.core.request import Sampling
+from wisp.core.session import Session
+from wisp.core.slo import Slo
 from wisp.engine.engine import Engine
 from wisp.engine.messages import Draft, Open, ToEngine, Verdicts
 from wisp.estimator.base import Estimator, StepShape
 from wisp.estimator.floor_and_slope import FloorAndSlope
 from wisp.estimator.shape import shape_of
 from wisp.scheduler.base import Policy
-from wisp.verifier.scripted import ScriptedVerifier
+from wisp.testing.verifier import ScriptedVerifier
 
 FIRST = Directive(window=8, threshold=0.3)
 

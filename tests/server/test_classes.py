@@ -5,7 +5,7 @@ import math
 import pytest
 
 from wisp.config import ServerConfig, SloClass
-from wisp.core import Slo
+from wisp.core.slo import Slo
 from wisp.errors import BadRequest
 from wisp.server.classes import SloClasses
 

@@ -16,7 +16,9 @@ from msgspec import structs
 from tests.conftest import start_server
 from wisp import wire
 from wisp.config import TINY
-from wisp.core import DraftBlock, Sampling, Slo, SloChoice, Structure
+from wisp.core.drafts import DraftBlock
+from wisp.core.request import Sampling, Structure
+from wisp.core.slo import Slo, SloChoice
 from wisp.launch import Process
 from wisp.models.tokenizer import Tokenizer
 from wisp.v1 import wisp_pb2 as pb

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from wisp.core import Directive, Slo, Verdict
+from wisp.core.drafts import Directive, Verdict
+from wisp.core.slo import Slo
 from wisp.engine.messages import Forecast, SessionState, Snapshot, StepReport
 from wisp.errors import Overloaded, Shed
 from wisp.metrics import ServerMetrics

@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 
 from tests.models.tiny import VOCAB_SIZE, save_random_model
-from wisp.core import Batch, Sampling, Seat, Session, Slo
+from wisp.core.batch import Batch, Seat
+from wisp.core.request import Sampling
+from wisp.core.session import Session
+from wisp.core.slo import Slo
 from wisp.errors import Overloaded
 from wisp.verifier.base import Verifier
 from wisp.verifier.torch import TorchVerifier

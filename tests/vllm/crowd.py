@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from tests.vllm.driver import STEP_TOKENS, Driver, drafter, prompts, same
-from wisp.core import Batch, Sampling, Seat
-from wisp.engine.running import Running
+from wisp.core.batch import Batch, Seat
+from wisp.core.request import Sampling
+from wisp.engine.step import Running
 from wisp.sampling.processors import needs_processing
 
 

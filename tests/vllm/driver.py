@@ -12,7 +12,10 @@ import msgspec
 import torch
 
 from wisp.config import TINY
-from wisp.core import Batch, Sampling, Seat, Session, Slo
+from wisp.core.batch import Batch, Seat
+from wisp.core.request import Sampling
+from wisp.core.session import Session
+from wisp.core.slo import Slo
 from wisp.models.tokenizer import Tokenizer
 from wisp.sampling.philox import gumbel_torch, signed
 from wisp.sampling.processors import Row, process

@@ -10,7 +10,7 @@ import pytest
 
 from tests.vllm.crowd import Crowd
 from tests.vllm.driver import expected, prompts
-from wisp.core import Sampling
+from wisp.core.request import Sampling
 
 NUM_SESSIONS = int(os.environ.get("WISP_FUZZ", "100"))  # of each case
 

@@ -9,7 +9,8 @@ import pytest
 
 from tests.vllm.conftest import BLOCK, NUM_BLOCKS
 from tests.vllm.driver import Driver, expected, finish, prompts, same, step
-from wisp.core import Batch, Sampling
+from wisp.core.batch import Batch
+from wisp.core.request import Sampling
 from wisp.errors import Overloaded
 
 SAMPLING = Sampling(max_tokens=60, seed=3, temperature=0.8)

@@ -13,7 +13,8 @@ from tests.vllm.adapters import TARGET, merge, write_adapter
 from tests.vllm.conftest import BLOCK, second_engine
 from tests.vllm.crowd import Crowd
 from tests.vllm.driver import Driver, drafter, expected, finish, learn, merged, prompts, same, step
-from wisp.core import Batch, Sampling
+from wisp.core.batch import Batch
+from wisp.core.request import Sampling
 from wisp.errors import ConfigError
 
 NAMES = (None, "one", "two")

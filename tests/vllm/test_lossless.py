@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.vllm.driver import Draft, Driver, drafter, expected, finish, learn, oracle, prompts, same
-from wisp.core import Sampling
+from wisp.core.request import Sampling
 
 NUM_TOKENS = 40
 SAMPLINGS: dict[str, dict[str, Any]] = {

@@ -9,7 +9,7 @@ import pytest
 
 from tests.vllm.conftest import second_engine
 from tests.vllm.crowd import Crowd
-from wisp.core import Sampling
+from wisp.core.request import Sampling
 
 GREEDY = Sampling(max_tokens=1, seed=1, temperature=0.0)
 SPLITS = {

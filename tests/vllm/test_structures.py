@@ -12,7 +12,8 @@ import pytest
 
 from tests.vllm.driver import Driver, finish, prompts, step
 from wisp.config import TINY
-from wisp.core import Sampling, Session, Structure
+from wisp.core.request import Sampling, Structure
+from wisp.core.session import Session
 from wisp.errors import BadRequest
 from wisp.models.tokenizer import Tokenizer
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from wisp.core import REST
+from wisp.core.drafts import REST
 from wisp.edge.drafter.base import Drafter, DraftJob
 from wisp.edge.generation import EdgeGeneration
 from wisp.edge.predictor import Predictor

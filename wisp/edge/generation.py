@@ -12,8 +12,8 @@ from collections.abc import AsyncIterator, Callable
 from msgspec import structs
 
 from wisp import wire
-from wisp.attainment import Attainment
-from wisp.core import DraftBlock, Verdict
+from wisp.core.drafts import DraftBlock, Verdict
+from wisp.core.slo import Attainment
 from wisp.edge.drafter.base import Proposal
 from wisp.edge.link import Backoff, Link
 from wisp.edge.predictor import Features, Predictor

@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 
 from wisp import wire
-from wisp.core import DraftBlock
+from wisp.core.drafts import DraftBlock
 from wisp.openai.backend import ModelCard
 from wisp.status import error_of
 from wisp.v1 import wisp_pb2 as pb

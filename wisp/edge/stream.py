@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from wisp.core import REST, Directive, DraftBlock, Verdict
+from wisp.core.drafts import REST, Directive, DraftBlock, Verdict
 from wisp.edge.drafter.base import Proposal
 from wisp.edge.predictor.base import TYPICAL_ACCEPTANCE, Features, Label
 from wisp.edge.repeats import Repeats

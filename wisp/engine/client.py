@@ -13,7 +13,7 @@ from pathlib import Path
 import zmq
 import zmq.asyncio
 
-from wisp.core import DraftBlock, Verdict
+from wisp.core.drafts import DraftBlock, Verdict
 from wisp.engine.engine import Engine
 from wisp.engine.messages import (
     Close,

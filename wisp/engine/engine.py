@@ -6,8 +6,10 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 
-from wisp.controller.calibration import count, learn, learn_lookup, observed_acceptance
-from wisp.core import Batch, Seat, Session, Verdict
+from wisp.core.batch import Batch, Seat
+from wisp.core.drafts import Verdict
+from wisp.core.edge_stats import count, learn, learn_lookup, observed_acceptance
+from wisp.core.session import Session
 from wisp.engine.messages import (
     Close,
     Draft,
@@ -24,7 +26,7 @@ from wisp.engine.messages import (
     ToEngine,
     Verdicts,
 )
-from wisp.engine.running import Pace, Running
+from wisp.engine.step import Pace, Running
 from wisp.errors import BadRequest, Overloaded, ProtocolError
 from wisp.estimator.keeper import Keeper
 from wisp.estimator.shape import mean_seat, shape_of

@@ -7,7 +7,9 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from wisp.core import DraftBlock, Sampling, Slo, Verdict
+from wisp.core.drafts import DraftBlock, Verdict
+from wisp.core.request import Sampling
+from wisp.core.slo import Slo
 from wisp.scheduler.policy import PolicyChoice
 from wisp.verifier.base import Facts
 

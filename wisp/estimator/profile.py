@@ -9,7 +9,10 @@ from collections.abc import Callable, Sequence
 from itertools import cycle
 from typing import Protocol
 
-from wisp.core import Batch, Sampling, Seat, Session, Slo
+from wisp.core.batch import Batch, Seat
+from wisp.core.request import Sampling
+from wisp.core.session import Session
+from wisp.core.slo import Slo
 from wisp.estimator.fit import Observation
 from wisp.estimator.shape import shape_of
 

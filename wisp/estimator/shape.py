@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wisp.core import Batch
+from wisp.core.batch import Batch
 from wisp.estimator.base import StepShape
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 
-from wisp.core import Sampling
+from wisp.core.request import Sampling
 from wisp.errors import BadRequest, PromptTooLong
 from wisp.models.tokenizer import Tokenizer
 from wisp.openai.backend import GenerationRequest, ModelCard

@@ -12,8 +12,9 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from wisp.attainment import Attainment
-from wisp.core import Sampling, SloChoice, Verdict
+from wisp.core.drafts import Verdict
+from wisp.core.request import Sampling
+from wisp.core.slo import Attainment, SloChoice
 from wisp.errors import ModelNotFound
 from wisp.models.tokenizer import Tokenizer
 

@@ -16,7 +16,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from wisp.core import MOST_LOGPROBS, Structure
+from wisp.core.request import MOST_LOGPROBS, Structure
 
 _INT64_MIN, _UINT64_MAX = -(2**63), 2**64 - 1
 

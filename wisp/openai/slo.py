@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import ValidationError
 
-from wisp.core import Slo, SloChoice
+from wisp.core.slo import Slo, SloChoice
 from wisp.errors import BadRequest
 from wisp.openai.schemas import SloFields
 

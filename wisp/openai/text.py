@@ -6,7 +6,8 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from wisp.core import FinishReason, Sampling, TokenLogprob, Verdict
+from wisp.core.drafts import TokenLogprob, Verdict
+from wisp.core.request import FinishReason, Sampling
 from wisp.models.tokenizer import Detokenizer, Tokenizer
 from wisp.openai.stops import StopStrings
 

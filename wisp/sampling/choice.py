@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from wisp.core import TokenLogprob
+from wisp.core.drafts import TokenLogprob
 from wisp.sampling.philox import GREEDY_BELOW, gumbel_torch, signed
 from wisp.sampling.processors import Row, is_plain, process
 

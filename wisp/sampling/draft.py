@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from wisp.core import Sampling
+from wisp.core.request import Sampling
 from wisp.sampling.philox import GREEDY_BELOW, gumbel_numpy
 
 

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from wisp.core import Sampling
+from wisp.core.request import Sampling
 from wisp.sampling.philox import GREEDY_BELOW
 
 # The most likely token of a row weighs this many units of mass, so a token that is 2^40 times less

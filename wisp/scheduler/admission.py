@@ -9,7 +9,8 @@ from collections.abc import Callable, Collection
 from operator import mul
 from typing import NamedTuple
 
-from wisp.core import Session, Slo
+from wisp.core.session import Session
+from wisp.core.slo import Slo
 from wisp.estimator.base import Estimator
 from wisp.estimator.shape import SeatedShape
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Protocol
 
-from wisp.core import Batch, Directive, Session, Slo
+from wisp.core.batch import Batch
+from wisp.core.drafts import Directive
+from wisp.core.session import Session
+from wisp.core.slo import Slo
 from wisp.estimator.base import Estimator
 from wisp.estimator.shape import shape_of
 

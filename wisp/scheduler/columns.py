@@ -8,8 +8,8 @@ from collections.abc import Collection
 import numpy as np
 from numpy.typing import NDArray
 
-from wisp.controller.calibration import survivals
-from wisp.core import Session
+from wisp.core.edge_stats import survivals
+from wisp.core.session import Session
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from wisp.core import Batch
+from wisp.core.batch import Batch
 from wisp.estimator.base import Estimator
 from wisp.estimator.shape import SeatedShape, shape_of
 

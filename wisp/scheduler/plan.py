@@ -7,11 +7,11 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from wisp.controller.controller import Load
 from wisp.estimator.shape import SeatedShape
 from wisp.scheduler.columns import Columns
 from wisp.scheduler.costs import Costs, Curve
 from wisp.scheduler.knapsack import Drafts
+from wisp.scheduler.speculation import Load
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]

@@ -6,13 +6,10 @@ from typing import Annotated, Literal, get_args
 
 from msgspec import Meta, Struct
 
-from wisp.core import REST, Directive
+from wisp.core.drafts import REST, Directive
 from wisp.estimator.base import Estimator
 from wisp.scheduler.base import Policy
-from wisp.scheduler.centralized import Centralized
-from wisp.scheduler.fcfs import Fcfs
-from wisp.scheduler.paper import WispPaper
-from wisp.scheduler.sled import Sled
+from wisp.scheduler.baselines import Centralized, Fcfs, Sled, WispPaper
 from wisp.scheduler.wisp import Wisp
 
 __all__ = [

@@ -5,9 +5,11 @@ from collections.abc import Collection, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from wisp.controller.calibration import survivals
-from wisp.controller.controller import Load, SpeculationController
-from wisp.core import Batch, Directive, Seat, Session, Slo
+from wisp.core.batch import Batch, Seat
+from wisp.core.drafts import Directive
+from wisp.core.edge_stats import survivals
+from wisp.core.session import Session
+from wisp.core.slo import Slo
 from wisp.estimator.base import Estimator
 from wisp.estimator.shape import SeatedShape
 from wisp.scheduler.admission import retry_after_s
@@ -16,6 +18,7 @@ from wisp.scheduler.columns import Columns
 from wisp.scheduler.costs import Costs
 from wisp.scheduler.knapsack import Drafts
 from wisp.scheduler.plan import Plan
+from wisp.scheduler.speculation import Load, SpeculationController
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import structs
 
 from wisp.config import ServerConfig, SloClass
-from wisp.core import Slo, SloChoice
+from wisp.core.slo import Slo, SloChoice
 from wisp.errors import BadRequest
 
 _LEAST, _MOST = 1e-3, 1e6  # tokens/s and seconds: nobody means more, and no clock is to overflow

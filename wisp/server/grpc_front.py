@@ -15,7 +15,7 @@ from msgspec import structs
 
 from wisp import wire
 from wisp.config import Listen
-from wisp.core import Verdict
+from wisp.core.drafts import Verdict
 from wisp.errors import ConfigError, InternalError, ProtocolError, WispError
 from wisp.metrics import ServerMetrics
 from wisp.server.service import Service

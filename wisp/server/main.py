@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from wisp.config import ServerConfig
+from wisp.engine.build import build_engine
 from wisp.engine.client import EngineClient
 from wisp.engine.engine import Engine
 from wisp.engine.messages import StepReport
@@ -25,7 +26,6 @@ from wisp.models.tokenizer import Tokenizer
 from wisp.openai.front import HttpFront
 from wisp.openai.routes import create_app, json_body
 from wisp.server.backend import ServerBackend
-from wisp.server.build import build_engine
 from wisp.server.classes import SloClasses
 from wisp.server.grpc_front import GrpcFront
 from wisp.server.page import page_route

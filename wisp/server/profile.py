@@ -14,13 +14,13 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from wisp.config import ProfileConfig
+from wisp.engine.build import build_verifier, estimator_key
 from wisp.errors import ConfigError
 from wisp.estimator.fit import Observation
 from wisp.estimator.profile import GPU_BUDGET_S, profile
 from wisp.estimator.shape import SeatedShape
 from wisp.estimator.step_time import StepTimeEstimator, held_out
 from wisp.estimator.store import Key, save
-from wisp.server.build import build_verifier, estimator_key
 from wisp.verifier.base import Verifier
 
 _CPU_BUDGET_S = 10.0  # who asks for a profile waits longer for it than who starts a server

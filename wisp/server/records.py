@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from prometheus_client import Counter, Histogram
 
-from wisp.attainment import Attainment
-from wisp.core import Slo, Verdict
+from wisp.core.drafts import Verdict
+from wisp.core.slo import Attainment, Slo
 from wisp.engine.messages import StepReport
 from wisp.errors import Shed
 from wisp.metrics import ServerMetrics

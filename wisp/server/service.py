@@ -11,7 +11,8 @@ import msgspec
 from msgspec import structs
 
 from wisp.config import ServerConfig
-from wisp.core import Directive
+from wisp.core.drafts import Directive
+from wisp.engine.build import policy_choice
 from wisp.engine.client import EngineClient
 from wisp.engine.messages import Open as EngineOpen
 from wisp.engine.messages import Snapshot, SwitchPolicy
@@ -35,18 +36,6 @@ from wisp.stats import Stats
 from wisp.wire import PROTOCOL, Open, check_sampling
 
 log = logging.getLogger(__name__)
-
-
-def policy_choice(config: ServerConfig) -> PolicyChoice:
-    return PolicyChoice(
-        policy=config.scheduling.policy,
-        window=config.speculation.window,
-        threshold=config.speculation.threshold,
-        block_tokens=config.speculation.block_tokens,
-        max_step_tokens=config.scheduling.max_step_tokens,
-        batch_size=config.scheduling.batch_size,
-        batch_wait_s=config.scheduling.batch_wait_s,
-    )
 
 
 class Service:

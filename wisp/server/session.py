@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-from wisp.attainment import Attainment
-from wisp.core import DraftBlock, Verdict
+from wisp.core.drafts import DraftBlock, Verdict
+from wisp.core.slo import Attainment
 from wisp.engine.client import EngineSession
 from wisp.errors import BadRequest, ProtocolError, WispError
 from wisp.server.records import Records, SessionRecord

@@ -15,7 +15,10 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from wisp.core import Batch, Sampling, Seat, Session, TokenLogprob
+from wisp.core.batch import Batch, Seat
+from wisp.core.drafts import TokenLogprob
+from wisp.core.request import Sampling
+from wisp.core.session import Session
 
 
 class Facts(Struct, frozen=True, kw_only=True):

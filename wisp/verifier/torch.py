@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
-from wisp.core import Batch, Seat, Session, TokenLogprob
+from wisp.core.batch import Batch, Seat
+from wisp.core.drafts import TokenLogprob
+from wisp.core.session import Session
 from wisp.errors import Overloaded
 from wisp.models.slots import Item, SlotModel
 from wisp.sampling.accept import num_accepted

@@ -22,7 +22,8 @@ from vllm.sampling_params import SamplingParams
 from vllm.v1.outputs import SamplerOutput
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
-from wisp.core import Sampling, TokenLogprob
+from wisp.core.drafts import TokenLogprob
+from wisp.core.request import Sampling
 from wisp.sampling.accept import standing
 from wisp.sampling.choice import choose, choose_unprocessed, moved
 from wisp.sampling.philox import signed

@@ -14,7 +14,7 @@ from vllm.sampling_params import SamplingParams, StructuredOutputsParams
 from vllm.v1.request import Request
 from vllm.v1.structured_output.backend_xgrammar import validate_xgrammar_grammar
 
-from wisp.core import Sampling, Structure
+from wisp.core.request import Sampling, Structure
 from wisp.errors import BadRequest, InternalError
 
 _WAIT_S = 0.01  # for a grammar when there is nothing else to do; then messages are read again

@@ -21,7 +21,9 @@ from vllm.v1.engine.core import EngineCore
 from vllm.v1.executor import Executor
 from vllm.v1.request import Request
 
-from wisp.core import Batch, Sampling, Seat, Session
+from wisp.core.batch import Batch, Seat
+from wisp.core.request import Sampling
+from wisp.core.session import Session
 from wisp.errors import ConfigError, InternalError, Overloaded, WispError
 from wisp.verifier.base import Collect, Facts, Outcome, Verifier
 from wisp.verifier.torch import eos_token_ids, processor_name

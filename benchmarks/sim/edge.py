@@ -1,0 +1,213 @@
+"""A simulated device: its user, its drafter, and the real edge's end of a draft stream."""
+
+from __future__ import annotations
+
+from random import Random
+
+from benchmarks.sim.events import Events
+from benchmarks.sim.network import Way
+from benchmarks.sim.profiles import Device
+from benchmarks.sim.server import Server
+from benchmarks.sim.text import Text, Texts
+from benchmarks.sim.workload import Presence, Workload
+from wisp.core.drafts import Directive, Verdict
+from wisp.core.request import Sampling
+from wisp.core.slo import Attainment, Slo
+from wisp.edge.predictor import Predictor
+from wisp.edge.stream import Begun, Stream
+from wisp.edge.waste import Cost, Waste
+from wisp.engine.messages import Draft, Failed, Open
+
+
+class Result:
+    """One session, as its user sees it."""
+
+    __slots__ = (
+        "attainment",
+        "device",
+        "ended_s",
+        "kind",
+        "num_accepted",
+        "num_drafted",
+        "num_rounds",
+        "opened_s",
+        "waste",
+    )
+
+    def __init__(self, device: int, kind: str, slo: Slo, opened_s: float) -> None:
+        self.device = device
+        self.kind = kind
+        self.attainment = Attainment(slo, opened_s)
+        self.opened_s = opened_s
+        self.ended_s: float | None = None
+        self.num_rounds = self.num_drafted = self.num_accepted = 0
+        self.waste = Waste()
+
+    def met(self, until_s: float) -> bool | None:
+        """Was the promise held? None: too early to say."""
+        attainment = self.attainment
+        if attainment.first_token_s is None:
+            late = until_s - self.opened_s > attainment.slo.first_token_s
+            return False if late else None
+        return attainment.first_token_held and attainment.rate_held
+
+
+class Tally:
+    """What the users of a fleet got; tokens count from `start_s` on."""
+
+    def __init__(self, start_s: float) -> None:
+        self._start_s = start_s
+        self.sessions: list[Result] = []
+        self.num_tokens = self.num_in_time = 0
+
+    def tokens(self, num_tokens: int, num_in_time: int, now: float) -> None:
+        if now >= self._start_s:
+            self.num_tokens += num_tokens
+            self.num_in_time += num_in_time
+
+
+class Edge:
+    """What `wisp.edge.drafting` and `wisp.edge.generation` do, in virtual time."""
+
+    def __init__(
+        self,
+        number: int,
+        events: Events,
+        server: Server,
+        profile: Device,
+        up: Way,
+        down: Way,
+        *,
+        slo: Slo,
+        workload: Workload,
+        presence: Presence,
+        texts: Texts,
+        predictor: Predictor | None,
+        drafts: bool,
+        block_tokens: int,
+        seed: int,
+        tally: Tally,
+    ) -> None:
+        self.number = number
+        self._events = events
+        self._server = server
+        self._profile = profile
+        self._up, self.down = up, down
+        self._slo = slo
+        self._workload = workload
+        self._presence = presence
+        self._texts = texts
+        self._predictor = predictor
+        self._drafts = drafts
+        self._block_tokens = block_tokens
+        self._seed = seed
+        self._tally = tally
+        self._asks = Random(f"asks {seed} {number}")  # the same whatever the server does
+        self._speed = Random(f"speed {seed} {number}")
+        self._num_asked = 0
+        self._id = -1
+        self._drafting = False  # its one thread is at work
+        self._stream = Stream([], 1)
+        self._text = Text([], [])
+        self._result = Result(number, profile.name, slo, 0.0)
+        events.at(presence.start_s, self._ask)
+
+    def _ask(self) -> None:
+        now = self._events.now
+        if now > self._presence.end_s:
+            return
+        num_prompt = self._workload.prompt.draw(self._asks)
+        num_output = self._workload.output.draw(self._asks)
+        self._text = self._texts.make(num_output, (self._seed, self.number, self._num_asked))
+        self._num_asked += 1
+        self._stream = Stream(range(num_prompt), num_output)
+        self._result = Result(self.number, self._profile.name, self._slo, now)
+        self._tally.sessions.append(self._result)
+        self._open()
+
+    def _open(self) -> None:
+        self._id = self._server.next_id()
+        stream = self._stream
+        opening = Open(
+            session_id=self._id,
+            prompt=stream.committed[: stream.num_prompt],
+            committed=stream.committed[stream.num_prompt :],
+            sampling=Sampling(max_tokens=stream.max_tokens, seed=0),
+            slo=self._slo,
+            has_edge=self._drafts,
+        )
+        self._up.send(self._server.open, opening, self)
+
+    def opened(self, session_id: int, directive: Directive) -> None:
+        if session_id == self._id and self._drafts:
+            self._stream.directive = directive
+            prefill_s = len(self._stream.committed) / self._profile.prefill_tokens_per_s
+            self._events.at(self._events.now + prefill_s, self._draft)
+
+    def failed(self, failure: Failed) -> None:
+        """Refused, or shed: ask again when told to, with what is committed."""
+        if failure.session_id != self._id:
+            return
+        self._stream.directive = Directive(0, 1.0)
+        self._stream.reopen()
+        wait_s = 1.0 if failure.retry_after_s is None else failure.retry_after_s
+        self._events.at(self._events.now + wait_s, self._open)
+
+    def verdict(self, session_id: int, verdict: Verdict) -> None:
+        if session_id != self._id:
+            return
+        stream, result = self._stream, self._result
+        fresh = stream.take_verdict(verdict)
+        result.num_rounds += 1
+        in_time = result.attainment.add(len(fresh), self._events.now)
+        self._tally.tokens(len(fresh), in_time, self._events.now)
+        self._learn()
+        if verdict.finish_reason:
+            self._end()
+        else:
+            self._flush()
+            self._draft()
+
+    def _end(self) -> None:
+        stream, result = self._stream, self._result
+        stream.finish()
+        result.num_drafted, result.num_accepted = stream.num_drafted, stream.num_accepted
+        result.waste = stream.waste
+        result.ended_s = self._events.now
+        self._id = -1
+        think_s = self._asks.expovariate(1.0 / self._workload.think_s)
+        self._events.at(self._events.now + think_s, self._ask)
+
+    def _learn(self) -> None:
+        if self._predictor is not None:
+            for label in self._stream.take_labels():
+                self._predictor.learn(label)
+
+    def _draft(self) -> None:
+        stream = self._stream
+        if self._drafting or not stream.wants_token:
+            return
+        self._drafting = True
+        time_s = self._speed.lognormvariate(0.0, self._profile.jitter) / self._profile.tokens_per_s
+        token = stream.begin_token()
+        self._events.at(self._events.now + time_s, self._drafted, stream, token, time_s)
+
+    def _drafted(self, stream: Stream, token: Begun, time_s: float) -> None:
+        self._drafting = False
+        cost = Cost(time_s, token.overlapped)
+        if stream is self._stream and stream.can_take(token):
+            proposal = self._text.proposal(token.position, token.position - stream.num_prompt)
+            if self._predictor is None:
+                stream.append(proposal.token, proposal.confidence, cost)
+            else:
+                features = stream.features(proposal, self._texts.temperature)
+                acceptance = self._predictor.acceptance(features)
+                stream.append(proposal.token, acceptance, cost, features)
+            self._flush()
+        else:
+            stream.discard(cost)
+        self._draft()
+
+    def _flush(self) -> None:
+        if block := self._stream.take_block(self._block_tokens):
+            self._up.send(self._server.draft, Draft(self._id, block, 0.0))

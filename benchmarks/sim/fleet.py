@@ -1,0 +1,229 @@
+"""A whole simulation: a target, a policy, a fleet of devices, and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from random import Random
+
+from benchmarks.sim.edge import Edge, Result, Tally
+from benchmarks.sim.events import Events
+from benchmarks.sim.network import Way
+from benchmarks.sim.profiles import CELLULAR, DEVICES, WIFI, WIRED, Device, Network
+from benchmarks.sim.server import Server
+from benchmarks.sim.step_times import A100, QWEN3_32B, StepTimes, roofline
+from benchmarks.sim.target import Clock, SimulatedTarget
+from benchmarks.sim.text import BetaTexts, Texts
+from benchmarks.sim.workload import Presence, Workload, steady
+from wisp.core.drafts import REST, Directive
+from wisp.core.slo import Slo
+from wisp.edge.predictor import Predictor
+from wisp.engine.engine import Engine
+from wisp.estimator.base import Estimator
+from wisp.estimator.profile import profile
+from wisp.estimator.step_time import StepTimeEstimator
+from wisp.scheduler.policy import PolicyName, make_policy
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """How a policy is set up; which of these it uses is its own affair."""
+
+    window: int = 8
+    threshold: float = 0.3
+    block_tokens: int = 4
+    max_window: int = 64
+    max_step_tokens: int = 256
+    batch_size: int = 8
+    batch_wait_s: float = 0.05
+
+
+A100_LAW = roofline(A100, QWEN3_32B)
+EIGHT = Slo(tokens_per_s=8.0, first_token_s=2.0)
+CHAT = Workload()
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """All that a simulation depends on; times are seconds."""
+
+    law: StepTimes = A100_LAW
+    kv_tokens: int = int((A100.memory_bytes - QWEN3_32B.weight_bytes) / QWEN3_32B.kv_bytes)
+    max_sessions: int = 2048
+    slo: Slo = EIGHT
+    devices: Sequence[Device] = DEVICES  # equal shares
+    networks: Sequence[Network] = (WIRED, WIFI, CELLULAR)  # equal shares
+    workload: Workload = CHAT
+    texts: Texts = field(default_factory=lambda: BetaTexts(0.7))
+    predictor: Callable[[], Predictor] | None = None  # one for all; None: drafters' confidence
+    edge_block_tokens: int = 2  # the default of wisp-edge
+    warm_up_s: float = 20.0
+    measured_s: float = 100.0
+    seed: int = 1
+
+    @property
+    def end_s(self) -> float:
+        return self.warm_up_s + self.measured_s
+
+    def from_to(self, start_s: float, end_s: float) -> Setup:
+        """Measured in that time alone."""
+        return replace(self, warm_up_s=start_s, measured_s=end_s - start_s)
+
+
+@dataclass(slots=True)
+class Report:
+    """Of sessions opened after the warm-up, tokens received after it, and all steps."""
+
+    sessions: list[Result]
+    end_s: float
+    tokens_per_s: float
+    goodput: float  # of those, what was there when a reader at the promised rate wanted it
+    num_steps: int
+    tokens_per_step: float
+    seats_per_step: float
+    busy: float
+    num_events: int
+
+    @property
+    def attainment(self) -> float:
+        """Share of sessions whose promise was held: the first token in time, and from there on at
+        least the promised rate on average, as the device received them.
+
+        Sessions still running at the end count by what they got; those still waiting for a first
+        token count as broken once it is late. 1 without any session.
+        """
+        judged = [held for each in self.sessions if (held := each.met(self.end_s)) is not None]
+        return sum(judged) / len(judged) if judged else 1.0
+
+    @property
+    def acceptance(self) -> float:
+        """Accepted of drafted tokens, over the sessions that ended."""
+        drafted = sum(each.num_drafted for each in self.sessions)
+        return sum(each.num_accepted for each in self.sessions) / max(1, drafted)
+
+    @property
+    def waste_per_token(self) -> tuple[float, float]:
+        """Seconds of wasted drafting, blocking and overlapped, for each token of ended sessions."""
+        ended = [each for each in self.sessions if each.ended_s is not None]
+        num_tokens = max(1, sum(each.attainment.num_tokens for each in ended))
+        blocking_s = sum(each.waste.blocking_s for each in ended)
+        return blocking_s / num_tokens, sum(e.waste.overlapped_s for e in ended) / num_tokens
+
+
+def simulate(
+    policy: PolicyName,
+    num_devices: int | Sequence[Presence],
+    setup: Setup,
+    tuning: Tuning,
+    *,
+    estimator: Estimator | None = None,
+) -> Report:
+    """`estimator`: None learns one from a profile of the target, as a server does at its start."""
+    events, clock = Events(), Clock()
+    target = make_target(setup, clock)
+    first = _first(policy, tuning)
+    engine = Engine(
+        target,
+        make_policy(
+            policy,
+            estimator=estimator or learn(setup, tuning),
+            first=first,
+            block_tokens=tuning.block_tokens,
+            max_window=tuning.max_window,
+            max_step_tokens=tuning.max_step_tokens,
+            batch_size=tuning.batch_size,
+            batch_wait_s=tuning.batch_wait_s,
+        ),
+        max_window=tuning.max_window,
+        clock=clock,
+    )
+    server = Server(events, engine, clock, first)
+    predictor = setup.predictor() if setup.predictor else None
+    tally = Tally(setup.warm_up_s)
+    presences = (
+        steady(num_devices, setup.warm_up_s, setup.seed)
+        if isinstance(num_devices, int)
+        else num_devices
+    )
+    for number, presence in enumerate(presences):
+        _add_edge(number, presence, events, server, setup, predictor, first, tally)
+    events.run(setup.end_s)
+    return Report(
+        sessions=[each for each in tally.sessions if each.opened_s >= setup.warm_up_s],
+        end_s=setup.end_s,
+        tokens_per_s=tally.num_tokens / setup.measured_s,
+        goodput=tally.num_in_time / setup.measured_s,
+        num_steps=target.num_steps,
+        tokens_per_step=target.num_tokens / max(1, target.num_steps),
+        seats_per_step=target.num_seats / max(1, target.num_steps),
+        busy=target.busy_s / setup.end_s,
+        num_events=events.num_done,
+    )
+
+
+def make_target(setup: Setup, clock: Clock) -> SimulatedTarget:
+    return SimulatedTarget(
+        setup.law,
+        clock,
+        kv_tokens=setup.kv_tokens,
+        max_sessions=setup.max_sessions,
+        seed=setup.seed,
+    )
+
+
+def learn(setup: Setup, tuning: Tuning) -> StepTimeEstimator:
+    """The startup profile of the real server, on the simulated target."""
+    clock = Clock()
+    estimator = StepTimeEstimator()
+    observations = profile(
+        make_target(setup, clock),
+        max_step_tokens=tuning.max_step_tokens,
+        max_window=tuning.max_window,
+        clock=clock,
+        seed=setup.seed,
+    )
+    estimator.fit(observations)
+    return estimator
+
+
+def _first(policy: PolicyName, tuning: Tuning) -> Directive:
+    if policy == "centralized":
+        return REST
+    if policy == "sled":
+        return Directive(tuning.block_tokens, 0.0)
+    return Directive(tuning.window, tuning.threshold)
+
+
+def _add_edge(
+    number: int,
+    presence: Presence,
+    events: Events,
+    server: Server,
+    setup: Setup,
+    predictor: Predictor | None,
+    first: Directive,
+    tally: Tally,
+) -> None:
+    # Devices and networks are dealt out evenly, each device kind on every network.
+    profile = setup.devices[number % len(setup.devices)]
+    network = setup.networks[number // len(setup.devices) % len(setup.networks)]
+    up, down = (
+        Way(events, network, Random(f"{way} {setup.seed} {number}")) for way in ("up", "down")
+    )
+    Edge(
+        number,
+        events,
+        server,
+        profile,
+        up,
+        down,
+        slo=setup.slo,
+        workload=setup.workload,
+        presence=presence,
+        texts=setup.texts,
+        predictor=predictor,
+        drafts=first.window > 0,
+        block_tokens=setup.edge_block_tokens,
+        seed=setup.seed,
+        tally=tally,
+    )

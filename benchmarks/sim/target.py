@@ -1,0 +1,132 @@
+"""The simulated target: a verifier whose step takes virtual time, and whose KV memory is finite."""
+
+from __future__ import annotations
+
+from random import Random
+
+from benchmarks.sim.step_times import StepTimes
+from wisp.core.batch import Batch, Seat
+from wisp.core.request import Sampling
+from wisp.core.session import Session
+from wisp.errors import Overloaded
+from wisp.estimator.shape import shape_of
+from wisp.verifier.base import Collect, Facts, Outcome, Verifier
+
+_USABLE = 0.95  # of the KV memory, by who joins; the rest is there to grow into
+
+
+class Clock:
+    """The server's own: within a step it is ahead of the events."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class SimulatedTarget(Verifier):
+    """Implements `wisp.verifier.base.Verifier`. Its choice at a position is the position.
+
+    KV is paged, as in vLLM: a session holds what it has computed. One is opened while there is room
+    for its tokens; when the memory is full, the one opened last loses its KV, and after a seat in
+    vain computes it again. Steps overlap if the law says what the host takes for each.
+    """
+
+    def __init__(
+        self,
+        law: StepTimes,
+        clock: Clock,
+        *,
+        kv_tokens: int,
+        max_sessions: int,
+        seed: int,
+    ) -> None:
+        self.facts = Facts(
+            model="simulated",
+            vocab_size=1 << 20,
+            max_model_len=1 << 20,
+            max_sessions=max_sessions,
+            eos_token_ids=(),
+            device="simulated",
+            on_gpu=True,
+            engine="simulated",
+        )
+        self._law = law
+        self._clock = clock
+        self._kv_tokens = kv_tokens
+        self._free_s = 0.0  # when the last step launched is over
+        self._chance = Random(f"target {seed}")
+        self._held: dict[int, int] = {}  # tokens with KV, by session, in the order of opening
+        self.num_steps = self.num_tokens = self.num_seats = 0
+        self.busy_s = 0.0
+
+    def open(self, session: Session) -> None:
+        if self._num_held + len(session.tokens) > _USABLE * self._kv_tokens:
+            raise Overloaded("the KV memory is taken", retry_after_s=0.5)
+        self._held[session.id] = 0
+
+    def close(self, session: Session) -> None:
+        self._held.pop(session.id, None)
+
+    def shutdown(self) -> None:
+        self._held.clear()
+
+    @property
+    def _num_held(self) -> int:
+        return sum(self._held.values())
+
+    def _evict(self) -> None:
+        excess = self._num_held - self._kv_tokens
+        for session_id in reversed(self._held):
+            if excess <= 0:
+                return
+            excess -= self._held[session_id]
+            self._held[session_id] = 0
+
+    def overlaps(self, sampling: Sampling) -> bool:
+        return self._law.launch_s > 0.0
+
+    def launch(self, batch: Batch) -> Collect:
+        self._clock.now += self._law.launch_s
+        end_s = self._free_s = max(self._free_s, self._clock.now) + self._time_s(batch)
+
+        def collect() -> list[Outcome]:
+            self._clock.now = max(self._clock.now, end_s)
+            outcomes = [self._verify(seat) for seat in batch.seats]
+            self._evict()
+            return outcomes
+
+        return collect
+
+    def step(self, batch: Batch) -> list[Outcome]:
+        return self.launch(batch)()
+
+    def _time_s(self, batch: Batch) -> float:
+        time_s = self._law.time_s(shape_of(batch))
+        time_s *= self._chance.lognormvariate(0.0, self._law.noise)
+        self.busy_s += time_s
+        self.num_steps += 1
+        self.num_tokens += batch.num_tokens
+        self.num_seats += len(batch)
+        return time_s
+
+    def _verify(self, seat: Seat) -> Outcome:
+        session = seat.session
+        num_computed = session.num_computed - session.num_pending
+        if self._held.get(session.id, -1) < num_computed:  # evicted since its last step, or closed
+            return Outcome([], num_computed=0)
+        outcome = _choices(seat)
+        self._held[session.id] = num_computed + seat.num_context + outcome.num_accepted
+        return outcome
+
+
+def _choices(seat: Seat) -> Outcome:
+    if not seat.chooses:
+        return Outcome([])
+    start = position = len(seat.session.tokens)
+    for token in seat.draft:
+        if token != position:
+            break
+        position += 1
+    return Outcome(list(range(start, position + 1)))

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+
+from wisp.core.edge_stats import EdgeHistory, forget, learn, observed_acceptance, survivals
+
+
+def test_survival_is_the_running_product_of_what_is_trusted() -> None:
+    acceptance = np.array([[0.8, 0.5], [1.0, 1.0], [0.9, 0.0]])
+    found = survivals(acceptance, np.array([1.0, 0.5, 2.0]))
+    assert found == pytest.approx(np.array([[0.8, 0.4], [0.5, 0.25], [1.0, 0.0]]))
+
+
+def test_an_honest_edge_keeps_its_trust() -> None:
+    chance, history = random.Random(1), EdgeHistory()
+    for _ in range(200):
+        acceptance = [chance.uniform(0.3, 1.0) for _ in range(4)]
+        accepted = [chance.random() < p for p in acceptance]
+        learn(history, acceptance, (*accepted, False).index(False))
+    assert 0.8 < history.trust < 1.2
+
+
+def test_a_liar_counts_as_rubbish_soon() -> None:
+    history = EdgeHistory()
+    trusts = []
+    for _ in range(60):
+        learn(history, [1.0] * 8, 0)
+        trusts.append(history.trust)
+    assert trusts == sorted(trusts, reverse=True)
+    assert trusts[9] < 0.25  # after ten rounds its first draft is worth a quarter of a token
+    assert trusts[-1] < 0.05
+
+
+def test_tokens_behind_a_rejected_one_tell_nothing() -> None:
+    history = EdgeHistory()
+    learn(history, [0.9, 0.9, 0.9], 0)
+    assert history.examined == pytest.approx(0.98 * EdgeHistory().examined + 1)
+
+
+def test_forgetting_keeps_the_ratios_and_lets_new_evidence_decide() -> None:
+    history = EdgeHistory()
+    for _ in range(50):
+        learn(history, [0.9], 0)
+    before = observed_acceptance(history)
+    forget(history)
+    assert observed_acceptance(history) == pytest.approx(before)
+    learn(history, [0.9] * 4, 4)
+    assert observed_acceptance(history) > 0.6

@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wisp.core.drafts import REST, Directive
+from wisp.core.edge_stats import EdgeHistory, count, learn
+from wisp.core.request import Sampling
+from wisp.core.session import Session
+from wisp.core.slo import Slo
+from wisp.scheduler.speculation import Load, SpeculationController, gain, time_per_token_s
+
+FIRST = Directive(window=8, threshold=0.3)
+FREE = Load(plain_s=0.05, step_s=0.05, price=0.02)
+SCARCE = Load(plain_s=0.1, step_s=0.05, price=0.2, eager=False)
+
+
+@pytest.fixture
+def controller() -> SpeculationController:
+    return SpeculationController(FIRST, block_tokens=4, max_window=64)
+
+
+class Edge:
+    """Each verdict takes 50 ms; while it is asked to, it has four drafts for each."""
+
+    def __init__(
+        self, acceptance: float, *, draft_time_s: float = 0.01, rtt_s: float = 0.04, seed: int = 1
+    ) -> None:
+        sampling, slo = Sampling(max_tokens=100, seed=0), Slo(tokens_per_s=10, first_token_s=1)
+        self.session = Session(1, [1], sampling, slo, directive=FIRST, has_edge=True)
+        self.history = self.session.history
+        self.history.draft_time_s, self.history.round_trip_s = draft_time_s, rtt_s
+        self.acceptance = acceptance
+        self._chance = random.Random(seed)
+
+    def verdict(self) -> None:
+        self.session.committed_s += 0.05
+        if self.session.directive.window:
+            accepted = [self._chance.random() < self.acceptance for _ in range(4)]
+            number = (*accepted, False).index(False)
+            learn(self.history, [self.acceptance] * 4, number)
+            count(self.history, 4, number, number + 1)
+
+    def run(self, controller: SpeculationController, load: Load, time_s: float) -> list[int]:
+        """The windows of the verdicts."""
+        windows = []
+        for _ in range(round(time_s / 0.05)):
+            self.verdict()
+            self.session.directive = controller.directive(self.session, load)
+            windows.append(self.session.directive.window)
+        return windows
+
+
+def test_an_edge_starts_with_the_first_directive(controller: SpeculationController) -> None:
+    assert controller.directive(Edge(0.8).session, Load()) == FIRST
+
+
+def test_without_an_edge_there_is_nothing_to_ask(controller: SpeculationController) -> None:
+    session = Edge(0.8).session
+    session.has_edge = False
+    assert controller.directive(session, FREE) == REST
+
+
+@pytest.mark.parametrize("load", [FREE, SCARCE])
+def test_drafts_that_pay_go_on(controller: SpeculationController, load: Load) -> None:
+    assert min(Edge(0.8).run(controller, load, 10.0)) > 0
+
+
+@pytest.mark.parametrize(
+    ("acceptance", "load"),
+    [
+        (0.0, FREE),
+        (0.05, FREE._replace(price=0.1)),
+        (0.5, SCARCE._replace(price=0.9)),  # each draft costs others more
+        (0.8, SCARCE._replace(plain_s=0.007)),  # without waiting for drafts it is faster
+    ],
+)
+def test_the_edge_rests_when_drafts_do_not_pay(
+    controller: SpeculationController, acceptance: float, load: Load
+) -> None:
+    assert Edge(acceptance).run(controller, load, 4.9)[-1] == 0
+
+
+def test_an_edge_whose_drafts_never_come_in_time_rests(controller: SpeculationController) -> None:
+    edge = Edge(0.8)
+    for _ in range(100):
+        count(edge.history, 0, 0, 1)
+    assert controller.directive(edge.session, FREE) == REST
+
+
+def test_it_comes_back_when_the_price_falls(controller: SpeculationController) -> None:
+    edge = Edge(0.8)
+    assert edge.run(controller, FREE._replace(price=1.0), 4.0)[-1] == 0
+    assert edge.run(controller, FREE, 2.0)[-1] > 0
+
+
+def test_it_comes_back_when_a_probe_is_accepted(controller: SpeculationController) -> None:
+    edge = Edge(0.0)
+    assert edge.run(controller, FREE, 4.9)[-1] == 0
+    edge.acceptance = 0.9
+    assert edge.run(controller, FREE, 10.0)[-1] > 4
+
+
+def test_a_probe_that_fails_is_repeated_ever_more_rarely(
+    controller: SpeculationController,
+) -> None:
+    windows = Edge(0.0).run(controller, FREE, 120.0)
+    drafting = [window > 0 for window in windows]
+    halves = sum(drafting[:1200]), sum(drafting[1200:])
+    assert 0 < halves[1] < halves[0] < 300
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 1000), st.floats(0.3, 0.9))
+def test_noise_does_not_make_it_flap(seed: int, acceptance: float) -> None:
+    controller = SpeculationController(FIRST, block_tokens=4, max_window=64)
+    chance, edge = random.Random(seed), Edge(acceptance, seed=seed)
+    edge.run(controller, FREE, 5.0)
+    # The load at which drafting neither pays nor costs: the worst case for a switch.
+    level = time_per_token_s(edge.history, SCARCE)
+    switches, before = 0, True
+    for _ in range(1200):  # one minute
+        load = SCARCE._replace(plain_s=level * chance.uniform(0.95, 1.05))
+        (window,) = edge.run(controller, load, 0.05)
+        switches += (window > 0) != before
+        before = window > 0
+    assert switches <= 60  # of 1200 verdicts: no more than one for each second of dwelling
+
+
+@given(st.floats(0.001, 0.1), st.floats(0.0, 0.5), st.floats(0.001, 0.1))
+def test_the_window_covers_the_round_trip(draft_s: float, rtt_s: float, step_s: float) -> None:
+    controller = SpeculationController(FIRST, block_tokens=4, max_window=64)
+    history = EdgeHistory(draft_time_s=draft_s, round_trip_s=rtt_s)
+    window = controller.window(history, FREE._replace(step_s=step_s))
+    assert window == 64 or (window - 4) * draft_s >= rtt_s + step_s - 1e-9
+
+
+def test_the_threshold_is_the_price(controller: SpeculationController) -> None:
+    edge = Edge(0.9)
+    edge.run(controller, FREE, 3.0)
+    assert controller.directive(edge.session, FREE._replace(price=0.4)).threshold == 0.4
+
+
+def test_gain_rises_with_acceptance_and_falls_with_price_and_distance(
+    controller: SpeculationController,
+) -> None:
+    near, far, poor = Edge(0.8), Edge(0.8, rtt_s=0.2), Edge(0.4)
+    for edge in (near, far, poor):
+        edge.run(controller, FREE, 5.0)
+    assert gain(near.history, FREE) > gain(poor.history, FREE)
+    assert gain(near.history, FREE) > gain(near.history, SCARCE._replace(eager=True))
+    assert gain(near.history, SCARCE) > gain(far.history, SCARCE)
+    assert gain(near.history, FREE) > gain(near.history, FREE._replace(round_price=1.0))

@@ -1,0 +1,42 @@
+"""One step of the target: who takes part, and with what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from msgspec import Struct
+
+from wisp.core.session import Session
+
+
+class Seat(Struct, gc=False):  # a thousand are made for one step; nothing refers back to them
+    """One session's part in a step."""
+
+    session: Session
+    num_context: int  # committed tokens to compute, from session.num_computed on
+    draft: list[int] = []  # verified behind them, if they reach the end
+    looked_up: bool = False  # the draft is the server's own, not the edge's
+    edge_late: bool = False  # its edge was waited for until the deadline, in vain
+
+    @property
+    def num_tokens(self) -> int:
+        return self.num_context + len(self.draft)
+
+    @property
+    def chooses(self) -> bool:
+        """False while the seat ends inside the prompt: then the step commits nothing."""
+        return self.num_context == self.session.num_missing
+
+
+@dataclass(slots=True)
+class Batch:
+    """The sessions of one step of the target."""
+
+    seats: list[Seat] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.seats)
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(seat.num_tokens for seat in self.seats)

@@ -1,0 +1,119 @@
+"""A step between its decision and its outcomes, and when to decide on the next one."""
+
+from __future__ import annotations
+
+from wisp.core.batch import Batch, Seat
+from wisp.core.session import Session
+from wisp.engine.messages import Forecast
+from wisp.estimator.base import Estimator
+from wisp.estimator.shape import SeatedShape, shape_of
+from wisp.verifier.base import Collect, Verifier
+
+_SPARE = 1.5  # of the time that a launch takes, that it is begun before the target is free
+_WAKE_S = 1e-3  # and so much earlier: a wait for messages ends on a whole millisecond
+
+
+class Running:
+    """One step of the target. Times are the engine's clock's."""
+
+    def __init__(self, batch: Batch, forecast: Forecast | None, start_s: float, now: float) -> None:
+        self.batch = batch
+        self.forecast = forecast
+        self.shape = shape_of(batch)
+        self.num_prefill = sum(s.num_context for s in batch.seats if not s.session.decoding)
+        self.overlaps = all(seat.session.overlaps for seat in batch.seats)
+        self.begun_s = now  # or when the step before it was over, if that is later
+        self.host_s = now - start_s  # what the host did for it while the target need not work
+        self.collect: Collect | None = None
+        self._pending = [seat.session.overlaps and _only_decodes(seat) for seat in batch.seats]
+
+    def launch(self, verifier: Verifier) -> None:
+        self.collect = verifier.launch(self.batch)
+        for seat, pending in zip(self.batch.seats, self._pending, strict=True):
+            session = seat.session
+            session.num_running += 1
+            session.num_pending += pending
+            session.num_computed += pending
+
+    def landed(self) -> None:
+        """Its outcomes are known, or never will be."""
+        if self.collect is None:
+            return
+        self.collect = None
+        for seat, pending in zip(self.batch.seats, self._pending, strict=True):
+            session = seat.session
+            session.num_running -= 1
+            session.num_pending -= pending
+            session.num_computed -= pending
+
+
+def _only_decodes(seat: Seat) -> bool:
+    return seat.num_tokens == 1 and seat.chooses
+
+
+class Pace:
+    """When to decide on the step behind the running one.
+
+    A decision taken late knows of more drafts, but the target must not wait for it: it is taken
+    when the running step is expected to take just as long as deciding and launching take.
+    """
+
+    def __init__(self) -> None:
+        self.decide_s = 0.0
+        self.ahead = 0.0  # share of steps that were launched while another ran, smoothed
+        self._free_s = 0.0  # when the target had finished its last step
+        self._lead_s = 0.0  # of deciding and launching, smoothed
+        self._rest_s = 0.0  # of what is done with outcomes, smoothed
+        self._returning = 1.0  # share of a step's sessions that could be in one right behind it
+
+    def launched(self, lead_s: float, *, ahead: bool) -> None:
+        """`ahead`: while another step ran."""
+        self._lead_s += 0.2 * (lead_s - self._lead_s)
+        self.ahead += 0.05 * (ahead - self.ahead)
+
+    def runs(self, step: Running) -> None:
+        """It is the only one that was launched."""
+        expected_s = step.forecast.expected_s if step.forecast else 0.0
+        step.begun_s = max(step.begun_s, self._free_s)
+        self.decide_s = step.begun_s + expected_s - _SPARE * self._lead_s - _WAKE_S
+
+    def landed(self, step: Running, now: float) -> float:
+        """Returns how long the step took."""
+        time_s = now - max(step.begun_s, self._free_s)
+        self._free_s = now
+        return time_s
+
+    def taken_in(self, step: Running, rest_s: float) -> None:
+        self._rest_s += 0.2 * (rest_s - self._rest_s)
+        sessions = [seat.session for seat in step.batch.seats if not seat.session.num_running]
+        if sessions:
+            returning = sum(map(_has_more, sessions)) / len(sessions)
+            self._returning += 0.2 * (returning - self._returning)
+
+    def may_follow(
+        self, running: Running, num_bound: int, step: Running, estimator: Estimator | None
+    ) -> bool:
+        """Whether to launch it now, rather than one step with the running step's sessions, too.
+
+        `num_bound`: sessions of the running step that cannot be in this one. Apart, both read the
+        weights, and fill their tiles; together, the target waits for the host in between.
+        """
+        if not step.overlaps:
+            return False
+        if estimator is None:
+            return True
+        together = SeatedShape(
+            running.shape.num_tokens + step.shape.num_tokens,
+            running.shape.num_context + step.shape.num_context,
+            running.shape.prefill_product + step.shape.prefill_product,
+            running.shape.num_seats + step.shape.num_seats,
+        )
+        parts_s = estimator.predict_s(running.shape) + estimator.predict_s(step.shape)
+        lost_s = parts_s - estimator.predict_s(together)
+        away = num_bound / len(running.batch)
+        return away * self._returning * lost_s <= self._lead_s + self._rest_s
+
+
+def _has_more(session: Session) -> bool:
+    """It need not wait for its edge."""
+    return session.finish_reason is None and bool(session.buffer or not session.waits_for_edge)

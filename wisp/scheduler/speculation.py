@@ -1,0 +1,124 @@
+"""How much each edge should draft: its window and survival threshold. Pure: no I/O, no clock."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from wisp.core.drafts import REST, Directive
+from wisp.core.edge_stats import EdgeHistory, forget, observed_acceptance
+from wisp.core.session import Session
+
+_ENTER, _LEAVE = 1.06, 1.01  # gain at which a resting edge starts, and a drafting one stops
+_DWELL_S = 1.0  # least time between two switches
+_PROBE_S = 5.0  # a resting edge is tried again after so long; twice as long after each failure
+_MOST_DOUBLINGS = 4
+_LEAST_THRESHOLD = 0.05  # below it drafting costs the edge more than it ever brings
+_LEAST_COMMITTED = 64  # tokens before an edge is judged
+_PROBE_COMMITTED = 32  # and in a probe, beyond those of the first round trip
+
+
+class Load(NamedTuple):
+    """The state of the server that a directive depends on."""
+
+    plain_s: float = 0.0  # predicted step if every session decoded plainly: what an edge must beat
+    step_s: float = 0.0  # of recent steps
+    price: float = 0.0  # of a draft token in committed tokens: c'(n) * (tokens committed) / c(n)
+    per_token_s: float = 0.0  # of a step's time, for each token committed; 0 until known
+    round_price: float = 0.0  # of a seat with drafts beside theirs: the next step goes without it
+    fits: bool = False  # plain decoding of everybody in each step holds what was promised
+    eager: bool = True  # sessions are decoded while their drafts are under way
+    scarce: bool = False  # plain decoding cannot hold what was promised, cheaper drafts may
+
+
+def time_per_token_s(history: EdgeHistory, load: Load) -> float:
+    """Of a session that is not decoded while it waits for drafts, by renewal over epochs.
+
+    An epoch commits 1 / (1 - p) tokens (the last is the target's own). It takes the drafting of
+    each, and once the round trip and the step that found the contradiction; all else overlaps.
+    """
+    p = observed_acceptance(history)
+    away_s = _round_trip_s(history) + load.step_s
+    return (history.draft_time_s or 0.0) + (1.0 - p) * away_s
+
+
+def gain(history: EdgeHistory, load: Load) -> float:
+    """Tokens with drafts over tokens without, in the same time of the target.
+
+    Of `committed` tokens `from_edge` took no choice of their own, but `verified` draft tokens and
+    the `rounds` that took them cost their price; without drafts the same steps had committed the
+    others alone. A session that is left waiting for its drafts must in addition be faster than
+    without them.
+    """
+    own = max(1.0, history.committed - history.from_edge)
+    paid = load.price * history.verified + load.round_price * history.rounds
+    found = 1.0 + (history.from_edge - paid) / own
+    if load.eager:
+        return found
+    return min(found, load.plain_s / max(time_per_token_s(history, load), 1e-9))
+
+
+class SpeculationController:
+    """Draft-ahead while it pays; else rest, and probe now and then: text and network change.
+
+    Two thresholds and a dwell time keep noise from switching an edge on and off.
+    """
+
+    def __init__(self, first: Directive, block_tokens: int, max_window: int) -> None:
+        self._first = first
+        self._block_tokens = block_tokens
+        self._max_window = max_window
+
+    def directive(self, session: Session, load: Load) -> Directive:
+        """At `session.committed_s`; keeps the session's switching state in its history."""
+        history, now = session.history, session.committed_s
+        if not session.has_edge or self._first.window == 0:
+            return REST
+        if history.num_committed < _LEAST_COMMITTED and history.probed_from is None:
+            return self._first  # too little is known yet
+        if history.switched_s is None:
+            history.switched_s = now - _DWELL_S
+        elapsed_s = now - history.switched_s
+        if history.probed_from is not None:
+            return self._probing(history, load, now)
+        drafting = session.directive.window > 0
+        if elapsed_s < _DWELL_S:
+            return self._drafting(history, load) if drafting else REST
+        if gain(history, load) >= (_LEAVE if drafting else _ENTER):
+            if not drafting:
+                history.switched_s = now
+            return self._drafting(history, load)
+        if drafting:
+            history.switched_s = now
+        elif elapsed_s >= _PROBE_S * 2.0 ** min(history.num_failed_probes, _MOST_DOUBLINGS):
+            forget(history)
+            history.probed_from, history.switched_s = history.num_committed, now
+            return self._drafting(history, load)
+        return REST
+
+    def window(self, history: EdgeHistory, load: Load) -> int:
+        """Draft-ahead: a block, and what is drafted while its verdict is under way."""
+        away_s = _round_trip_s(history) + load.step_s
+        ahead = away_s / history.draft_time_s if history.draft_time_s else float(self._first.window)
+        return max(1, min(self._max_window, self._block_tokens + math.ceil(ahead)))
+
+    def _drafting(self, history: EdgeHistory, load: Load) -> Directive:
+        threshold = min(0.95, max(_LEAST_THRESHOLD, load.price))
+        return Directive(self.window(history, load), threshold)
+
+    def _probing(self, history: EdgeHistory, load: Load, now: float) -> Directive:
+        """Draft for a while, and judge by that alone."""
+        assert history.probed_from is not None
+        on_the_way = _round_trip_s(history) / max(load.step_s, 1e-9)
+        if history.num_committed - history.probed_from < _PROBE_COMMITTED + on_the_way:
+            return self._drafting(history, load)
+        history.probed_from, history.switched_s = None, now
+        if gain(history, load) >= _ENTER:
+            history.num_failed_probes = 0
+            return self._drafting(history, load)
+        history.num_failed_probes += 1
+        return REST
+
+
+def _round_trip_s(history: EdgeHistory) -> float:
+    return 0.0 if history.round_trip_s is None else history.round_trip_s
