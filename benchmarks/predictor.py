@@ -28,11 +28,11 @@ import numpy as np
 
 from benchmarks.predictor_replay import (
     Costs,
+    CumulativeAcceptance,
     EntropyBound,
     Fixed,
     Oracle,
     Policy,
-    Survival,
     labels,
     replay,
     tune,
@@ -171,16 +171,16 @@ def _policies(
     costs = [Costs(STEP, round_trip) for round_trip in ROUND_TRIPS]
     confidence = ConfidencePredictor()
     entropy_bounds = tune(EntropyBound, ENTROPIES, train, WINDOW, costs)
-    plain = tune(lambda t: Survival(confidence, t), THRESHOLDS, train, WINDOW, costs)
-    learned = tune(lambda t: Survival(predictor, t), THRESHOLDS, train, WINDOW, costs)
+    plain = tune(lambda t: CumulativeAcceptance(confidence, t), THRESHOLDS, train, WINDOW, costs)
+    learned = tune(lambda t: CumulativeAcceptance(predictor, t), THRESHOLDS, train, WINDOW, costs)
     found: dict[str, Any] = {}
     for cost in costs:
         policies: dict[str, Policy] = {
             "no_drafts": Fixed(0),
             **{f"fixed_{length}": Fixed(length) for length in (2, 4, 8)},
             "entropy_bound": EntropyBound(entropy_bounds[cost]),
-            "confidence": Survival(confidence, plain[cost]),
-            "predictor": Survival(predictor, learned[cost]),
+            "confidence": CumulativeAcceptance(confidence, plain[cost]),
+            "predictor": CumulativeAcceptance(predictor, learned[cost]),
             "oracle_that_looks": Oracle(foresees=False),
             "oracle": Oracle(foresees=True),
         }

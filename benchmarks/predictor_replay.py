@@ -86,17 +86,17 @@ class EntropyBound:
 
 
 @dataclass(frozen=True, slots=True)
-class Survival:
-    """Stop behind a token with which survival falls below the threshold, as an edge does."""
+class CumulativeAcceptance:
+    """Stop behind a token with which cumulative acceptance falls below the threshold, as an edge does."""
 
     predictor: Predictor
     threshold: float
 
     def num_drafts(self, trace: Trace, start: int, most: int, history: History) -> int:
-        survival = 1.0
+        cumulative = 1.0
         for ahead, draft in enumerate(_drafts(trace, start, most)):
-            survival *= self.predictor.acceptance(history.features(trace, draft, ahead))
-            if survival < self.threshold:
+            cumulative *= self.predictor.acceptance(history.features(trace, draft, ahead))
+            if cumulative < self.threshold:
                 return ahead + 1
         return most
 

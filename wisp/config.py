@@ -69,7 +69,10 @@ class Engine(_Section):
 class Speculation(_Section):
     window: int = Field(8, ge=0, description="draft tokens an edge may be ahead; 0: no drafts")
     threshold: float = Field(
-        0.3, ge=0, le=1, description="an edge drafts on while survival is at least this"
+        0.3,
+        ge=0,
+        le=1,
+        description="an edge drafts on while cumulative acceptance is at least this",
     )
     block_tokens: int = Field(4, ge=1, description="drafts that are worth a step")
     max_lookup: int = Field(

@@ -5,12 +5,18 @@ import random
 import numpy as np
 import pytest
 
-from wisp.core.edge_stats import EdgeHistory, forget, learn, observed_acceptance, survivals
+from wisp.core.edge_stats import (
+    EdgeHistory,
+    cumulative_acceptance,
+    forget,
+    learn,
+    observed_acceptance,
+)
 
 
-def test_survival_is_the_running_product_of_what_is_trusted() -> None:
+def test_cumulative_acceptance_is_the_running_product_of_what_is_trusted() -> None:
     acceptance = np.array([[0.8, 0.5], [1.0, 1.0], [0.9, 0.0]])
-    found = survivals(acceptance, np.array([1.0, 0.5, 2.0]))
+    found = cumulative_acceptance(acceptance, np.array([1.0, 0.5, 2.0]))
     assert found == pytest.approx(np.array([[0.8, 0.4], [0.5, 0.25], [1.0, 0.0]]))
 
 

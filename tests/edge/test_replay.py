@@ -8,10 +8,10 @@ import pytest
 from benchmarks.predictor import _auc, _false_accept
 from benchmarks.predictor_replay import (
     Costs,
+    CumulativeAcceptance,
     EntropyBound,
     Fixed,
     Oracle,
-    Survival,
     Tally,
     labels,
     replay,
@@ -60,9 +60,11 @@ def test_the_oracles() -> None:
 
 
 @pytest.mark.parametrize(
-    "policy", [EntropyBound(1.0), Survival(ConfidencePredictor(), threshold=0.5)]
+    "policy", [EntropyBound(1.0), CumulativeAcceptance(ConfidencePredictor(), threshold=0.5)]
 )
-def test_signs_that_tell_everything_do_as_well_as_looking(policy: EntropyBound | Survival) -> None:
+def test_signs_that_tell_everything_do_as_well_as_looking(
+    policy: EntropyBound | CumulativeAcceptance,
+) -> None:
     assert replay([TRACE], policy, WINDOW) == replay([TRACE], Oracle(foresees=False), WINDOW)
 
 

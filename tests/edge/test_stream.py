@@ -44,7 +44,7 @@ def test_it_rests_when_the_window_is_full() -> None:
     assert not stream.wants_token
 
 
-def test_it_rests_when_survival_is_below_the_threshold() -> None:
+def test_it_rests_when_cumulative_acceptance_is_below_the_threshold() -> None:
     stream = make_stream()
     draft(stream, 10, acceptance=0.5)
     assert stream.wants_token

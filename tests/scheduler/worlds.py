@@ -74,11 +74,11 @@ def value(batch: Batch) -> float:
     """Expected committed tokens, by the edges' own word."""
     total = 0.0
     for seat in batch.seats:
-        survival = 1.0
+        cumulative = 1.0
         total += seat.chooses
         for p in seat.session.acceptance[: len(seat.draft)]:
-            survival *= p
-            total += survival
+            cumulative *= p
+            total += cumulative
     return total
 
 

@@ -97,11 +97,11 @@ def observed_acceptance(history: EdgeHistory) -> float:
     return history.accepted / history.examined
 
 
-def survivals(acceptance: Floats, trusts: Floats) -> Floats:
+def cumulative_acceptance(acceptance: Floats, trusts: Floats) -> Floats:
     """[sessions, drafts] of P(accepted | all before it) to P(it and all before it are accepted)."""
-    survival: Floats = np.minimum(acceptance * trusts[:, None], 1.0)
-    np.cumprod(survival, axis=1, out=survival)
-    return survival
+    cumulative: Floats = np.minimum(acceptance * trusts[:, None], 1.0)
+    np.cumprod(cumulative, axis=1, out=cumulative)
+    return cumulative
 
 
 def forget(history: EdgeHistory, weight: float = 2.0) -> None:

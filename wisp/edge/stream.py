@@ -69,7 +69,7 @@ class Stream:
         return self.max_tokens - (len(self.committed) - self.num_prompt)
 
     @property
-    def survival(self) -> float:
+    def cumulative_acceptance(self) -> float:
         """P(all drafts are accepted)."""
         return math.prod(self._acceptance)
 
@@ -78,7 +78,7 @@ class Stream:
         most = min(self.directive.window, self.num_remaining - 1)  # the last is the target's own
         if len(self.drafted) >= most or self.end > self.longest:
             return False
-        return self.survival >= self.directive.threshold
+        return self.cumulative_acceptance >= self.directive.threshold
 
     @property
     def owed_a_verdict(self) -> bool:

@@ -206,6 +206,6 @@ class WispPaper(Policy):
         session = seat.session
         if session.promised_s < horizon_s:
             return 0, session.promised_s, seat
-        survival = accumulate(session.acceptance[: len(seat.draft)], mul)
+        cumulative = accumulate(session.acceptance[: len(seat.draft)], mul)
         time_s = self.estimator.predict_s(shape_of(Batch([seat])))
-        return 1, -(1.0 + sum(survival)) / max(time_s, 1e-9), seat
+        return 1, -(1.0 + sum(cumulative)) / max(time_s, 1e-9), seat

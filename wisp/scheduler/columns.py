@@ -8,7 +8,7 @@ from collections.abc import Collection
 import numpy as np
 from numpy.typing import NDArray
 
-from wisp.core.edge_stats import survivals
+from wisp.core.edge_stats import cumulative_acceptance
 from wisp.core.session import Session
 
 Floats = NDArray[np.float64]
@@ -58,7 +58,7 @@ class Columns:
             found[row] = session.committed_s + min(usual_s, 2.0 / session.slo.tokens_per_s)
         return found
 
-    def survivals(self) -> Floats:
+    def cumulative_acceptance(self) -> Floats:
         """[sessions, drafts]: P(accepted with all before it); 0 where there is no draft."""
         width = int(self.usable.max(initial=0))
         table = np.zeros((len(self.sessions), width))
@@ -72,7 +72,7 @@ class Columns:
         else:
             start = np.cumsum(self._num_drafts) - self._num_drafts
             table[taken] = flat[(start[:, None] + ahead)[taken]]
-        return survivals(table, _floats(self._trust))
+        return cumulative_acceptance(table, _floats(self._trust))
 
 
 def _floats(values: list[float]) -> Floats:

@@ -10,20 +10,20 @@ from wisp.scheduler.costs import Curve
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-_LEVELS = 256  # of survival: a byte, as on the wire
+_LEVELS = 256  # of cumulative acceptance: a byte, as on the wire
 
 
 class Drafts:
     """The draft tokens at hand, the most valuable first; equal ones in the order of their rows.
 
-    Survival never rises along a row, so taking the best tokens takes a prefix of each row.
+    Cumulative acceptance never rises along a row, so taking the best tokens takes a prefix of each row.
     """
 
-    def __init__(self, survivals: Floats) -> None:
-        self._level = (survivals * (_LEVELS - 1)).astype(np.uint8)  # 0: absent, or worth nothing
+    def __init__(self, cumulative: Floats) -> None:
+        self._level = (cumulative * (_LEVELS - 1)).astype(np.uint8)  # 0: absent, or worth nothing
         flat = self._level.ravel()
         counts = np.bincount(flat, minlength=_LEVELS)[:0:-1]
-        sums = np.bincount(flat, weights=survivals.ravel(), minlength=_LEVELS)[:0:-1]
+        sums = np.bincount(flat, weights=cumulative.ravel(), minlength=_LEVELS)[:0:-1]
         self._ends = np.concatenate(([0], np.cumsum(counts)))  # tokens down to each level
         self._values = np.concatenate(([0.0], np.cumsum(sums)))
         self.num_tokens = int(self._ends[-1])

@@ -37,7 +37,7 @@ class Plan:
         max_tokens: int,
         load: Load,
         now: float,
-        survivals: Floats,
+        cumulative: Floats,
     ) -> None:
         self._costs = costs
         self._max_tokens = max_tokens
@@ -50,9 +50,9 @@ class Plan:
         # This step and the next; where drafts must save seats, this one: they gather meanwhile.
         both_s = 2.0 * max(load.step_s, plain_s)
         self._horizon_s = (load.step_s or plain_s) if load.scarce else both_s
-        taken = survivals > load.price
+        taken = cumulative > load.price
         self._num_worth: Ints = taken.sum(axis=1)  # drafts of each that are worth their time
-        worth = (survivals * taken).sum(axis=1)
+        worth = (cumulative * taken).sum(axis=1)
         self._held = columns.decoding & (columns.waiting | self._poor(worth, load))
         self._held &= not load.eager
         self._eager = load.eager

@@ -1,4 +1,4 @@
-"""How much each edge should draft: its window and survival threshold. Pure: no I/O, no clock."""
+"""How much each edge should draft: its window and threshold. Pure: no I/O, no clock."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from wisp.core.batch import Batch, Seat
 from wisp.core.drafts import Directive
-from wisp.core.edge_stats import survivals
+from wisp.core.edge_stats import cumulative_acceptance
 from wisp.core.session import Session
 from wisp.core.slo import Slo
 from wisp.estimator.base import Estimator
@@ -109,16 +109,16 @@ class Wisp(Policy):
         if not present:
             return Batch()
         columns = Columns(present, self._block_tokens)
-        survival = columns.survivals()
+        cumulative = columns.cumulative_acceptance()
         # Behind a step with its drafts a session sits one out that it could have decoded in.
-        survival[survival.sum(axis=1) <= self.load.round_price] = 0.0
-        self._gauge(columns, survival)
-        plan = Plan(columns, self._costs, self._max_step_tokens, self.load, now, survival)
+        cumulative[cumulative.sum(axis=1) <= self.load.round_price] = 0.0
+        self._gauge(columns, cumulative)
+        plan = Plan(columns, self._costs, self._max_step_tokens, self.load, now, cumulative)
         plan.seat_urgent()
         plan.seat_ready()
         if self.load.scarce:
             plan.lift_limit()
-        drafts = Drafts(survival * plan.decodes[:, None])
+        drafts = Drafts(cumulative * plan.decodes[:, None])
         num_drafts = plan.best_drafts(drafts)
         if plan.fill_prompts(num_drafts):
             num_drafts = min(num_drafts, plan.best_drafts(drafts))
@@ -128,10 +128,10 @@ class Wisp(Policy):
     def _sits_out(self, session: Session) -> bool:
         """Its drafts are worth this step and the one behind theirs, which it will sit out, too."""
         ahead = np.frombuffer(session.acceptance)[None, : self._block_tokens]
-        worth = survivals(ahead, np.array([session.history.trust])).sum()
+        worth = cumulative_acceptance(ahead, np.array([session.history.trust])).sum()
         return bool(worth > 2.0 * self.load.round_price)
 
-    def _gauge(self, columns: Columns, survival: Floats) -> None:
+    def _gauge(self, columns: Columns, cumulative: Floats) -> None:
         """How far the server is from what plain decoding of everybody can just do.
 
         Seats are dear if a plain one takes longer than a token does on average, or would with the
@@ -148,11 +148,11 @@ class Wisp(Policy):
         heavy = count * seat_s > _HEAVY * plain_s
         token_s = mean.slope_s(count)
         per_token_s = self.load.per_token_s or seat_s + token_s
-        taken = survival > self.load.price
+        taken = cumulative > self.load.price
         num_seats, num_drafts = int(taken.any(axis=1).sum()), int(taken.sum())
         if heavy and num_seats:
             offered_s = num_seats * (seat_s + token_s) + num_drafts * token_s
-            per_token_s = min(per_token_s, offered_s / (num_seats + float(survival[taken].sum())))
+            per_token_s = min(per_token_s, offered_s / (num_seats + float(cumulative[taken].sum())))
         dear = per_token_s < seat_s + token_s
         self.load = self.load._replace(
             plain_s=plain_s,
