@@ -14,30 +14,30 @@ from wisp.core.edge_stats import (
 )
 
 
-def test_cumulative_acceptance_is_the_running_product_of_what_is_trusted() -> None:
+def test_cumulative_acceptance_is_the_running_product_of_calibrated_predictions() -> None:
     acceptance = np.array([[0.8, 0.5], [1.0, 1.0], [0.9, 0.0]])
     found = cumulative_acceptance(acceptance, np.array([1.0, 0.5, 2.0]))
     assert found == pytest.approx(np.array([[0.8, 0.4], [0.5, 0.25], [1.0, 0.0]]))
 
 
-def test_an_honest_edge_keeps_its_trust() -> None:
+def test_an_honest_edge_keeps_its_calibration() -> None:
     chance, history = random.Random(1), EdgeHistory()
     for _ in range(200):
         acceptance = [chance.uniform(0.3, 1.0) for _ in range(4)]
         accepted = [chance.random() < p for p in acceptance]
         learn(history, acceptance, (*accepted, False).index(False))
-    assert 0.8 < history.trust < 1.2
+    assert 0.8 < history.calibration < 1.2
 
 
 def test_a_liar_counts_as_rubbish_soon() -> None:
     history = EdgeHistory()
-    trusts = []
+    calibrations = []
     for _ in range(60):
         learn(history, [1.0] * 8, 0)
-        trusts.append(history.trust)
-    assert trusts == sorted(trusts, reverse=True)
-    assert trusts[9] < 0.25  # after ten rounds its first draft is worth a quarter of a token
-    assert trusts[-1] < 0.05
+        calibrations.append(history.calibration)
+    assert calibrations == sorted(calibrations, reverse=True)
+    assert calibrations[9] < 0.25  # after ten rounds its first draft is worth a quarter of a token
+    assert calibrations[-1] < 0.05
 
 
 def test_tokens_behind_a_rejected_one_tell_nothing() -> None:

@@ -31,7 +31,7 @@ class EdgeHistory:
     examined: float = 4.0  # draft tokens verified, up to the first rejected one of each round
     accepted: float = 2.8  # of those; the start is a prior of 4 tokens at 0.7
     predicted: float = 2.8  # what the edge said `accepted` would be
-    trust: float = 1.0  # accepted / predicted: what the edge's predictions are multiplied by
+    calibration: float = 1.0  # accepted / predicted: what the edge's predictions are multiplied by
     committed: float = 0.0  # tokens while the edge was asked to draft
     from_edge: float = 0.0  # of those, accepted drafts
     verified: float = 0.0  # draft tokens that it took
@@ -71,7 +71,7 @@ def learn(history: EdgeHistory, acceptance: Sequence[float], num_accepted: int) 
         history.examined = _KEPT * history.examined + 1.0
         history.predicted = _KEPT * history.predicted + predicted
         history.accepted = _KEPT * history.accepted + (index < num_accepted)
-    history.trust = max(_LEAST, history.accepted / max(history.predicted, 1e-9))
+    history.calibration = max(_LEAST, history.accepted / max(history.predicted, 1e-9))
 
 
 def learn_lookup(history: EdgeHistory, num_drafted: int, num_accepted: int) -> None:
@@ -97,9 +97,9 @@ def observed_acceptance(history: EdgeHistory) -> float:
     return history.accepted / history.examined
 
 
-def cumulative_acceptance(acceptance: Floats, trusts: Floats) -> Floats:
+def cumulative_acceptance(acceptance: Floats, calibrations: Floats) -> Floats:
     """[sessions, drafts] of P(accepted | all before it) to P(it and all before it are accepted)."""
-    cumulative: Floats = np.minimum(acceptance * trusts[:, None], 1.0)
+    cumulative: Floats = np.minimum(acceptance * calibrations[:, None], 1.0)
     np.cumprod(cumulative, axis=1, out=cumulative)
     return cumulative
 

@@ -33,7 +33,7 @@ class Columns:
         self.buffered = _ints([len(s.buffer) for s in rows])
         self._drafts = [s.acceptance if s.buffer else s.lookup_acceptance for s in rows]
         self._num_drafts = _ints([len(drafts) for drafts in self._drafts])
-        self._trust = [s.history.trust if s.buffer else 1.0 for s in rows]
+        self._calibration = [s.history.calibration if s.buffer else 1.0 for s in rows]
         # The last token is the target's own; drafts behind a prompt wait for its first token.
         most = _ints([s.end for s in rows]) - self.length - 1
         pending = _ints([s.num_pending for s in rows])  # drafts wait for the token before them
@@ -72,7 +72,7 @@ class Columns:
         else:
             start = np.cumsum(self._num_drafts) - self._num_drafts
             table[taken] = flat[(start[:, None] + ahead)[taken]]
-        return cumulative_acceptance(table, _floats(self._trust))
+        return cumulative_acceptance(table, _floats(self._calibration))
 
 
 def _floats(values: list[float]) -> Floats:

@@ -128,7 +128,7 @@ class Wisp(Policy):
     def _sits_out(self, session: Session) -> bool:
         """Its drafts are worth this step and the one behind theirs, which it will sit out, too."""
         ahead = np.frombuffer(session.acceptance)[None, : self._block_tokens]
-        worth = cumulative_acceptance(ahead, np.array([session.history.trust])).sum()
+        worth = cumulative_acceptance(ahead, np.array([session.history.calibration])).sum()
         return bool(worth > 2.0 * self.load.round_price)
 
     def _gauge(self, columns: Columns, cumulative: Floats) -> None:
