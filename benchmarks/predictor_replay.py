@@ -87,7 +87,7 @@ class EntropyBound:
 
 @dataclass(frozen=True, slots=True)
 class CumulativeAcceptance:
-    """Stop behind a token with which cumulative acceptance falls below the threshold, as an edge does."""
+    """Stop where cumulative acceptance falls below the threshold, as an edge does."""
 
     predictor: Predictor
     threshold: float

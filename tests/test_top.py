@@ -20,7 +20,7 @@ EMPTY = Stats(
     num_with_edge=0,
     committed_per_s=0.0,
     goodput_per_s=0.0,
-    price=None,
+    marginal_cost=None,
     interference=None,
     batch=None,
     estimator=None,
@@ -54,7 +54,7 @@ def busy() -> Stats:
         EMPTY,
         committed_per_s=120.0,
         goodput_per_s=110.5,
-        price=0.125,
+        marginal_cost=0.125,
         interference=1.75,
         batch=BatchStats(
             steps_per_s=40.0,
@@ -118,7 +118,7 @@ def test_a_busy_server() -> None:
     said = drawn(busy())
     for part in (
         "goodput 110.5 tok/s of 120.0 committed",
-        "price 0.125",
+        "marginal cost 0.125",
         "interference 1.75 x",
         "busy 90%: 3.0 sessions, 9.0 tokens (4.0 drafts, 2.0 prompt)",
         "estimator error 3.1%",

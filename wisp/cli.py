@@ -18,7 +18,7 @@ commands:
   demo             a server and two edges on this machine, and what the edges gained
   server           verify the drafts of many edges with the target model (also: wisp-server)
   profile          measure the target's steps, so that the server's next start need not
-  top              what a running server does: devices, classes, goodput, batches, price
+  top              what a running server does: devices, classes, goodput, batches, marginal cost
   edge             draft for a server, serve the applications of this device (also: wisp-edge)
   train-predictor  learn from rounds that edges logged which drafts the target rejects
 

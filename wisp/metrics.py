@@ -75,8 +75,10 @@ class ServerMetrics:
             "Draft tokens that came and were never verified: overtaken, contradicted or left over",
             registry=r,
         )
-        self.price = Gauge(
-            "wisp_price", "Of a draft token, in committed tokens, at the last step", registry=r
+        self.marginal_cost = Gauge(
+            "wisp_marginal_cost",
+            "Of a draft token, in committed tokens, at the last step",
+            registry=r,
         )
         self.interference = Histogram(
             "wisp_interference_ratio",

@@ -93,7 +93,7 @@ class Stats(Struct, frozen=True, kw_only=True):
     num_with_edge: int  # of these
     committed_per_s: float  # lately, all classes
     goodput_per_s: float
-    price: float | None  # of a draft token in committed tokens, where the policy has one
+    marginal_cost: float | None  # of a draft token in committed tokens, where the policy has one
     interference: float | None  # step time over what its mean seat would take alone, lately
     batch: BatchStats | None  # null: no step lately
     estimator: EstimatorStats | None

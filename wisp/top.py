@@ -75,7 +75,8 @@ def _headline(stats: Stats) -> Text:
         f"{stats.model}  policy {stats.policy}  up {stats.uptime_s:.0f} s  "
         f"sessions {len(stats.sessions)}/{stats.max_sessions}",
         f"goodput {stats.goodput_per_s:.1f} tok/s of {stats.committed_per_s:.1f} committed  "
-        f"price {_number(stats.price, '.3f')}  interference {_number(stats.interference, '.2f')} x",
+        f"marginal cost {_number(stats.marginal_cost, '.3f')}  "
+        f"interference {_number(stats.interference, '.2f')} x",
     ]
     if batch := stats.batch:
         lines.append(

@@ -14,8 +14,8 @@ from wisp.core.slo import Slo
 from wisp.scheduler.speculation import Load, SpeculationController, gain, time_per_token_s
 
 FIRST = Directive(window=8, threshold=0.3)
-FREE = Load(plain_s=0.05, step_s=0.05, price=0.02)
-SCARCE = Load(plain_s=0.1, step_s=0.05, price=0.2, eager=False)
+FREE = Load(plain_s=0.05, step_s=0.05, marginal_cost=0.02)
+SCARCE = Load(plain_s=0.1, step_s=0.05, marginal_cost=0.2, eager=False)
 
 
 @pytest.fixture
@@ -73,8 +73,8 @@ def test_drafts_that_pay_go_on(controller: SpeculationController, load: Load) ->
     ("acceptance", "load"),
     [
         (0.0, FREE),
-        (0.05, FREE._replace(price=0.1)),
-        (0.5, SCARCE._replace(price=0.9)),  # each draft costs others more
+        (0.05, FREE._replace(marginal_cost=0.1)),
+        (0.5, SCARCE._replace(marginal_cost=0.9)),  # each draft costs others more
         (0.8, SCARCE._replace(plain_s=0.007)),  # without waiting for drafts it is faster
     ],
 )
@@ -93,7 +93,7 @@ def test_an_edge_whose_drafts_never_come_in_time_rests(controller: SpeculationCo
 
 def test_it_comes_back_when_the_price_falls(controller: SpeculationController) -> None:
     edge = Edge(0.8)
-    assert edge.run(controller, FREE._replace(price=1.0), 4.0)[-1] == 0
+    assert edge.run(controller, FREE._replace(marginal_cost=1.0), 4.0)[-1] == 0
     assert edge.run(controller, FREE, 2.0)[-1] > 0
 
 
@@ -141,7 +141,7 @@ def test_the_window_covers_the_round_trip(draft_s: float, rtt_s: float, step_s: 
 def test_the_threshold_is_the_price(controller: SpeculationController) -> None:
     edge = Edge(0.9)
     edge.run(controller, FREE, 3.0)
-    assert controller.directive(edge.session, FREE._replace(price=0.4)).threshold == 0.4
+    assert controller.directive(edge.session, FREE._replace(marginal_cost=0.4)).threshold == 0.4
 
 
 def test_gain_rises_with_acceptance_and_falls_with_price_and_distance(
@@ -153,4 +153,4 @@ def test_gain_rises_with_acceptance_and_falls_with_price_and_distance(
     assert gain(near.history, FREE) > gain(poor.history, FREE)
     assert gain(near.history, FREE) > gain(near.history, SCARCE._replace(eager=True))
     assert gain(near.history, SCARCE) > gain(far.history, SCARCE)
-    assert gain(near.history, FREE) > gain(near.history, FREE._replace(round_price=1.0))
+    assert gain(near.history, FREE) > gain(near.history, FREE._replace(round_cost=1.0))

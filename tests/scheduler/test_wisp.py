@@ -147,7 +147,7 @@ def test_where_steps_overlap_drafts_pay_for_the_step_behind_theirs() -> None:
     policy = make_policy("wisp", estimator=exact(), first=FIRST)
     policy.ahead = 1.0
     counts = []
-    for _ in range(2):  # the first decision tells the price
+    for _ in range(2):  # the first decision tells the marginal cost
         seats = policy.schedule(sessions, 0.0).seats
         counts.append({seat.session.id: len(seat.draft) for seat in seats})
     assert counts == [{0: 1, 1: 4}, {0: 0, 1: 4}]

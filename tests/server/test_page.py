@@ -101,7 +101,16 @@ def rows(page: Page, table: str) -> list[list[str]]:
 
 
 def shown(page: Page) -> dict[str, Any]:
-    names = ["model", "goodput", "sessions", "edges", "devices", "price", "interference", "error"]
+    names = [
+        "model",
+        "goodput",
+        "sessions",
+        "edges",
+        "devices",
+        "marginal_cost",
+        "interference",
+        "error",
+    ]
     legend = page.evaluate("[...document.querySelectorAll('.legend li')].map(li => li.textContent)")
     return {
         **{name: text(page, f"#{name}") for name in names},
@@ -122,7 +131,7 @@ def expected(stats: Stats) -> dict[str, Any]:
         "sessions": str(stats.num_sessions),
         "edges": f"{stats.num_with_edge} with an edge, {num_without} without",
         "devices": str(len(stats.devices)),
-        "price": f"{stats.price:.3f}",
+        "marginal_cost": f"{stats.marginal_cost:.3f}",
         "interference": f"{stats.interference:.2f} \N{MULTIPLICATION SIGN}",
         "error": f"{estimator.error_ratio:.1%}".replace("%", " %"),
         "batch": [

@@ -51,7 +51,7 @@ def step(step_time_s: float = 0.1, forecast: Forecast | None = None) -> StepRepo
         step_time_s=step_time_s,
         loop_time_s=step_time_s,
         forecast=forecast,
-        price=0.25,
+        marginal_cost=0.25,
     )
 
 
@@ -193,7 +193,7 @@ def test_steps_are_told_as_means_over_the_last_seconds(records: Records) -> None
     assert stats.estimator.error_ratio == pytest.approx(1.0)
     assert (stats.estimator.over_upper_share, stats.estimator.drift) == (1.0, 1.5)
     assert stats.interference == pytest.approx(4.0)
-    assert stats.price == 0.25
+    assert stats.marginal_cost == 0.25
 
 
 def test_lately_forgets() -> None:

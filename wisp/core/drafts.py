@@ -11,9 +11,7 @@ class Directive(Struct, frozen=True):
     """What the server asks of an edge from now on."""
 
     window: int  # most draft tokens beyond the committed text; 0: rest
-    threshold: (
-        float  # draft on while the cumulative acceptance of the last draft token is at least this
-    )
+    threshold: float  # draft on while cumulative acceptance is at least this
 
 
 REST = Directive(window=0, threshold=1.0)

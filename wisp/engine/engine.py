@@ -280,7 +280,7 @@ class Engine:
             step_time_s=step_time_s,
             loop_time_s=step_time_s + step.host_s + self._clock() - now,
             forecast=step.forecast,
-            price=self._policy.price,
+            marginal_cost=self._policy.marginal_cost,
         )
         self._outbox.append(Verdicts(verdicts, report))
 

@@ -87,7 +87,7 @@ class StepReport(Struct, frozen=True, kw_only=True):
     step_time_s: float  # inside the verifier
     loop_time_s: float  # the whole turn of the engine loop, the step included
     forecast: Forecast | None = None
-    price: float | None = None  # of a draft token, in committed tokens
+    marginal_cost: float | None = None  # of a draft token, in committed tokens
 
 
 class Verdicts(Struct, frozen=True, tag=True):

@@ -20,8 +20,8 @@ class Policy(Protocol):
     ahead: float = 0.0  # share of late of steps launched while another ran: who had drafts sits out
 
     @property
-    def price(self) -> float | None:
-        """Of a draft token, in committed tokens: what a directive weighs it by; None: no price."""
+    def marginal_cost(self) -> float | None:
+        """Of a draft token, in committed tokens: what a directive weighs it by; None: unknown."""
         return None
 
     def schedule(self, sessions: Collection[Session], now: float) -> Batch:

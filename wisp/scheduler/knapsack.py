@@ -16,7 +16,7 @@ _LEVELS = 256  # of cumulative acceptance: a byte, as on the wire
 class Drafts:
     """The draft tokens at hand, the most valuable first; equal ones in the order of their rows.
 
-    Cumulative acceptance never rises along a row, so taking the best tokens takes a prefix of each row.
+    Cumulative acceptance never rises along a row: the best tokens are a prefix of each row.
     """
 
     def __init__(self, cumulative: Floats) -> None:

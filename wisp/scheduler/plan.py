@@ -50,7 +50,7 @@ class Plan:
         # This step and the next; where drafts must save seats, this one: they gather meanwhile.
         both_s = 2.0 * max(load.step_s, plain_s)
         self._horizon_s = (load.step_s or plain_s) if load.scarce else both_s
-        taken = cumulative > load.price
+        taken = cumulative > load.marginal_cost
         self._num_worth: Ints = taken.sum(axis=1)  # drafts of each that are worth their time
         worth = (cumulative * taken).sum(axis=1)
         self._held = columns.decoding & (columns.waiting | self._poor(worth, load))

@@ -23,9 +23,11 @@ class Load(NamedTuple):
 
     plain_s: float = 0.0  # predicted step if every session decoded plainly: what an edge must beat
     step_s: float = 0.0  # of recent steps
-    price: float = 0.0  # of a draft token in committed tokens: c'(n) * (tokens committed) / c(n)
+    marginal_cost: float = (
+        0.0  # of a draft token in committed tokens: c'(n) * (tokens committed) / c(n)
+    )
     per_token_s: float = 0.0  # of a step's time, for each token committed; 0 until known
-    round_price: float = 0.0  # of a seat with drafts beside theirs: the next step goes without it
+    round_cost: float = 0.0  # of a seat with drafts beside theirs: the next step goes without it
     fits: bool = False  # plain decoding of everybody in each step holds what was promised
     eager: bool = True  # sessions are decoded while their drafts are under way
     scarce: bool = False  # plain decoding cannot hold what was promised, cheaper drafts may
@@ -46,12 +48,12 @@ def gain(history: EdgeHistory, load: Load) -> float:
     """Tokens with drafts over tokens without, in the same time of the target.
 
     Of `committed` tokens `from_edge` took no choice of their own, but `verified` draft tokens and
-    the `rounds` that took them cost their price; without drafts the same steps had committed the
-    others alone. A session that is left waiting for its drafts must in addition be faster than
+    the `rounds` that took them have a marginal cost; without drafts the same steps had committed
+    the others alone. A session that is left waiting for its drafts must in addition be faster than
     without them.
     """
     own = max(1.0, history.committed - history.from_edge)
-    paid = load.price * history.verified + load.round_price * history.rounds
+    paid = load.marginal_cost * history.verified + load.round_cost * history.rounds
     found = 1.0 + (history.from_edge - paid) / own
     if load.eager:
         return found
@@ -103,7 +105,7 @@ class SpeculationController:
         return max(1, min(self._max_window, self._block_tokens + math.ceil(ahead)))
 
     def _drafting(self, history: EdgeHistory, load: Load) -> Directive:
-        threshold = min(0.95, max(_LEAST_THRESHOLD, load.price))
+        threshold = min(0.95, max(_LEAST_THRESHOLD, load.marginal_cost))
         return Directive(self.window(history, load), threshold)
 
     def _probing(self, history: EdgeHistory, load: Load, now: float) -> Directive:

@@ -30,7 +30,7 @@ _HEAVY = 0.5  # of such a step, that its seats take beside their tokens
 
 
 class Wisp(Policy):
-    """SLO-aware batches over tokens, and a speculation controller that knows their price.
+    """SLO-aware batches over tokens, and a speculation controller that knows their marginal cost.
 
     Urgent sessions first, earliest deadline first; then the next token of everybody else (while
     the server has no time to lose, those who wait for drafts join free steps alone); then draft
@@ -62,8 +62,8 @@ class Wisp(Policy):
         self.load = Load()
 
     @property
-    def price(self) -> float:
-        return self.load.price
+    def marginal_cost(self) -> float:
+        return self.load.marginal_cost
 
     def directive(self, session: Session) -> Directive:
         return self._controller.directive(session, self.load)
@@ -111,7 +111,7 @@ class Wisp(Policy):
         columns = Columns(present, self._block_tokens)
         cumulative = columns.cumulative_acceptance()
         # Behind a step with its drafts a session sits one out that it could have decoded in.
-        cumulative[cumulative.sum(axis=1) <= self.load.round_price] = 0.0
+        cumulative[cumulative.sum(axis=1) <= self.load.round_cost] = 0.0
         self._gauge(columns, cumulative)
         plan = Plan(columns, self._costs, self._max_step_tokens, self.load, now, cumulative)
         plan.seat_urgent()
@@ -122,14 +122,14 @@ class Wisp(Policy):
         num_drafts = plan.best_drafts(drafts)
         if plan.fill_prompts(num_drafts):
             num_drafts = min(num_drafts, plan.best_drafts(drafts))
-        self._price(plan, drafts, num_drafts)
+        self._note_cost(plan, drafts, num_drafts)
         return _batch(columns, plan, drafts.by_row(num_drafts))
 
     def _sits_out(self, session: Session) -> bool:
         """Its drafts are worth this step and the one behind theirs, which it will sit out, too."""
         ahead = np.frombuffer(session.acceptance)[None, : self._block_tokens]
         worth = cumulative_acceptance(ahead, np.array([session.history.calibration])).sum()
-        return bool(worth > 2.0 * self.load.round_price)
+        return bool(worth > 2.0 * self.load.round_cost)
 
     def _gauge(self, columns: Columns, cumulative: Floats) -> None:
         """How far the server is from what plain decoding of everybody can just do.
@@ -148,7 +148,7 @@ class Wisp(Policy):
         heavy = count * seat_s > _HEAVY * plain_s
         token_s = mean.slope_s(count)
         per_token_s = self.load.per_token_s or seat_s + token_s
-        taken = cumulative > self.load.price
+        taken = cumulative > self.load.marginal_cost
         num_seats, num_drafts = int(taken.any(axis=1).sum()), int(taken.sum())
         if heavy and num_seats:
             offered_s = num_seats * (seat_s + token_s) + num_drafts * token_s
@@ -161,18 +161,18 @@ class Wisp(Policy):
             scarce=use > 1.0 and heavy,
         )
 
-    def _price(self, plan: Plan, drafts: Drafts, num_drafts: int) -> None:
+    def _note_cost(self, plan: Plan, drafts: Drafts, num_drafts: int) -> None:
         """What the controller needs to know of this decision, smoothed."""
         value = float(plan.decodes.sum() + drafts.value(num_drafts))
         if value:
             mean = self._costs.mean
             shape = plan.with_drafts(num_drafts)
             per_token_s = mean.time_s(shape) / value
-            price = mean.slope_s(shape.num_tokens) / max(per_token_s, 1e-9)
+            marginal_cost = mean.slope_s(shape.num_tokens) / max(per_token_s, 1e-9)
             before = self.load
             self.load = before._replace(
-                price=0.8 * before.price + 0.2 * price,
-                round_price=self.ahead * max(0.0, 1.0 - before.price),
+                marginal_cost=0.8 * before.marginal_cost + 0.2 * marginal_cost,
+                round_cost=self.ahead * max(0.0, 1.0 - before.marginal_cost),
                 per_token_s=0.8 * (before.per_token_s or per_token_s) + 0.2 * per_token_s,
             )
 

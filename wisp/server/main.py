@@ -121,5 +121,5 @@ def _count(metrics: ServerMetrics, records: Records, step: StepReport) -> None:
         metrics.step_over_upper.inc(step.step_time_s > step.forecast.upper_s)
         metrics.estimator_drift.set(step.forecast.drift)
         metrics.interference.observe(step.step_time_s / step.forecast.alone_s)
-    if step.price is not None:
-        metrics.price.set(step.price)
+    if step.marginal_cost is not None:
+        metrics.marginal_cost.set(step.marginal_cost)

@@ -38,7 +38,7 @@ def report(
         num_with_edge=sum(record.device is not None for record, _ in pairs),
         committed_per_s=sum(kind.committed_per_s for kind in classes),
         goodput_per_s=sum(kind.goodput_per_s for kind in classes),
-        price=records.last_step.price if records.last_step else None,
+        marginal_cost=records.last_step.marginal_cost if records.last_step else None,
         interference=measured_s / alone_s if alone_s else None,
         batch=_batch(records, now),
         estimator=_estimator(records, now),
