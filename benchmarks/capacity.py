@@ -64,7 +64,7 @@ class Point(NamedTuple):
     tokens_per_s: float
     tokens_per_step: float
     seats_per_step: float
-    first_token_held: float
+    first_token_attained: float
     acceptance: float
     blocking_ms: float  # wasted drafting for each token, see wisp.edge.waste
     overlapped_ms: float
@@ -79,14 +79,14 @@ def point(
         report = simulate(policy, fleet, setup, tuning, estimator=estimator)
     finally:
         gc.enable()
-    held = [each.attainment.first_token_held for each in report.sessions]
+    attained = [each.attainment.first_token_attained for each in report.sessions]
     return Point(
         report.attainment,
         report.goodput,
         report.tokens_per_s,
         report.tokens_per_step,
         report.seats_per_step,
-        sum(held) / max(1, len(held)),
+        sum(attained) / max(1, len(attained)),
         report.acceptance,
         *(1e3 * time_s for time_s in report.waste_per_token),
     )

@@ -80,8 +80,8 @@ def busy() -> Stats:
                 num_tokens=200,
                 num_in_time=150,
                 num_ended=4,
-                num_first_token_held=4,
-                num_rate_held=1,
+                num_first_token_attained=4,
+                num_rate_attained=1,
                 num_shed=6,
                 window=12.0,
             )

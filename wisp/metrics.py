@@ -102,14 +102,14 @@ class ServerMetrics:
         self.ended = Counter(
             "wisp_sessions_ended_total", "Ended sessions with tokens", ["slo_class"], registry=r
         )
-        self.first_token_held = Counter(
-            "wisp_sessions_first_token_held_total",
+        self.first_token_attained = Counter(
+            "wisp_sessions_first_token_attained_total",
             "Of these, those whose first token came in time",
             ["slo_class"],
             registry=r,
         )
-        self.rate_held = Counter(
-            "wisp_sessions_rate_held_total",
+        self.rate_attained = Counter(
+            "wisp_sessions_rate_attained_total",
             "Of these, those that went at the promised rate on average",
             ["slo_class"],
             registry=r,

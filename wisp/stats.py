@@ -45,8 +45,8 @@ class ClassStats(Struct, frozen=True, kw_only=True):
     num_tokens: int  # since the start
     num_in_time: int
     num_ended: int  # sessions that got tokens, since the start
-    num_first_token_held: int
-    num_rate_held: int
+    num_first_token_attained: int
+    num_rate_attained: int
     num_shed: int
     window: float | None  # mean directive of the sessions with an edge
 

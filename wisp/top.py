@@ -97,8 +97,8 @@ def _headline(stats: Stats) -> Text:
 def _classes(stats: Stats) -> Table:
     return _table(
         "classes",
-        ["class", "prio", "promised", "sessions", "tok/s", "goodput", "in time", "rate held",
-         "first held", "shed", "window"],
+        ["class", "prio", "promised", "sessions", "tok/s", "goodput", "in time", "rate attained",
+         "first attained", "shed", "window"],
         [
             [
                 kind.name,
@@ -108,8 +108,8 @@ def _classes(stats: Stats) -> Table:
                 f"{kind.committed_per_s:.1f}",
                 f"{kind.goodput_per_s:.1f}",
                 _share(kind.num_in_time, kind.num_tokens),
-                _share(kind.num_rate_held, kind.num_ended),
-                _share(kind.num_first_token_held, kind.num_ended),
+                _share(kind.num_rate_attained, kind.num_ended),
+                _share(kind.num_first_token_attained, kind.num_ended),
                 str(kind.num_shed),
                 _number(kind.window, ".1f"),
             ]

@@ -22,7 +22,7 @@ class Stats:
     """Of one window; those of several processes are added up."""
 
     num_judged: int = 0
-    num_held: int = 0
+    num_attained: int = 0
     num_tokens: int = 0
     num_in_time: int = 0
     num_rounds: int = 0  # messages with tokens
@@ -41,7 +41,7 @@ class Stats:
 
     @property
     def attainment(self) -> float:
-        return self.num_held / self.num_judged if self.num_judged else 1.0
+        return self.num_attained / self.num_judged if self.num_judged else 1.0
 
     def between_tokens_s(self) -> list[float]:
         """Times between consecutive tokens; those of one message come together."""
@@ -64,8 +64,8 @@ class Watched:
     def window_begins(self, now: float) -> None:
         self.window = self._opened(now)
 
-    def held(self, start_s: float, now: float) -> bool | None:
-        """Was the promise held? None: too early to say, or too little was seen."""
+    def attained(self, start_s: float, now: float) -> bool | None:
+        """Was the promise attained? None: too early to say, or too little was seen."""
         until_s = now if self.ended_s is None else self.ended_s
         if self.opened_s < start_s and until_s - start_s < _LEAST_S:
             return None
@@ -80,7 +80,7 @@ def _met(watched: tuple[Attainment, float], until_s: float) -> bool | None:
     attainment, opened_s = watched
     if attainment.first_token_s is None:
         return False if until_s - opened_s > attainment.slo.first_token_s else None
-    return attainment.first_token_held and attainment.rate_held
+    return attainment.first_token_attained and attainment.rate_attained
 
 
 class Tally:
@@ -127,9 +127,9 @@ class Tally:
         self.stats = Stats()
 
     def window_ends(self, now: float) -> Stats:
-        held = [each.held(self._start_s, now) for each in self._seen]
-        self.stats.num_held = held.count(True)
-        self.stats.num_judged = self.stats.num_held + held.count(False)
+        attained = [each.attained(self._start_s, now) for each in self._seen]
+        self.stats.num_attained = attained.count(True)
+        self.stats.num_judged = self.stats.num_attained + attained.count(False)
         return self.stats
 
 

@@ -44,12 +44,12 @@ class Result:
         self.waste = Waste()
 
     def met(self, until_s: float) -> bool | None:
-        """Was the promise held? None: too early to say."""
+        """Was the promise attained? None: too early to say."""
         attainment = self.attainment
         if attainment.first_token_s is None:
             late = until_s - self.opened_s > attainment.slo.first_token_s
             return False if late else None
-        return attainment.first_token_held and attainment.rate_held
+        return attainment.first_token_attained and attainment.rate_attained
 
 
 class Tally:

@@ -86,13 +86,13 @@ class Report:
 
     @property
     def attainment(self) -> float:
-        """Share of sessions whose promise was held: the first token in time, and from there on at
+        """Share of sessions whose promise was attained: the first token in time, and from there on at
         least the promised rate on average, as the device received them.
 
         Sessions still running at the end count by what they got; those still waiting for a first
         token count as broken once it is late. 1 without any session.
         """
-        judged = [held for each in self.sessions if (held := each.met(self.end_s)) is not None]
+        judged = [met for each in self.sessions if (met := each.met(self.end_s)) is not None]
         return sum(judged) / len(judged) if judged else 1.0
 
     @property

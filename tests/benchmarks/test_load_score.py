@@ -25,7 +25,7 @@ def test_a_session_of_the_window_is_judged_from_its_opening() -> None:
     feed(tally, too_late, 11.0, 2.5, 5.0)
     feed(tally, slow, 9.0, 1.5, 5.0)
     stats = tally.window_ends(5.0)
-    assert (stats.num_judged, stats.num_held) == (3, 1)
+    assert (stats.num_judged, stats.num_attained) == (3, 1)
     assert stats.first_token_s == [0.5, 1.5, 0.5]
 
 
@@ -69,7 +69,7 @@ def test_a_session_without_tokens_breaks_its_promise_once_they_are_late() -> Non
     tally.opened(SLO, 0.5)
     tally.opened(SLO, 4.5)  # too early to say
     stats = tally.window_ends(5.0)
-    assert (stats.num_judged, stats.num_held) == (1, 0)
+    assert (stats.num_judged, stats.num_attained) == (1, 0)
 
 
 def test_a_session_that_ends_as_the_window_begins_tells_nothing() -> None:
@@ -91,8 +91,11 @@ def test_tokens_of_one_message_come_together() -> None:
 
 
 def test_processes_are_added_up() -> None:
-    one, other = Stats(num_judged=2, num_held=1, gaps_s=[0.1]), Stats(num_judged=1, gaps_s=[0.2])
-    assert one.plus(other) == Stats(num_judged=3, num_held=1, gaps_s=[0.1, 0.2])
+    one, other = (
+        Stats(num_judged=2, num_attained=1, gaps_s=[0.1]),
+        Stats(num_judged=1, gaps_s=[0.2]),
+    )
+    assert one.plus(other) == Stats(num_judged=3, num_attained=1, gaps_s=[0.1, 0.2])
 
 
 @pytest.mark.parametrize("capacity", [0, 1, 2, 7, 30, 64, 65, 150, 400, 1000])

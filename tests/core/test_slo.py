@@ -32,8 +32,8 @@ def test_a_first_token_and_a_rate_that_hold() -> None:
 def test_a_late_first_token_alone_breaks_the_promise() -> None:
     session = attained((1, 11.25), (1, 11.75), (1, 12.25))
     assert session.num_in_time == 2
-    assert not session.first_token_held
-    assert session.rate_held
+    assert not session.first_token_attained
+    assert session.rate_attained
     assert not session.usage()["slo_met"]
 
 
@@ -45,18 +45,18 @@ def test_a_burst_keeps_its_reader_busy_for_as_long_as_it_lasts() -> None:
 def test_after_a_late_token_the_reader_goes_on_from_there() -> None:
     session = attained((1, 11.0), (1, 21.0), (1, 21.5), (1, 22.0))
     assert session.num_in_time == 3
-    assert not session.rate_held
+    assert not session.rate_attained
 
 
 def test_one_burst_has_no_rate_to_break() -> None:
     session = attained((5, 10.5))
     assert session.tokens_per_s is None
-    assert session.rate_held
+    assert session.rate_attained
 
 
 def test_nothing_came() -> None:
     session = attained()
-    assert not session.first_token_held
+    assert not session.first_token_attained
     assert session.usage()["first_token_s"] is None
     assert session.usage()["share_in_time"] == 0.0
 

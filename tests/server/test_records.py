@@ -103,10 +103,10 @@ def test_a_session_ends_once_with_both_promises_judged(
     for _ in range(2):
         records.closed(record)
     assert sample(metrics, "wisp_sessions_ended_total", slo_class="gold") == 1
-    assert sample(metrics, "wisp_sessions_first_token_held_total", slo_class="gold") == 1
-    assert sample(metrics, "wisp_sessions_rate_held_total", slo_class="gold") == 0
+    assert sample(metrics, "wisp_sessions_first_token_attained_total", slo_class="gold") == 1
+    assert sample(metrics, "wisp_sessions_rate_attained_total", slo_class="gold") == 0
     (kind,) = told(records, 9.0).classes
-    assert (kind.num_ended, kind.num_first_token_held, kind.num_rate_held) == (1, 1, 0)
+    assert (kind.num_ended, kind.num_first_token_attained, kind.num_rate_attained) == (1, 1, 0)
     assert records.sessions == {}
 
 

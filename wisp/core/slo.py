@@ -50,7 +50,7 @@ class Attainment:
         return self.num_in_time - before
 
     @property
-    def first_token_held(self) -> bool:
+    def first_token_attained(self) -> bool:
         return self.first_token_s is not None and self.first_token_s <= self.slo.first_token_s
 
     @property
@@ -62,7 +62,7 @@ class Attainment:
         return (self.num_tokens - self._num_first) / elapsed_s if elapsed_s > 0 else None
 
     @property
-    def rate_held(self) -> bool:
+    def rate_attained(self) -> bool:
         rate = self.tokens_per_s
         return rate is None or rate >= self.slo.tokens_per_s
 
@@ -70,7 +70,7 @@ class Attainment:
         """For the response's `usage.wisp`."""
         return {
             "slo_class": self.slo.name,
-            "slo_met": self.first_token_held and self.rate_held,
+            "slo_met": self.first_token_attained and self.rate_attained,
             "share_in_time": self.num_in_time / max(1, self.num_tokens),
             "first_token_s": self.first_token_s,
             "tokens_per_s": self.tokens_per_s,

@@ -32,8 +32,8 @@ class ClassRecord:
     num_tokens: int = 0
     num_in_time: int = 0
     num_ended: int = 0
-    num_first_token_held: int = 0
-    num_rate_held: int = 0
+    num_first_token_attained: int = 0
+    num_rate_attained: int = 0
     num_shed: int = 0
 
 
@@ -127,11 +127,11 @@ class Records:
         name = attainment.slo.name
         kind = self.classes[name]
         kind.num_ended += 1
-        kind.num_first_token_held += attainment.first_token_held
-        kind.num_rate_held += attainment.rate_held
+        kind.num_first_token_attained += attainment.first_token_attained
+        kind.num_rate_attained += attainment.rate_attained
         self._metrics.ended.labels(name).inc()
-        self._metrics.first_token_held.labels(name).inc(attainment.first_token_held)
-        self._metrics.rate_held.labels(name).inc(attainment.rate_held)
+        self._metrics.first_token_attained.labels(name).inc(attainment.first_token_attained)
+        self._metrics.rate_attained.labels(name).inc(attainment.rate_attained)
 
     def stepped(self, step: StepReport, now: float) -> None:
         self.last_step = step

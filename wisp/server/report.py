@@ -90,8 +90,8 @@ def _class(kind: ClassRecord, pairs: list[Pair], now: float) -> ClassStats:
         num_tokens=kind.num_tokens,
         num_in_time=kind.num_in_time,
         num_ended=kind.num_ended,
-        num_first_token_held=kind.num_first_token_held,
-        num_rate_held=kind.num_rate_held,
+        num_first_token_attained=kind.num_first_token_attained,
+        num_rate_attained=kind.num_rate_attained,
         num_shed=kind.num_shed,
         window=_mean(state.window for r, state in mine if r.device is not None),
     )
