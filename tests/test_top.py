@@ -111,7 +111,7 @@ def drawn(stats: Stats) -> str:
 def test_an_idle_server() -> None:
     said = drawn(EMPTY)
     assert "sessions 0/32" in said
-    assert "no step lately" in said
+    assert "no step in 10 s" in said
 
 
 def test_a_busy_server() -> None:

@@ -1,6 +1,6 @@
 """What a server says of itself at /v1/stats: the JSON that `wisp top` and others draw from.
 
-Fields are only ever added. "Lately" is over the last 10 seconds; null stands for what is not known.
+Fields are only ever added. The sliding window is the last 10 seconds; null stands for the unknown.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from msgspec import Struct
 
 
 class BatchStats(Struct, frozen=True, kw_only=True):
-    """Of the steps of the target, lately: means over them."""
+    """Of the steps in the sliding window: means over them."""
 
     steps_per_s: float
     busy_share: float  # of the time, inside the verifier
@@ -25,7 +25,7 @@ class BatchStats(Struct, frozen=True, kw_only=True):
 
 
 class EstimatorStats(Struct, frozen=True, kw_only=True):
-    """How well step times are predicted, lately."""
+    """How well the step times in the sliding window were predicted."""
 
     error_ratio: float  # mean of |measured / predicted - 1|
     over_upper_share: float  # of steps that exceeded their 95 % bound
@@ -40,7 +40,7 @@ class ClassStats(Struct, frozen=True, kw_only=True):
     first_token_s: float | None
     priority: int
     num_sessions: int
-    committed_per_s: float  # lately
+    committed_per_s: float  # in the sliding window
     goodput_per_s: float  # of these, in time
     num_tokens: int  # since the start
     num_in_time: int
@@ -72,7 +72,7 @@ class SessionStats(Struct, frozen=True, kw_only=True):
     age_s: float
     num_output: int
     promised_per_s: float
-    committed_per_s: float  # lately
+    committed_per_s: float  # in the sliding window
     share_in_time: float | None
     slack_s: float  # until its next token is due
     acceptance: float | None
@@ -91,11 +91,11 @@ class Stats(Struct, frozen=True, kw_only=True):
     max_sessions: int
     num_sessions: int
     num_with_edge: int  # of these
-    committed_per_s: float  # lately, all classes
+    committed_per_s: float  # in the sliding window, all classes
     goodput_per_s: float
     marginal_cost: float | None  # of a draft token in committed tokens, where the policy has one
-    interference: float | None  # step time over what its mean seat would take alone, lately
-    batch: BatchStats | None  # null: no step lately
+    interference: float | None  # step time over what its mean seat would take alone
+    batch: BatchStats | None  # null: no step in 10 s
     estimator: EstimatorStats | None
     classes: list[ClassStats]
     devices: list[DeviceStats]

@@ -85,7 +85,7 @@ def _headline(stats: Stats) -> Text:
             f"tokens ({batch.num_drafted:.1f} drafts, {batch.num_prefill:.1f} prompt)"
         )
     else:
-        lines.append("no step lately")
+        lines.append("no step in 10 s")
     if estimator := stats.estimator:
         lines.append(
             f"estimator error {estimator.error_ratio:.1%}, over its bound "

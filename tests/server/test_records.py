@@ -9,9 +9,9 @@ from wisp.core.slo import Slo
 from wisp.engine.messages import Forecast, SessionState, Snapshot, StepReport
 from wisp.errors import Overloaded, Shed
 from wisp.metrics import ServerMetrics
-from wisp.server.lately import Lately
 from wisp.server.records import Records, SessionRecord
 from wisp.server.report import report
+from wisp.server.sliding_window import SlidingWindow
 from wisp.stats import Stats
 
 GOLD = Slo(name="gold", tokens_per_s=10.0, first_token_s=1.0, priority=1)
@@ -196,11 +196,11 @@ def test_steps_are_told_as_means_over_the_last_seconds(records: Records) -> None
     assert stats.marginal_cost == 0.25
 
 
-def test_lately_forgets() -> None:
-    lately = Lately(2, 100.0)
-    lately.add(100.0, 1.0, 2.0)
-    lately.add(105.0, 3.0, 4.0)
-    assert lately.sums(105.0) == [4.0, 6.0]
-    assert list(lately.per_s(105.0)) == pytest.approx([0.8, 1.2])
-    assert lately.sums(110.0) == [3.0, 4.0]
-    assert lately.sums(200.0) == [0.0, 0.0]
+def test_a_sliding_window_forgets() -> None:
+    window = SlidingWindow(2, 100.0)
+    window.add(100.0, 1.0, 2.0)
+    window.add(105.0, 3.0, 4.0)
+    assert window.sums(105.0) == [4.0, 6.0]
+    assert list(window.per_s(105.0)) == pytest.approx([0.8, 1.2])
+    assert window.sums(110.0) == [3.0, 4.0]
+    assert window.sums(200.0) == [0.0, 0.0]

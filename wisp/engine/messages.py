@@ -104,7 +104,7 @@ class SessionState(Struct, frozen=True, kw_only=True):
     num_buffered: int
     window: int
     threshold: float
-    acceptance: float | None  # of the edge's drafts, lately; None: none was examined
+    acceptance: float | None  # of the edge's drafts, of late; None: none was examined
     round_trip_s: float | None
     draft_time_s: float | None  # of one token
     slack_s: float  # until its next token is due

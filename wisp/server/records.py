@@ -11,7 +11,7 @@ from wisp.core.slo import Attainment, Slo
 from wisp.engine.messages import StepReport
 from wisp.errors import Shed
 from wisp.metrics import ServerMetrics
-from wisp.server.lately import Lately
+from wisp.server.sliding_window import SlidingWindow
 
 DEVICE_KEPT_S = 60.0
 UNNAMED = "unnamed"
@@ -20,12 +20,12 @@ _LONGEST_NAME = 64
 
 @dataclass
 class ClassRecord:
-    """Sums since the start; `lately` holds (committed, in time)."""
+    """Sums since the start; `recent` holds (committed, in time)."""
 
     name: str
     slo: Slo | None  # None: each session has its own
     priority: int
-    lately: Lately
+    recent: SlidingWindow
     committed: Counter  # the metrics of this class that every verdict counts in
     goodput: Counter
     window: Histogram
@@ -39,7 +39,7 @@ class ClassRecord:
 
 @dataclass
 class DeviceRecord:
-    lately: Lately  # (committed,)
+    recent: SlidingWindow  # (committed,)
     seen_s: float
     num_sessions: int = 0
 
@@ -50,7 +50,7 @@ class SessionRecord:
     device: str | None
     attainment: Attainment
     opened_s: float
-    lately: Lately  # (committed,)
+    recent: SlidingWindow  # (committed,)
     num_arrived: int = 0  # draft tokens from its edge
     num_verified: int = 0
     closed: bool = False
@@ -65,9 +65,9 @@ class Records:
         self.devices: dict[str, DeviceRecord] = {}
         self.classes: dict[str, ClassRecord] = {}
         # (steps, step time, seats, tokens, prefill, drafted, looked up)
-        self.steps = Lately(7, now)
+        self.steps = SlidingWindow(7, now)
         # (steps, error, over the upper bound, measured, alone)
-        self.forecasts = Lately(5, now)
+        self.forecasts = SlidingWindow(5, now)
         self.last_step: StepReport | None = None
         self._metrics = metrics
         for slo in slos:
@@ -80,8 +80,10 @@ class Records:
             # it is shown in terminals, and anybody may send one
             device = "".join(filter(str.isprintable, device))[:_LONGEST_NAME] or UNNAMED
             self._forget_devices(now)
-            self.devices.setdefault(device, DeviceRecord(Lately(1, now), now)).num_sessions += 1
-        record = SessionRecord(session_id, device, Attainment(slo, now), now, Lately(1, now))
+            self.devices.setdefault(
+                device, DeviceRecord(SlidingWindow(1, now), now)
+            ).num_sessions += 1
+        record = SessionRecord(session_id, device, Attainment(slo, now), now, SlidingWindow(1, now))
         self.sessions[session_id] = record
         return record
 
@@ -91,18 +93,18 @@ class Records:
         if record.attainment.first_token_s is None:
             self._metrics.first_token_s.observe(now - record.opened_s)
         in_time = record.attainment.add(num_tokens, now)
-        record.lately.add(now, num_tokens)
+        record.recent.add(now, num_tokens)
         record.num_verified += verdict.num_drafted
         kind = self.classes[slo.name]
         kind.num_tokens += num_tokens
         kind.num_in_time += in_time
-        kind.lately.add(now, num_tokens, in_time)
+        kind.recent.add(now, num_tokens, in_time)
         kind.committed.inc(num_tokens)
         kind.goodput.inc(in_time)
         if record.device is not None:
             device = self.devices[record.device]
             device.seen_s = now
-            device.lately.add(now, num_tokens)
+            device.recent.add(now, num_tokens)
             kind.window.observe(verdict.directive.window)
 
     def failed(self, record: SessionRecord, error: Exception) -> None:
@@ -160,7 +162,7 @@ class Records:
             name,
             slo,
             priority,
-            Lately(2, now),
+            SlidingWindow(2, now),
             self._metrics.class_tokens.labels(name),
             self._metrics.goodput.labels(name),
             self._metrics.window.labels(name),

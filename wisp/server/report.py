@@ -78,7 +78,7 @@ def _estimator(records: Records, now: float) -> EstimatorStats | None:
 
 def _class(kind: ClassRecord, pairs: list[Pair], now: float) -> ClassStats:
     mine = [(r, state) for r, state in pairs if r.attainment.slo.name == kind.name]
-    committed_per_s, goodput_per_s = kind.lately.per_s(now)
+    committed_per_s, goodput_per_s = kind.recent.per_s(now)
     return ClassStats(
         name=kind.name,
         tokens_per_s=kind.slo.tokens_per_s if kind.slo else None,
@@ -110,7 +110,7 @@ def _device(name: str, device: DeviceRecord, mine: list[SessionState], now: floa
         name=name,
         num_sessions=device.num_sessions,
         idle_s=now - device.seen_s,
-        committed_per_s=device.lately.per_s(now)[0],
+        committed_per_s=device.recent.per_s(now)[0],
         acceptance=_mean(state.acceptance for state in mine),
         round_trip_s=_mean(state.round_trip_s for state in mine),
         window=_mean(state.window for state in mine),
@@ -129,7 +129,7 @@ def _session(record: SessionRecord, state: SessionState, now: float) -> SessionS
         age_s=now - record.opened_s,
         num_output=state.num_output,
         promised_per_s=attainment.slo.tokens_per_s,
-        committed_per_s=record.lately.per_s(now)[0],
+        committed_per_s=record.recent.per_s(now)[0],
         share_in_time=attainment.num_in_time / num_tokens if num_tokens else None,
         slack_s=state.slack_s,
         acceptance=state.acceptance,

@@ -7,7 +7,7 @@ HORIZON_S = 10.0
 _BUCKET_S = 0.25
 
 
-class Lately:
+class SlidingWindow:
     """Sums of what happened in the last `HORIZON_S` seconds, in buckets of a quarter second."""
 
     def __init__(self, num_sums: int, now: float) -> None:
