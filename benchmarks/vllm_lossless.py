@@ -26,7 +26,7 @@ from wisp.core.batch import Batch, Seat
 from wisp.core.request import Sampling
 from wisp.core.session import Session
 from wisp.core.slo import Slo
-from wisp.engine.step import Running
+from wisp.engine.step import InFlightStep
 from wisp.models.tokenizer import Tokenizer
 from wisp.sampling.processors import needs_processing
 
@@ -127,7 +127,7 @@ def _some(free: list[Session], texts: list[list[int]], chance: random.Random) ->
     room = MAX_STEP_TOKENS
     for session in chance.sample(free, chance.randint(1, len(free))):
         seat = Seat(session, min(session.num_missing, chance.choice((1, 8, 40)), room))
-        if seat.chooses and not session.num_running and chance.random() < 0.7:
+        if seat.chooses and not session.num_in_flight and chance.random() < 0.7:
             right = texts[session.id][session.num_output :][: chance.randint(0, MAX_WINDOW)]
             most = min(session.num_remaining - 1, room - seat.num_context)
             seat.draft = [t if chance.random() > 0.15 else t ^ 1 for t in right][:most]
@@ -143,9 +143,9 @@ def _write(
     """The texts, in the order of the sessions."""
     sessions, waiting = waiting, waiting[::-1]
     live: dict[int, Session] = {}
-    running: Running | None = None
+    in_flight: InFlightStep | None = None
 
-    def take_in(step: Running) -> None:
+    def take_in(step: InFlightStep) -> None:
         assert step.collect
         outcomes = step.collect()
         step.landed()
@@ -164,15 +164,15 @@ def _write(
             verifier.open(waiting.pop())
         free = [session for session in live.values() if session.free]
         following = None
-        if free and not (running and not all(session.overlaps for session in free)):
-            following = Running(Batch(choose(free)), None, 0.0, 0.0)
+        if free and not (in_flight and not all(session.overlaps for session in free)):
+            following = InFlightStep(Batch(choose(free)), None, 0.0, 0.0)
             following.launch(verifier)
-        if running:
-            take_in(running)
-        running = following
-        if running and not (ahead and running.overlaps):
-            take_in(running)
-            running = None
+        if in_flight:
+            take_in(in_flight)
+        in_flight = following
+        if in_flight and not (ahead and in_flight.overlaps):
+            take_in(in_flight)
+            in_flight = None
     return [session.tokens[session.num_prompt :] for session in sessions]
 
 

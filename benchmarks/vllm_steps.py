@@ -32,7 +32,7 @@ from wisp.core.batch import Batch, Seat
 from wisp.core.request import Sampling
 from wisp.core.session import Session
 from wisp.core.slo import Slo
-from wisp.engine.step import Running
+from wisp.engine.step import InFlightStep
 
 SEED = 11
 MAX_WINDOW = 7
@@ -140,7 +140,7 @@ class Fleet:
     ) -> None:
         self._verifier = verifier
         self._ahead = ahead
-        self._running: Running | None = None
+        self._in_flight: InFlightStep | None = None
         self._chance = random.Random(SEED)
         self._vocab_size = verifier.facts.vocab_size
         self.sessions = [
@@ -170,9 +170,9 @@ class Fleet:
 
     def wait(self) -> None:
         """For the outcomes of the last step."""
-        if self._running:
-            self._take_in(self._running)
-        self._running = None
+        if self._in_flight:
+            self._take_in(self._in_flight)
+        self._in_flight = None
 
     def close(self) -> None:
         self.wait()
@@ -180,7 +180,7 @@ class Fleet:
             self._verifier.close(session)
 
     def _seats(self, sessions: list[Session], drafts: str) -> list[Seat]:
-        if drafts != "0" and any(session.num_running for session in sessions):
+        if drafts != "0" and any(session.num_in_flight for session in sessions):
             self.wait()  # a draft needs the text before it
         return [Seat(session, 1, self._draft(drafts)) for session in sessions]
 
@@ -189,16 +189,16 @@ class Fleet:
         return [self._chance.randrange(self._vocab_size) for _ in range(count)]
 
     def _launch(self, seats: list[Seat]) -> int:
-        step = Running(Batch(seats), None, 0.0, 0.0)
+        step = InFlightStep(Batch(seats), None, 0.0, 0.0)
         step.launch(self._verifier)
-        if self._running:
-            self._take_in(self._running)
-        self._running = step
+        if self._in_flight:
+            self._take_in(self._in_flight)
+        self._in_flight = step
         if not self._ahead:
             self.wait()
         return step.shape.num_tokens
 
-    def _take_in(self, step: Running) -> None:
+    def _take_in(self, step: InFlightStep) -> None:
         assert step.collect
         outcomes = step.collect()
         step.landed()

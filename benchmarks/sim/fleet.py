@@ -86,8 +86,8 @@ class Report:
 
     @property
     def attainment(self) -> float:
-        """Share of sessions whose promise was attained, as the device received its tokens: the first
-        in time, and from there on at least the promised rate on average.
+        """Share of sessions whose promise was attained, as the device received it: the first token in
+        time, and from there on at least the promised rate on average.
 
         Sessions still running at the end count by what they got; those still waiting for a first
         token count as broken once it is late. 1 without any session.

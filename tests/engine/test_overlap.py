@@ -14,7 +14,7 @@ from wisp.core.session import Session
 from wisp.core.slo import Slo
 from wisp.engine.engine import Engine
 from wisp.engine.messages import Close, Failed, Open, ToEngine, Verdicts
-from wisp.engine.step import Pace, Running
+from wisp.engine.step import InFlightStep, Pace
 from wisp.estimator.floor_and_slope import FloorAndSlope
 from wisp.estimator.step_time import StepTimeEstimator
 from wisp.scheduler.policy import POLICIES, PolicyName, make_policy
@@ -155,22 +155,22 @@ def test_every_text_is_right_and_every_session_ends_once(policy: PolicyName, see
 
 
 def test_a_draft_that_comes_while_a_step_runs_is_in_the_next_one() -> None:
-    """The decision is put off for as long as the running step leaves time."""
+    """The decision is put off for as long as the in-flight step leaves time."""
     host = Host("fcfs")
     edge = opening(1, max_tokens=60, has_edge=True)
     truth = host.verifier.expected(PROMPT, edge.sampling, 60)
     host.turn(edge, *(opening(number, max_tokens=200) for number in range(2, 9)))
-    while host.engine._running is None or host.engine.sessions[1].num_running:
+    while host.engine._in_flight is None or host.engine.sessions[1].num_in_flight:
         host.turn()
-    running = host.engine._running
+    in_flight = host.engine._in_flight
     host.clock.now = host.gpu.free_s - 0.7 * STEP_S  # it has just begun
     published = host.engine.turn([draft(1, 1, len(PROMPT) + 1, truth[1:5])])
-    assert host.engine._running is running  # nothing was decided
+    assert host.engine._in_flight is in_flight  # nothing was decided
     assert not published
     host.clock.now += host.engine.wait_s() or 0.0
     host.turn()
-    assert host.engine._running is not running
-    assert 1 in [seat.session.id for seat in host.engine._running.batch.seats]
+    assert host.engine._in_flight is not in_flight
+    assert 1 in [seat.session.id for seat in host.engine._in_flight.batch.seats]
     (verdict,) = (verdict for number, verdict in host.turn() if number == 1)
     assert verdict.num_accepted == 4
 
@@ -190,8 +190,8 @@ def test_steps_follow_one_another_apart_only_where_nobody_would_be_in_both() -> 
     estimator = FloorAndSlope(floor_s=STEP_S)
     pace = Pace()
     edge, other, plain = (opened(verifier, n, has_edge=n < 3) for n in (1, 2, 3))
-    first = Running(Batch([Seat(edge, 1, [1])]), None, 0.0, 0.0)
-    second = Running(Batch([Seat(other, 1, [1])]), None, 0.0, 0.0)
+    first = InFlightStep(Batch([Seat(edge, 1, [1])]), None, 0.0, 0.0)
+    second = InFlightStep(Batch([Seat(other, 1, [1])]), None, 0.0, 0.0)
     first.launch(verifier)
     assert not pace.may_follow(first, 1, second, estimator)
     first.landed()
@@ -199,7 +199,7 @@ def test_steps_follow_one_another_apart_only_where_nobody_would_be_in_both() -> 
         pace.taken_in(first, rest_s=0.0005)
     first.launch(verifier)
     assert pace.may_follow(first, 1, second, estimator)
-    decoding = Running(Batch([Seat(plain, 1)]), None, 0.0, 0.0)
+    decoding = InFlightStep(Batch([Seat(plain, 1)]), None, 0.0, 0.0)
     decoding.launch(verifier)
-    again = Running(Batch([Seat(plain, 1)]), None, 0.0, 0.0)
+    again = InFlightStep(Batch([Seat(plain, 1)]), None, 0.0, 0.0)
     assert Pace().may_follow(decoding, 0, again, estimator)  # whoever decodes is in both

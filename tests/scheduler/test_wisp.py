@@ -159,7 +159,7 @@ def test_who_decodes_in_the_running_step_decodes_on_unless_its_drafts_are_worth_
     policy.schedule([make_session(9, due_s=1.0)], 0.0)
     sessions = [make_session(n, due_s=1.0, acceptance=[p] * 4) for n, p in enumerate((0.5, 0.9))]
     for session in sessions:
-        session.num_running = session.num_pending = 1
+        session.num_in_flight = session.num_pending = 1
         session.num_computed += 1
     (seat,) = policy.schedule(sessions, 0.0).seats
     assert (seat.session.id, seat.draft) == (0, [])

@@ -9,7 +9,7 @@ from typing import Any
 from tests.vllm.driver import STEP_TOKENS, Driver, drafter, prompts, same
 from wisp.core.batch import Batch, Seat
 from wisp.core.request import Sampling
-from wisp.engine.step import Running
+from wisp.engine.step import InFlightStep
 from wisp.sampling.processors import needs_processing
 
 
@@ -29,7 +29,7 @@ class Crowd:
         self.verifier = verifier
         self.overlapped = overlapped  # a step is launched before the one ahead is collected
         self.adapters = adapters  # of the sessions
-        self.running: Running | None = None
+        self.running: InFlightStep | None = None
         self.chooser = random.Random(seed)
         self.most = most
         self.to_come = num_sessions
@@ -90,17 +90,17 @@ class Crowd:
                 break
             seats.append(self._seat(driver, room))
             room -= seats[-1].num_tokens
-        following = Running(Batch(seats), None, self.now, self.now)
+        following = InFlightStep(Batch(seats), None, self.now, self.now)
         following.launch(self.verifier)
         if self.running:
-            self.num_ahead += sum(seat.session.num_running > 1 for seat in seats)
+            self.num_ahead += sum(seat.session.num_in_flight > 1 for seat in seats)
             self._land(self.running)
         self.running = following
         if not self.overlapped:
             self._finish()
 
     def _seat(self, driver: Driver, room: int) -> Seat:
-        if driver.session.num_running:
+        if driver.session.num_in_flight:
             return driver.seat(1)
         draft = self.drafters[driver.session.id](driver.session)
         return driver.seat(min(room, self.chooser.choice((1, 5, 17, 40))), draft)
@@ -110,7 +110,7 @@ class Crowd:
             self._land(self.running)
         self.running = None
 
-    def _land(self, step: Running) -> None:
+    def _land(self, step: InFlightStep) -> None:
         assert step.collect
         outcomes = step.collect()
         step.landed()

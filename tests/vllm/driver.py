@@ -93,7 +93,7 @@ class Driver:
             taken = self.session.commit(outcome.tokens, now)
             logprobs = outcome.logprobs or []
             self.logprobs += [item.logprob for item in logprobs[: len(taken)]]
-            assert self.done or self.session.num_missing == 1 or self.session.num_running
+            assert self.done or self.session.num_missing == 1 or self.session.num_in_flight
 
 
 def step(verifier: Verifier, pairs: Sequence[tuple[Driver, Seat]], now: float = 0.0) -> None:

@@ -49,7 +49,7 @@ class Session:
         self.num_computed = 0  # tokens whose KV the verifier holds
         self.num_prefilled = 0  # tokens computed beside those that it decoded
         self.overlaps = False  # it may be in a step that is launched while another runs
-        self.num_running = 0  # steps that it is in, whose outcomes are not known yet
+        self.num_in_flight = 0  # steps that it is in, whose outcomes are not known yet
         self.num_pending = 0  # tokens that those choose for certain
         self.sampling = sampling
         self.adapter = adapter  # of the target, that chooses its tokens; None: the target alone
@@ -102,12 +102,12 @@ class Session:
         Drafts continue the committed text, so a session that may have some waits for its token.
         """
         drafts = self.buffer or self.looked_up or self.waits_for_edge
-        return self.num_running == 0 or (self.decodes_on and not drafts)
+        return self.num_in_flight == 0 or (self.decodes_on and not drafts)
 
     @property
     def decodes_on(self) -> bool:
         """A step runs that only chooses its next token: it can decode in the one behind it."""
-        return self.num_running == self.num_pending == 1 < self.num_remaining
+        return self.num_in_flight == self.num_pending == 1 < self.num_remaining
 
     @property
     def waits_for_edge(self) -> bool:

@@ -26,7 +26,7 @@ from wisp.engine.messages import (
     ToEngine,
     Verdicts,
 )
-from wisp.engine.step import Pace, Running
+from wisp.engine.step import InFlightStep, Pace
 from wisp.errors import BadRequest, Overloaded, ProtocolError
 from wisp.estimator.keeper import Keeper
 from wisp.estimator.shape import mean_seat, shape_of
@@ -61,7 +61,7 @@ class Engine:
         self._choose_policy = choose_policy
         self._clock = clock
         self._outbox: list[FromEngine] = []
-        self._running: Running | None = None  # the step that the target is at
+        self._in_flight: InFlightStep | None = None  # the step that the target is at
         self._pace = Pace()
         self.sessions: dict[int, Session] = {}
         self.stopped = False
@@ -76,7 +76,7 @@ class Engine:
         start_s = self._clock()
         for message in inbox:
             self._handle(message)
-        if self._running is None or start_s >= self._pace.decide_s:
+        if self._in_flight is None or start_s >= self._pace.decide_s:
             self._advance(start_s)
         published, self._outbox = self._outbox, []
         return published
@@ -84,7 +84,7 @@ class Engine:
     def wait_s(self) -> float | None:
         """How long `turn` has nothing to do unless a message comes; None: for ever."""
         now = self._clock()
-        if self._running:
+        if self._in_flight:
             return max(0.0, self._pace.decide_s - now)
         wake_s = self._policy.wake_s(self.sessions.values(), now)
         return None if wake_s is None else max(0.0, wake_s - now)
@@ -174,7 +174,7 @@ class Engine:
             self._fail(session, Failed(session.id, "protocol", str(error)))
 
     def _advance(self, start_s: float) -> None:
-        before, self._running = self._running, None
+        before, self._in_flight = self._in_flight, None
         following = self._decide(before, start_s)
         if following and not self._launch(following, start_s, before):
             self._one_by_one(following, before)
@@ -182,12 +182,12 @@ class Engine:
         if before and not self._take_in(before):
             self._one_by_one(before, following)
         elif following and following.overlaps:
-            self._running = following
+            self._in_flight = following
             self._pace.runs(following)
         elif following and not self._take_in(following):
             self._one_by_one(following)
 
-    def _decide(self, before: Running | None, start_s: float) -> Running | None:
+    def _decide(self, before: InFlightStep | None, start_s: float) -> InFlightStep | None:
         """The step to launch now, if there is one."""
         sessions = self.sessions.values()
         free = [session for session in sessions if self._is_free(session)]
@@ -196,7 +196,7 @@ class Engine:
         batch = self._policy.schedule(free, self._clock())
         if not batch:
             return None
-        step = Running(batch, self._forecast(batch), start_s, self._clock())
+        step = InFlightStep(batch, self._forecast(batch), start_s, self._clock())
         if before:
             num_bound = sum(not self._is_free(seat.session) for seat in before.batch.seats)
             if not self._pace.may_follow(before, num_bound, step, self._policy.estimator):
@@ -206,7 +206,9 @@ class Engine:
     def _is_free(self, session: Session) -> bool:
         return session.free or (self._policy.decodes_on and session.decodes_on)
 
-    def _launch(self, step: Running, start_s: float, before: Running | None = None) -> bool:
+    def _launch(
+        self, step: InFlightStep, start_s: float, before: InFlightStep | None = None
+    ) -> bool:
         """False if it fails."""
         try:
             step.launch(self._verifier)
@@ -218,7 +220,7 @@ class Engine:
         self._pace.launched(self._clock() - start_s, ahead=before is not None)
         return True
 
-    def _take_in(self, step: Running) -> bool:
+    def _take_in(self, step: InFlightStep) -> bool:
         """Wait for the step, and publish what it committed; False if it failed."""
         assert step.collect is not None, "the step was launched"
         try:
@@ -232,7 +234,7 @@ class Engine:
         self._pace.taken_in(step, self._clock() - now)
         return True
 
-    def _one_by_one(self, failed: Running, other: Running | None = None) -> None:
+    def _one_by_one(self, failed: InFlightStep, other: InFlightStep | None = None) -> None:
         """Each seat of a failed step alone, so that only the guilty one ends.
 
         Nothing will come of another step that was launched: its sessions are seated again.
@@ -244,14 +246,14 @@ class Engine:
             if self.sessions.get(seat.session.id) is not seat.session:
                 continue
             start_s = self._clock()
-            alone = Running(Batch([seat]), None, start_s, start_s)
+            alone = InFlightStep(Batch([seat]), None, start_s, start_s)
             if len(failed.batch) > 1 and self._launch(alone, start_s) and self._take_in(alone):
                 continue
             alone.landed()
             self._fail(seat.session, Failed(seat.session.id, "internal", _FAILED))
 
     def _publish(
-        self, step: Running, outcomes: Sequence[Outcome], step_time_s: float, now: float
+        self, step: InFlightStep, outcomes: Sequence[Outcome], step_time_s: float, now: float
     ) -> None:
         num_committed = [len(outcome.tokens) for outcome in outcomes]
         self._policy.observe(step.batch, num_committed, step_time_s, now)

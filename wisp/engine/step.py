@@ -13,7 +13,7 @@ _SPARE = 1.5  # of the time that a launch takes, that it is begun before the tar
 _WAKE_S = 1e-3  # and so much earlier: a wait for messages ends on a whole millisecond
 
 
-class Running:
+class InFlightStep:
     """One step of the target. Times are the engine's clock's."""
 
     def __init__(self, batch: Batch, forecast: Forecast | None, start_s: float, now: float) -> None:
@@ -31,7 +31,7 @@ class Running:
         self.collect = verifier.launch(self.batch)
         for seat, pending in zip(self.batch.seats, self._pending, strict=True):
             session = seat.session
-            session.num_running += 1
+            session.num_in_flight += 1
             session.num_pending += pending
             session.num_computed += pending
 
@@ -42,7 +42,7 @@ class Running:
         self.collect = None
         for seat, pending in zip(self.batch.seats, self._pending, strict=True):
             session = seat.session
-            session.num_running -= 1
+            session.num_in_flight -= 1
             session.num_pending -= pending
             session.num_computed -= pending
 
@@ -52,10 +52,10 @@ def _only_decodes(seat: Seat) -> bool:
 
 
 class Pace:
-    """When to decide on the step behind the running one.
+    """When to decide on the step behind the one in flight.
 
     A decision taken late knows of more drafts, but the target must not wait for it: it is taken
-    when the running step is expected to take just as long as deciding and launching take.
+    when the in-flight step is expected to take just as long as deciding and launching take.
     """
 
     def __init__(self) -> None:
@@ -71,31 +71,35 @@ class Pace:
         self._lead_s += 0.2 * (lead_s - self._lead_s)
         self.ahead += 0.05 * (ahead - self.ahead)
 
-    def runs(self, step: Running) -> None:
+    def runs(self, step: InFlightStep) -> None:
         """It is the only one that was launched."""
         expected_s = step.forecast.expected_s if step.forecast else 0.0
         step.begun_s = max(step.begun_s, self._free_s)
         self.decide_s = step.begun_s + expected_s - _SPARE * self._lead_s - _WAKE_S
 
-    def landed(self, step: Running, now: float) -> float:
+    def landed(self, step: InFlightStep, now: float) -> float:
         """Returns how long the step took."""
         time_s = now - max(step.begun_s, self._free_s)
         self._free_s = now
         return time_s
 
-    def taken_in(self, step: Running, rest_s: float) -> None:
+    def taken_in(self, step: InFlightStep, rest_s: float) -> None:
         self._rest_s += 0.2 * (rest_s - self._rest_s)
-        sessions = [seat.session for seat in step.batch.seats if not seat.session.num_running]
+        sessions = [seat.session for seat in step.batch.seats if not seat.session.num_in_flight]
         if sessions:
             returning = sum(map(_has_more, sessions)) / len(sessions)
             self._returning += 0.2 * (returning - self._returning)
 
     def may_follow(
-        self, running: Running, num_bound: int, step: Running, estimator: Estimator | None
+        self,
+        in_flight: InFlightStep,
+        num_bound: int,
+        step: InFlightStep,
+        estimator: Estimator | None,
     ) -> bool:
-        """Whether to launch it now, rather than one step with the running step's sessions, too.
+        """Whether to launch it now, rather than one step with the in-flight step's sessions, too.
 
-        `num_bound`: sessions of the running step that cannot be in this one. Apart, both read the
+        `num_bound`: sessions of the in-flight step that cannot be in this one. Apart, both read the
         weights, and fill their tiles; together, the target waits for the host in between.
         """
         if not step.overlaps:
@@ -103,14 +107,14 @@ class Pace:
         if estimator is None:
             return True
         together = SeatedShape(
-            running.shape.num_tokens + step.shape.num_tokens,
-            running.shape.num_context + step.shape.num_context,
-            running.shape.prefill_product + step.shape.prefill_product,
-            running.shape.num_seats + step.shape.num_seats,
+            in_flight.shape.num_tokens + step.shape.num_tokens,
+            in_flight.shape.num_context + step.shape.num_context,
+            in_flight.shape.prefill_product + step.shape.prefill_product,
+            in_flight.shape.num_seats + step.shape.num_seats,
         )
-        parts_s = estimator.predict_s(running.shape) + estimator.predict_s(step.shape)
+        parts_s = estimator.predict_s(in_flight.shape) + estimator.predict_s(step.shape)
         lost_s = parts_s - estimator.predict_s(together)
-        away = num_bound / len(running.batch)
+        away = num_bound / len(in_flight.batch)
         return away * self._returning * lost_s <= self._lead_s + self._rest_s
 
 

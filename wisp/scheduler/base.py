@@ -15,7 +15,7 @@ from wisp.estimator.shape import shape_of
 
 class Policy(Protocol):
     estimator: Estimator | None = None  # every policy teaches it, so that they can be compared
-    num_away: int = 0  # sessions of a running step, which `schedule` is not shown: none is free
+    num_away: int = 0  # sessions of an in-flight step, which `schedule` is not shown: none is free
     decodes_on: bool = False  # it is shown those that may have drafts, too, and seats them plainly
     ahead: float = 0.0  # share of late of steps launched while another ran: who had drafts sits out
 

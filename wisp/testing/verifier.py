@@ -126,8 +126,8 @@ class ScriptedVerifier(Verifier):
         assert seat.num_context > 0, "a seat computes at least one committed token"
         assert seat.num_context <= session.num_missing, "a seat goes beyond the committed tokens"
         assert not seat.draft or seat.chooses, "drafts are verified behind all committed tokens"
-        assert session.num_running < 2, f"session {session.id} is in two steps"
-        if session.num_running:
+        assert session.num_in_flight < 2, f"session {session.id} is in two steps"
+        if session.num_in_flight:
             assert session.num_pending == 1, f"session {session.id} waits for an outcome"
             assert not seat.draft, "a draft needs the text before it"
         end = session.num_computed + seat.num_tokens

@@ -139,7 +139,7 @@ class Chooser:
     On a GPU the forward still runs when `_sample` is called: all is prepared and launched as
     arrays, and nobody waits. vLLM's bookkeeping is told that nothing was chosen; `collect` makes up
     for it when the choices have arrived. One more step may be launched before that: where a request
-    of the running step takes part in it again, its input token is copied on the GPU.
+    of the in-flight step takes part in it again, its input token is copied on the GPU.
     """
 
     def __init__(self, runner: Any) -> None:
@@ -177,22 +177,22 @@ class Chooser:
         longest = max(2, max_query_len) if is_full_graph else max_query_len
         return self._stock_metadata(max_query_len=longest, **more)
 
-    def _continue(self, running: Launched, ends: NDArray[np.int64]) -> None:
-        """Give the requests that are in the running step, too, the tokens that it chooses."""
-        places = {name: place for place, name in enumerate(running.request_ids)}
+    def _continue(self, in_flight: Launched, ends: NDArray[np.int64]) -> None:
+        """Give the requests that are in the in-flight step, too, the tokens that it chooses."""
+        places = {name: place for place, name in enumerate(in_flight.request_ids)}
         found = [places.get(name, -1) for name in self._runner.input_batch.req_ids]
         before = np.array(found, np.int64)
         rows = np.flatnonzero(before >= 0)
-        rows = rows[~running.unfinished[before[rows]]]
+        rows = rows[~in_flight.unfinished[before[rows]]]
         if len(rows) == 0:
             return
-        sources, targets = running.ends[before[rows]] - 1, ends[rows] - 1
+        sources, targets = in_flight.ends[before[rows]] - 1, ends[rows] - 1
         inputs = self._runner.input_ids.gpu
         if np.array_equal(sources, targets) and targets[-1] == len(targets) - 1:
-            inputs[: len(targets)].copy_(running.choices[: len(targets)])
+            inputs[: len(targets)].copy_(in_flight.choices[: len(targets)])
         else:
             where = moved(np.stack([sources, targets]), inputs.device)
-            inputs.index_copy_(0, where[1], running.choices[where[0]].to(inputs.dtype))
+            inputs.index_copy_(0, where[1], in_flight.choices[where[0]].to(inputs.dtype))
 
     def _sample(self, logits: Tensor, spec_decode_metadata: Any) -> SamplerOutput:
         """logits: [rows, vocab]; a request with k draft tokens has k + 1 rows, in batch order."""

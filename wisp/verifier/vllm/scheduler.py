@@ -60,7 +60,7 @@ class SeatScheduler(Scheduler):  # type: ignore[misc]
         self.num_spec_tokens = 0
         self.due_s: Callable[[str], float] = lambda request_id: 0.0  # of a request's next token
         self.num_evictions = 0
-        self._running: Counter[str] = Counter()  # in how many running steps each request is
+        self._in_flight: Counter[str] = Counter()  # in how many in-flight steps each request is
         # Who is not in it gets its tokens copied for the worker, which has them and does not look.
         self.prev_step_scheduled_req_ids = _Everything()
         self._places: dict[str, Place] = {}
@@ -123,7 +123,7 @@ class SeatScheduler(Scheduler):  # type: ignore[misc]
         for request_id, num_scheduled in scheduled.num_scheduled_tokens.items():
             request = self.requests[request_id]
             request.num_in_flight_tokens -= num_scheduled
-            self._running[request_id] += 1
+            self._in_flight[request_id] += 1
             if request.num_computed_tokens >= request.num_tokens + request.num_output_placeholders:
                 request.num_output_placeholders += 1  # so it can be in the next step, too
                 choosing.add(request_id)
@@ -135,9 +135,9 @@ class SeatScheduler(Scheduler):  # type: ignore[misc]
         """Append what was chosen to each request. None of them ends here: WISP closes sessions."""
         drafts = scheduled.scheduled_spec_decode_tokens
         for request_id in scheduled.num_scheduled_tokens:
-            self._running[request_id] -= 1
-            if not self._running[request_id]:
-                del self._running[request_id]
+            self._in_flight[request_id] -= 1
+            if not self._in_flight[request_id]:
+                del self._in_flight[request_id]
             request = self.requests.get(request_id)
             if request is None:  # closed while the step ran
                 continue
@@ -168,7 +168,7 @@ class SeatScheduler(Scheduler):  # type: ignore[misc]
     def forget_all_kv(self) -> None:
         """After a step that failed half-way: no block can be trusted, the tokens can."""
         self._places = {}
-        self._running.clear()
+        self._in_flight.clear()
         self._clear_queues()
         for request in self.requests.values():
             if request.status == RequestStatus.RUNNING:
@@ -203,7 +203,7 @@ class SeatScheduler(Scheduler):  # type: ignore[misc]
             for request in self.requests.values()
             if request.status == RequestStatus.RUNNING
             and request.request_id not in self._places
-            and request.request_id not in self._running
+            and request.request_id not in self._in_flight
         )
         return max(idle, key=lambda request: self.due_s(request.request_id), default=None)
 
