@@ -76,7 +76,7 @@ class World:
         policy = make_policy(
             policy_name, estimator=FloorAndSlope(), first=DIRECTIVE, max_step_tokens=512
         )
-        self.engine = Engine(verifier, policy, max_window=64, max_lookup=4, clock=self.clock)
+        self.engine = Engine(verifier, policy, max_window=64, max_ngram=4, clock=self.clock)
 
     def generate(
         self,

@@ -64,7 +64,7 @@ def busy() -> Stats:
             num_tokens=9.0,
             num_prefill=2.0,
             num_drafted=4.0,
-            num_looked_up=1.0,
+            num_ngram_drafted=1.0,
             num_plain=2.0,
         ),
         estimator=EstimatorStats(error_ratio=0.031, over_upper_share=0.04, drift=1.1),

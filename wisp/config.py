@@ -75,8 +75,8 @@ class Speculation(_Section):
         description="an edge drafts on while cumulative acceptance is at least this",
     )
     block_tokens: int = Field(4, ge=1, description="drafts that are worth a step")
-    max_lookup: int = Field(
-        8, ge=0, description="policy wisp: own drafts while no edge's are there; 0: none"
+    max_ngram: int = Field(
+        8, ge=0, description="policy wisp: n-gram drafts while no edge's are there; 0: none"
     )
     max_window: int = Field(64, ge=1, description="more waiting drafts than this are an error")
 

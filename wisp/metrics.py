@@ -61,11 +61,9 @@ class ServerMetrics:
         self.committed = Counter("wisp_committed_tokens_total", "Tokens committed", registry=r)
         self.verified = Counter("wisp_verified_drafts_total", "Draft tokens verified", registry=r)
         self.accepted = Counter("wisp_accepted_drafts_total", "Draft tokens accepted", registry=r)
-        self.looked_up = Counter(
-            "wisp_looked_up_drafts_total", "Drafts of the server's own verified", registry=r
-        )
-        self.lookups_accepted = Counter(
-            "wisp_accepted_lookups_total", "Drafts of the server's own accepted", registry=r
+        self.ngram_drafts = Counter("wisp_ngram_drafts_total", "N-gram drafts verified", registry=r)
+        self.accepted_ngram_drafts = Counter(
+            "wisp_accepted_ngram_drafts_total", "N-gram drafts accepted", registry=r
         )
         self.rejected = Counter(
             "wisp_rejected_drafts_total", "Draft tokens verified in vain", registry=r

@@ -20,7 +20,7 @@ class BatchStats(Struct, frozen=True, kw_only=True):
     num_tokens: float  # of which:
     num_prefill: float
     num_drafted: float  # of edges
-    num_looked_up: float  # drafts of the server's own
+    num_ngram_drafted: float  # n-gram drafts
     num_plain: float  # the last committed token of each session that decodes
 
 

@@ -86,7 +86,7 @@ class Report:
 
     @property
     def attainment(self) -> float:
-        """Share of sessions whose promise was attained, as the device received it: the first token in
+        """Share of sessions whose promise was attained as the device saw it: the first token in
         time, and from there on at least the promised rate on average.
 
         Sessions still running at the end count by what they got; those still waiting for a first

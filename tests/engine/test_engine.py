@@ -352,14 +352,14 @@ def test_a_text_that_repeats_itself_is_drafted_without_an_edge(
 ) -> None:
     verifier = ScriptedVerifier(max_sessions=4, vocab_size=8)
     policy = make_policy("wisp", estimator=FloorAndSlope(), first=DIRECTIVE)
-    engine = Engine(verifier, policy, max_window=16, max_lookup=4, clock=clock)
+    engine = Engine(verifier, policy, max_window=16, max_ngram=4, clock=clock)
     message = msgspec.structs.replace(opening(max_tokens=100), speculates=speculates)
     found = verdicts(engine.turn([message]))
     while engine.sessions:
         found += verdicts(engine.turn([]))
     tokens = [token for verdict in found for token in verdict.tokens]
     assert tokens == verifier.expected(PROMPT, message.sampling, 100)
-    accepted = sum(verdict.num_lookups_accepted for verdict in found)
+    accepted = sum(verdict.num_ngram_accepted for verdict in found)
     assert len(found) == 100 - accepted
     assert (accepted > 0) == speculates
     assert not any(verdict.num_drafted or verdict.num_accepted for verdict in found)

@@ -15,7 +15,7 @@ class Seat(Struct, gc=False):  # a thousand are made for one step; nothing refer
     session: Session
     num_context: int  # committed tokens to compute, from session.num_computed on
     draft: list[int] = []  # verified behind them, if they reach the end
-    looked_up: bool = False  # the draft is the server's own, not the edge's
+    is_ngram: bool = False  # made of n-grams, not by the edge
     edge_late: bool = False  # its edge was waited for until the deadline, in vain
 
     @property

@@ -42,8 +42,8 @@ class Verdict(Struct, frozen=True, kw_only=True):
     tokens: list[int]
     num_drafted: int = 0  # draft tokens that the step verified
     num_accepted: int = 0  # the first so many of `tokens` came from the edge
-    num_looked_up: int = 0  # drafts of the server's own (wisp.core.ngram) that the step verified
-    num_lookups_accepted: int = 0  # the first so many of `tokens` came from those
+    num_ngram_drafted: int = 0  # n-gram drafts (wisp.core.ngram) that the step verified
+    num_ngram_accepted: int = 0  # the first so many of `tokens` came from those
     directive: Directive
     finish_reason: FinishReason | None = None
     logprobs: list[TokenLogprob] | None = None

@@ -20,7 +20,7 @@ from wisp.core.drafts import DraftBlock
 Floats = NDArray[np.float64]
 
 _KEPT = 0.98  # of the past, with every examined token: a memory of 50 tokens
-_LOOKUP_KEPT = 0.95  # a text repeats itself for a while, and then no more
+_NGRAM_KEPT = 0.95  # a text repeats itself for a while, and then no more
 _LEAST = 1e-3  # so that a bad edge's drafts stay in order, and are verified where that is free
 
 
@@ -37,8 +37,8 @@ class EdgeHistory:
     verified: float = 0.0  # draft tokens that it took
     rounds: float = 0.0  # seats that held them
     num_committed: int = 0  # as `committed`, but never fades
-    looked_up: float = 4.0  # as `examined` and `accepted`, of the server's own drafts
-    lookups_accepted: float = 2.0
+    ngram_examined: float = 4.0  # as `examined` and `accepted`, of the server's own drafts
+    ngram_accepted: float = 2.0
     draft_time_s: float | None = None  # of one token
     round_trip_s: float | None = None  # without the drafting
     switched_s: float | None = None  # when drafting was last switched on or off, or probed
@@ -74,12 +74,12 @@ def learn(history: EdgeHistory, acceptance: Sequence[float], num_accepted: int) 
     history.calibration = max(_LEAST, history.accepted / max(history.predicted, 1e-9))
 
 
-def learn_lookup(history: EdgeHistory, num_drafted: int, num_accepted: int) -> None:
-    """As `learn`, of a block of the server's own drafts: all are taken to be equally likely."""
+def learn_ngram(history: EdgeHistory, num_drafted: int, num_accepted: int) -> None:
+    """As `learn`, of a block of n-gram drafts: all are taken to be equally likely."""
     num_examined = min(num_drafted, num_accepted + 1)
-    kept = _LOOKUP_KEPT**num_examined
-    history.looked_up = kept * history.looked_up + num_examined
-    history.lookups_accepted = kept * history.lookups_accepted + num_accepted
+    kept = _NGRAM_KEPT**num_examined
+    history.ngram_examined = kept * history.ngram_examined + num_examined
+    history.ngram_accepted = kept * history.ngram_accepted + num_accepted
 
 
 def count(history: EdgeHistory, num_verified: int, num_accepted: int, num_committed: int) -> None:

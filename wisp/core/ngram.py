@@ -13,7 +13,7 @@ _BITS = 20  # of a token id in a key
 _MOST_TEXT = 4096  # tokens of a prompt that are looked at, its last ones
 
 
-class Lookup:
+class NgramDrafter:
     def __init__(self, prompt: list[int]) -> None:
         self._text: list[int] = []
         self._long: dict[int, int] = {}  # the last tokens, packed: the index behind them

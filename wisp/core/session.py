@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from wisp.core.drafts import REST, Directive, DraftBlock
 from wisp.core.edge_stats import EdgeHistory
-from wisp.core.ngram import Lookup
+from wisp.core.ngram import NgramDrafter
 from wisp.core.request import FinishReason, Sampling
 from wisp.core.slo import Slo
 from wisp.errors import ProtocolError
@@ -39,7 +39,7 @@ class Session:
         adapter: str | None = None,
         has_edge: bool = False,
         max_window: int = 64,
-        max_lookup: int = 0,
+        max_ngram: int = 0,
         now: float = 0.0,
     ) -> None:
         self.id = session_id
@@ -72,10 +72,10 @@ class Session:
         self.block_arrived_s = now  # when the last block that changed the buffer came
         self.history = EdgeHistory()
         self._sent_s: dict[int, float] = {}  # of the last verdicts, by where they ended
-        self._lookup = Lookup(self.tokens) if max_lookup else None
-        self._max_lookup = max_lookup
-        self.looked_up: list[int] = []  # drafts for the same positions, while the buffer is empty
-        self.lookup_acceptance = array("d")
+        self._ngram = NgramDrafter(self.tokens) if max_ngram else None
+        self._max_ngram = max_ngram
+        self.ngram_drafts: list[int] = []  # for the same positions, while the buffer is empty
+        self.ngram_acceptance = array("d")
 
     @property
     def num_output(self) -> int:
@@ -101,7 +101,7 @@ class Session:
 
         Drafts continue the committed text, so a session that may have some waits for its token.
         """
-        drafts = self.buffer or self.looked_up or self.waits_for_edge
+        drafts = self.buffer or self.ngram_drafts or self.waits_for_edge
         return self.num_in_flight == 0 or (self.decodes_on and not drafts)
 
     @property
@@ -203,15 +203,15 @@ class Session:
             self._forget_buffer()
         else:
             del self.buffer[:overlap], self.acceptance[:overlap]
-        if self._lookup:
-            self._look_up(self._lookup, taken)
+        if self._ngram:
+            self._draft_ngram(self._ngram, taken)
         return taken
 
-    def _look_up(self, lookup: Lookup, taken: Sequence[int]) -> None:
-        lookup.extend(taken)
-        self.looked_up = lookup.drafts(self._max_lookup)
-        acceptance = self.history.lookups_accepted / self.history.looked_up
-        self.lookup_acceptance = array("d", [acceptance]) * len(self.looked_up)
+    def _draft_ngram(self, drafter: NgramDrafter, taken: Sequence[int]) -> None:
+        drafter.extend(taken)
+        self.ngram_drafts = drafter.drafts(self._max_ngram)
+        acceptance = self.history.ngram_accepted / self.history.ngram_examined
+        self.ngram_acceptance = array("d", [acceptance]) * len(self.ngram_drafts)
 
     def _forget_buffer(self) -> None:
         self.buffer.clear()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from wisp.core.batch import Batch, Seat
 from wisp.core.drafts import Verdict
-from wisp.core.edge_stats import count, learn, learn_lookup, observed_acceptance
+from wisp.core.edge_stats import count, learn, learn_ngram, observed_acceptance
 from wisp.core.session import Session
 from wisp.engine.messages import (
     Close,
@@ -48,7 +48,7 @@ class Engine:
         policy: Policy,
         *,
         max_window: int,
-        max_lookup: int = 0,
+        max_ngram: int = 0,
         keeper: Keeper | None = None,
         choose_policy: Callable[[PolicyChoice], Policy] | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -56,7 +56,7 @@ class Engine:
         self._verifier = verifier
         self._policy = policy
         self._max_window = max_window
-        self._max_lookup = max_lookup
+        self._max_ngram = max_ngram
         self._keeper = keeper
         self._choose_policy = choose_policy
         self._clock = clock
@@ -129,7 +129,7 @@ class Engine:
             adapter=message.adapter,
             has_edge=message.has_edge,
             max_window=self._max_window,
-            max_lookup=self._max_lookup if message.speculates else 0,
+            max_ngram=self._max_ngram if message.speculates else 0,
             now=self._clock(),
         )
         session.directive = self._policy.directive(session)
@@ -276,8 +276,8 @@ class Engine:
             num_prefill=step.num_prefill,
             num_drafted=sum(v.num_drafted for _, v in verdicts),
             num_accepted=sum(v.num_accepted for _, v in verdicts),
-            num_looked_up=sum(v.num_looked_up for _, v in verdicts),
-            num_lookups_accepted=sum(v.num_lookups_accepted for _, v in verdicts),
+            num_ngram_drafted=sum(v.num_ngram_drafted for _, v in verdicts),
+            num_ngram_accepted=sum(v.num_ngram_accepted for _, v in verdicts),
             num_committed=sum(len(v.tokens) for _, v in verdicts),
             step_time_s=step_time_s,
             loop_time_s=step_time_s + step.host_s + self._clock() - now,
@@ -304,8 +304,8 @@ class Engine:
         session = seat.session
         position = len(session.tokens)
         num_drafted, num_accepted = len(seat.draft), outcome.num_accepted
-        if seat.looked_up:
-            learn_lookup(session.history, num_drafted, num_accepted)
+        if seat.is_ngram:
+            learn_ngram(session.history, num_drafted, num_accepted)
             num_drafted = num_accepted = 0
         else:
             learn(session.history, session.acceptance[:num_drafted], num_accepted)
@@ -321,8 +321,8 @@ class Engine:
             tokens=tokens,
             num_drafted=num_drafted,
             num_accepted=min(num_accepted, len(tokens)),
-            num_looked_up=len(seat.draft) - num_drafted,
-            num_lookups_accepted=min(outcome.num_accepted - num_accepted, len(tokens)),
+            num_ngram_drafted=len(seat.draft) - num_drafted,
+            num_ngram_accepted=min(outcome.num_accepted - num_accepted, len(tokens)),
             directive=session.directive,
             finish_reason=session.finish_reason,
             logprobs=logprobs,

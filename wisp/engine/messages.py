@@ -81,8 +81,8 @@ class StepReport(Struct, frozen=True, kw_only=True):
     num_prefill: int  # of these, tokens of prompts
     num_drafted: int
     num_accepted: int
-    num_looked_up: int
-    num_lookups_accepted: int
+    num_ngram_drafted: int
+    num_ngram_accepted: int
     num_committed: int
     step_time_s: float  # inside the verifier
     loop_time_s: float  # the whole turn of the engine loop, the step included

@@ -40,8 +40,8 @@ class Counts:
     num_steps: int = 0
     num_drafted: int = 0
     num_accepted: int = 0
-    num_looked_up: int = 0
-    num_lookups_accepted: int = 0
+    num_ngram_drafted: int = 0
+    num_ngram_accepted: int = 0
     num_tokens: int = 0
     step_time_s: float = 0.0  # of all its steps
     alone_time_s: float = 0.0  # if their mean seat had had them for itself
@@ -86,8 +86,8 @@ class Answer:
         self.counts.alone_time_s += verdict.alone_time_s
         self.counts.num_drafted += verdict.num_drafted
         self.counts.num_accepted += verdict.num_accepted
-        self.counts.num_looked_up += verdict.num_looked_up
-        self.counts.num_lookups_accepted += verdict.num_lookups_accepted
+        self.counts.num_ngram_drafted += verdict.num_ngram_drafted
+        self.counts.num_ngram_accepted += verdict.num_ngram_accepted
         text = ""
         for group in self._groups(verdict):
             text += self._take(group)

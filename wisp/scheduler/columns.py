@@ -31,7 +31,7 @@ class Columns:
         self.missing = self.length - _ints([s.num_computed for s in rows])
         self.decoding: Bools = self.missing == 1
         self.buffered = _ints([len(s.buffer) for s in rows])
-        self._drafts = [s.acceptance if s.buffer else s.lookup_acceptance for s in rows]
+        self._drafts = [s.acceptance if s.buffer else s.ngram_acceptance for s in rows]
         self._num_drafts = _ints([len(drafts) for drafts in self._drafts])
         self._calibration = [s.history.calibration if s.buffer else 1.0 for s in rows]
         # The last token is the target's own; drafts behind a prompt wait for its first token.

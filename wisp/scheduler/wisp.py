@@ -182,7 +182,7 @@ def _batch(columns: Columns, plan: Plan, num_drafts: Ints) -> Batch:
     rows = np.flatnonzero(plan.decodes)
     counts = num_drafts[rows].tolist()
     seats = [
-        Seat(session, 1, (session.buffer or session.looked_up)[:count], not session.buffer)
+        Seat(session, 1, (session.buffer or session.ngram_drafts)[:count], not session.buffer)
         for session, count in zip(map(sessions.__getitem__, rows.tolist()), counts, strict=True)
     ]
     late = plan.urgent & columns.waiting & (columns.buffered == 0)

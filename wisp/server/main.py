@@ -114,8 +114,8 @@ def _count(metrics: ServerMetrics, records: Records, step: StepReport) -> None:
     metrics.verified.inc(step.num_drafted)
     metrics.accepted.inc(step.num_accepted)
     metrics.rejected.inc(step.num_drafted - step.num_accepted)
-    metrics.looked_up.inc(step.num_looked_up)
-    metrics.lookups_accepted.inc(step.num_lookups_accepted)
+    metrics.ngram_drafts.inc(step.num_ngram_drafted)
+    metrics.accepted_ngram_drafts.inc(step.num_ngram_accepted)
     if step.forecast:
         metrics.step_error.observe(abs(step.step_time_s / step.forecast.expected_s - 1.0))
         metrics.step_over_upper.inc(step.step_time_s > step.forecast.upper_s)

@@ -64,7 +64,7 @@ class Records:
         self.sessions: dict[int, SessionRecord] = {}
         self.devices: dict[str, DeviceRecord] = {}
         self.classes: dict[str, ClassRecord] = {}
-        # (steps, step time, seats, tokens, prefill, drafted, looked up)
+        # (steps, step time, seats, tokens, prefill, drafted, n-gram)
         self.steps = SlidingWindow(7, now)
         # (steps, error, over the upper bound, measured, alone)
         self.forecasts = SlidingWindow(5, now)
@@ -145,7 +145,7 @@ class Records:
             step.num_tokens,
             step.num_prefill,
             step.num_drafted,
-            step.num_looked_up,
+            step.num_ngram_drafted,
         )
         if forecast := step.forecast:
             error = abs(step.step_time_s / forecast.expected_s - 1.0)

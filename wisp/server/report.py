@@ -49,7 +49,7 @@ def report(
 
 
 def _batch(records: Records, now: float) -> BatchStats | None:
-    steps, time_s, seats, tokens, prefill, drafted, looked_up = records.steps.sums(now)
+    steps, time_s, seats, tokens, prefill, drafted, ngram = records.steps.sums(now)
     if not steps:
         return None
     per_s = records.steps.per_s(now)
@@ -61,8 +61,8 @@ def _batch(records: Records, now: float) -> BatchStats | None:
         num_tokens=tokens / steps,
         num_prefill=prefill / steps,
         num_drafted=drafted / steps,
-        num_looked_up=looked_up / steps,
-        num_plain=(tokens - prefill - drafted - looked_up) / steps,
+        num_ngram_drafted=ngram / steps,
+        num_plain=(tokens - prefill - drafted - ngram) / steps,
     )
 
 

@@ -148,7 +148,7 @@ class Draft(_message.Message):
     def __init__(self, epoch: _Optional[int] = ..., position: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., acceptance: _Optional[bytes] = ..., draft_time_s: _Optional[float] = ..., complete: bool = ...) -> None: ...
 
 class Verdict(_message.Message):
-    __slots__ = ("position", "tokens", "num_drafted", "num_accepted", "directive", "finish_reason", "logprobs", "server_time_s", "step_time_s", "num_looked_up", "num_lookups_accepted", "alone_time_s")
+    __slots__ = ("position", "tokens", "num_drafted", "num_accepted", "directive", "finish_reason", "logprobs", "server_time_s", "step_time_s", "num_ngram_drafted", "num_ngram_accepted", "alone_time_s")
     POSITION_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     NUM_DRAFTED_FIELD_NUMBER: _ClassVar[int]
@@ -158,8 +158,8 @@ class Verdict(_message.Message):
     LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     SERVER_TIME_S_FIELD_NUMBER: _ClassVar[int]
     STEP_TIME_S_FIELD_NUMBER: _ClassVar[int]
-    NUM_LOOKED_UP_FIELD_NUMBER: _ClassVar[int]
-    NUM_LOOKUPS_ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    NUM_NGRAM_DRAFTED_FIELD_NUMBER: _ClassVar[int]
+    NUM_NGRAM_ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     ALONE_TIME_S_FIELD_NUMBER: _ClassVar[int]
     position: int
     tokens: _containers.RepeatedScalarFieldContainer[int]
@@ -170,10 +170,10 @@ class Verdict(_message.Message):
     logprobs: _containers.RepeatedCompositeFieldContainer[TokenLogprob]
     server_time_s: float
     step_time_s: float
-    num_looked_up: int
-    num_lookups_accepted: int
+    num_ngram_drafted: int
+    num_ngram_accepted: int
     alone_time_s: float
-    def __init__(self, position: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., num_drafted: _Optional[int] = ..., num_accepted: _Optional[int] = ..., directive: _Optional[_Union[Directive, _Mapping]] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., logprobs: _Optional[_Iterable[_Union[TokenLogprob, _Mapping]]] = ..., server_time_s: _Optional[float] = ..., step_time_s: _Optional[float] = ..., num_looked_up: _Optional[int] = ..., num_lookups_accepted: _Optional[int] = ..., alone_time_s: _Optional[float] = ...) -> None: ...
+    def __init__(self, position: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., num_drafted: _Optional[int] = ..., num_accepted: _Optional[int] = ..., directive: _Optional[_Union[Directive, _Mapping]] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., logprobs: _Optional[_Iterable[_Union[TokenLogprob, _Mapping]]] = ..., server_time_s: _Optional[float] = ..., step_time_s: _Optional[float] = ..., num_ngram_drafted: _Optional[int] = ..., num_ngram_accepted: _Optional[int] = ..., alone_time_s: _Optional[float] = ...) -> None: ...
 
 class TokenLogprob(_message.Message):
     __slots__ = ("logprob", "top_tokens", "top_logprobs")
