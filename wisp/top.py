@@ -17,7 +17,7 @@ from wisp.config import TopConfig, load
 from wisp.errors import Unavailable
 from wisp.stats import Stats
 
-_MOST_ROWS = 30
+_MAX_ROWS = 30
 _TIMEOUT_S = 15.0  # the server answers within the ten that its engine gets
 Cells = Sequence[str]
 
@@ -163,12 +163,12 @@ def _sessions(stats: Stats) -> Table:
 
 
 def _table(title: str, columns: Cells, rows: Sequence[Cells]) -> Table:
-    more = f", {len(rows) - _MOST_ROWS} more below" if len(rows) > _MOST_ROWS else ""
+    more = f", {len(rows) - _MAX_ROWS} more below" if len(rows) > _MAX_ROWS else ""
     table = Table(title=f"{title} ({len(rows)}{more})", title_justify="left", box=None)
     for column in columns:
         left = column in ("class", "device", "state")
         table.add_column(column, justify="left" if left else "right", no_wrap=True)
-    for row in rows[:_MOST_ROWS]:
+    for row in rows[:_MAX_ROWS]:
         table.add_row(*(Text(cell) for cell in row))  # Text: a device's name is no markup
     return table
 

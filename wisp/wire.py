@@ -10,7 +10,7 @@ import math
 from msgspec import Struct
 
 from wisp.core.drafts import Directive, DraftBlock, TokenLogprob, Verdict
-from wisp.core.request import MOST_LOGPROBS, STRUCTURES, FinishReason, Sampling, Structure
+from wisp.core.request import MAX_LOGPROBS, STRUCTURES, FinishReason, Sampling, Structure
 from wisp.core.slo import Slo, SloChoice
 from wisp.errors import BadRequest, ProtocolError
 from wisp.v1 import wisp_pb2 as pb
@@ -142,7 +142,7 @@ def check_sampling(s: Sampling) -> None:
         "frequency_penalty": math.isfinite(s.frequency_penalty),
         "repetition_penalty": 0 < s.repetition_penalty < math.inf,
         "logit_bias": all(math.isfinite(bias) for bias in s.logit_bias.values()),
-        "num_logprobs": s.num_logprobs is None or 0 <= s.num_logprobs <= MOST_LOGPROBS,
+        "num_logprobs": s.num_logprobs is None or 0 <= s.num_logprobs <= MAX_LOGPROBS,
     }
     for name, holds in rules.items():
         if not holds:

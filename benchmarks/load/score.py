@@ -14,7 +14,7 @@ import numpy as np
 
 from wisp.core.slo import Attainment, Slo
 
-_LEAST_S = 1.0  # less of a session than this in the window tells nothing
+_MIN_S = 1.0  # less of a session than this in the window tells nothing
 
 
 @dataclass
@@ -67,7 +67,7 @@ class Watched:
     def attained(self, start_s: float, now: float) -> bool | None:
         """Was the promise attained? None: too early to say, or too little was seen."""
         until_s = now if self.ended_s is None else self.ended_s
-        if self.opened_s < start_s and until_s - start_s < _LEAST_S:
+        if self.opened_s < start_s and until_s - start_s < _MIN_S:
             return None
         verdicts = [_met(each, until_s) for each in (self.change, self.window)]
         return None if None in verdicts else any(verdicts)

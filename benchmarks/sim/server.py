@@ -13,7 +13,7 @@ from wisp.core.drafts import Directive, Verdict
 from wisp.engine.engine import Engine
 from wisp.engine.messages import Draft, Failed, Open, ToEngine, Verdicts
 
-_LEAST_WAIT_S = 1e-3  # of a policy that seats nobody and yet wants to be asked again at once
+_MIN_WAIT_S = 1e-3  # of a policy that seats nobody and yet wants to be asked again at once
 
 
 class Client(Protocol):
@@ -76,7 +76,7 @@ class Server:
         if self._in_step:
             self._events.at(self._clock.now, self._alarm, self._wake)
         elif (wait_s := self.engine.wait_s()) is not None:
-            self._events.at(start_s + max(_LEAST_WAIT_S, wait_s), self._alarm, self._wake)
+            self._events.at(start_s + max(_MIN_WAIT_S, wait_s), self._alarm, self._wake)
 
     def _publish(self, session_id: int, verdict: Verdict) -> None:
         client = self._clients[session_id]

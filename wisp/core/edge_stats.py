@@ -21,7 +21,7 @@ Floats = NDArray[np.float64]
 
 _KEPT = 0.98  # of the past, with every examined token: a memory of 50 tokens
 _NGRAM_KEPT = 0.95  # a text repeats itself for a while, and then no more
-_LEAST = 1e-3  # so that a bad edge's drafts stay in order, and are verified where that is free
+_MIN = 1e-3  # so that a bad edge's drafts stay in order, and are verified where that is free
 
 
 @dataclass(slots=True)
@@ -71,7 +71,7 @@ def learn(history: EdgeHistory, acceptance: Sequence[float], num_accepted: int) 
         history.examined = _KEPT * history.examined + 1.0
         history.predicted = _KEPT * history.predicted + predicted
         history.accepted = _KEPT * history.accepted + (index < num_accepted)
-    history.calibration = max(_LEAST, history.accepted / max(history.predicted, 1e-9))
+    history.calibration = max(_MIN, history.accepted / max(history.predicted, 1e-9))
 
 
 def learn_ngram(history: EdgeHistory, num_drafted: int, num_accepted: int) -> None:

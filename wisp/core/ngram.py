@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 _LONG, _SHORT = 3, 2  # tokens that must agree: the longer match is tried first
 _BITS = 20  # of a token id in a key
-_MOST_TEXT = 4096  # tokens of a prompt that are looked at, its last ones
+_MAX_TEXT = 4096  # tokens of a prompt that are looked at, its last ones
 
 
 class NgramDrafter:
@@ -19,7 +19,7 @@ class NgramDrafter:
         self._long: dict[int, int] = {}  # the last tokens, packed: the index behind them
         self._short: dict[int, int] = {}
         self._match: int | None = None  # where the text's end stood before
-        self.extend(prompt[-_MOST_TEXT:])
+        self.extend(prompt[-_MAX_TEXT:])
 
     def extend(self, tokens: Iterable[int]) -> None:
         text = self._text

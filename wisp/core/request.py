@@ -22,7 +22,7 @@ class Structure(Struct, frozen=True):
 STRUCTURES = ("json", "regex", "choice", "grammar")
 
 
-MOST_LOGPROBS = 20  # of a token, as in OpenAI's API
+MAX_LOGPROBS = 20  # of a token, as in OpenAI's API
 
 
 class Sampling(Struct, frozen=True, kw_only=True):

@@ -16,8 +16,8 @@ from wisp.core.slo import Slo
 from wisp.errors import ProtocolError
 
 _AIM = 1.03  # times the promised rate: who aims at just that is late as often as not
-_MOST_AHEAD_S = 3.0
-_MOST_ROUNDS = 256  # that can be on the way between a server and an edge
+_MAX_AHEAD_S = 3.0
+_MAX_ROUNDS = 256  # that can be on the way between a server and an edge
 
 
 class Session:
@@ -187,11 +187,11 @@ class Session:
         self.committed_s = now
         if self.has_edge:
             self._sent_s[len(self.tokens)] = now
-            if len(self._sent_s) > _MOST_ROUNDS:
+            if len(self._sent_s) > _MAX_ROUNDS:
                 del self._sent_s[next(iter(self._sent_s))]
         period_s = 1.0 / self.slo.tokens_per_s
         self.due_s = now + period_s
-        ahead_s = now + period_s + _MOST_AHEAD_S
+        ahead_s = now + period_s + _MAX_AHEAD_S
         if self.num_output - len(taken) == self._num_resumed:
             self.promised_s = self.aimed_s = now  # the rate begins with the first token
         self.promised_s = min(self.promised_s + len(taken) * period_s, ahead_s)

@@ -27,7 +27,7 @@ from wisp.verifier.base import Verifier
 log = logging.getLogger(__name__)
 _PR_SET_PDEATHSIG = 1
 _LINGER_MS = 1000
-_LONGEST_WAIT_S = 3600.0  # a turn with nothing to do is harmless, an overflow is not
+_MAX_WAIT_S = 3600.0  # a turn with nothing to do is harmless, an overflow is not
 
 
 class Pipe:
@@ -43,7 +43,7 @@ class Pipe:
         """All messages that have come; waits for the first one at most `timeout_s`."""
         timeout_ms = None
         if timeout_s is not None:
-            timeout_ms = math.ceil(1000 * min(timeout_s, _LONGEST_WAIT_S))
+            timeout_ms = math.ceil(1000 * min(timeout_s, _MAX_WAIT_S))
         messages: list[ToEngine] = []
         if self._socket.poll(timeout_ms):
             try:

@@ -18,9 +18,9 @@ Observation = tuple[StepShape, float]  # a step and its time in seconds
 
 MEMORY = 500.0  # steps: how many count, as a new step makes all before it fade
 _HOLD = 1.0  # steps of its own that each weight is worth against new evidence
-_LEAST_ENERGY = 1e-6  # of a column that was never seen: its weight stays where it is
+_MIN_ENERGY = 1e-6  # of a column that was never seen: its weight stays where it is
 _SPARSE = 3e-3  # penalty of a tile's step, in units of the noise: it appears where the data pay
-_MOST_NOISE = 0.1
+_MAX_NOISE = 0.1
 _SAME_SPEED = 0.1  # below it a change is left to the fit
 _NUM_REWEIGHTS = 6
 
@@ -84,7 +84,7 @@ class Fit:
         """Of the tiles' steps the absolute size is penalised, as a lasso does, by the noise."""
         held = self.weights * self._speed()
         energy = self._energy / max(1, self.num_steps)
-        hold = _HOLD * np.maximum(energy, _LEAST_ENERGY * max(1e-12, float(energy.max())))
+        hold = _HOLD * np.maximum(energy, _MIN_ENERGY * max(1e-12, float(energy.max())))
         target = self._target + hold * held
         target[STEPS] -= _SPARSE * self._noise() * self._target[0]
         self.weights = nnls(self._gram + np.diag(hold), target, held)
@@ -100,7 +100,7 @@ class Fit:
         """The root mean square of the relative error: sum of (phi x / time - 1)^2, by parts."""
         square = float(self.weights @ self._gram @ self.weights - 2 * self.weights @ self._target)
         mean = max(0.0, square + self._weight) / max(1.0, self._weight)
-        return min(_MOST_NOISE, math.sqrt(mean))
+        return min(_MAX_NOISE, math.sqrt(mean))
 
     def _speed(self) -> float:
         """How much longer all steps take than the weights say; 1.0 if about as long.

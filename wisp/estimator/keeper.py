@@ -15,7 +15,7 @@ from wisp.estimator.store import Key, load, save
 log = logging.getLogger(__name__)
 
 _SAVE_PERIOD_S = 300.0
-_LEAST_STEPS = 32  # what knows fewer is not worth keeping: the next start had better profile
+_MIN_STEPS = 32  # what knows fewer is not worth keeping: the next start had better profile
 _ALL_CLEAR = 0.5 * DRIFT_ALARM
 
 
@@ -46,7 +46,7 @@ class Keeper:
         """Never raises: a server that cannot save starts cold the next time, that is all."""
         self._saved_s = self._clock()
         number = self.estimator.num_observed
-        if self._folder is None or number < _LEAST_STEPS or number == self._num_saved:
+        if self._folder is None or number < _MIN_STEPS or number == self._num_saved:
             return
         self._num_saved = number
         try:

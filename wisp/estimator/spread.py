@@ -12,11 +12,11 @@ _QUANTILE = 0.95
 _NUM_KEPT = 512  # residuals
 _ENOUGH = 20  # residuals; fewer cannot show a quantile of 95 %
 _COLD_MARGIN = 0.25
-_LEAST_MARGIN = 0.02
+_MIN_MARGIN = 0.02
 _RECENT = 32  # steps
 _LONG = 1000
 _WORST = 0.5  # that one residual counts in the means: a single hiccup raises no alarm
-_LEAST_ERROR = 0.01  # the long-run error of a law without noise would make any noise an alarm
+_MIN_ERROR = 0.01  # the long-run error of a law without noise would make any noise an alarm
 _PERIOD = 8  # residuals between two looks at the quantile
 
 
@@ -39,7 +39,7 @@ class Spread:
     @property
     def drift(self) -> float:
         """The recent error against the long-run one: about 1 while the target stays the same."""
-        return self.recent / max(self._long, _LEAST_ERROR)
+        return self.recent / max(self._long, _MIN_ERROR)
 
     def note(self, residual: float) -> None:
         self._ring[self._num_seen % _NUM_KEPT] = residual
@@ -47,7 +47,7 @@ class Spread:
         error = min(_WORST, abs(residual))
         self.recent += (error - self.recent) / min(_RECENT, self._num_seen)
         if self._num_seen > _RECENT:  # else a change would become the rule before it is noticed
-            error = min(error, 2.0 * max(self._long, _LEAST_ERROR))
+            error = min(error, 2.0 * max(self._long, _MIN_ERROR))
         self._long += (error - self._long) / min(_LONG, self._num_seen)
         if self._num_seen % _PERIOD == 0 or self._num_seen <= _ENOUGH:
             self.margin = self._margin()
@@ -66,7 +66,7 @@ class Spread:
             return max(_COLD_MARGIN, 1.5 * float(kept.max(initial=0.0)))
         rank = _QUANTILE * num + 2.0 * math.sqrt(_QUANTILE * (1.0 - _QUANTILE) * num)
         index = min(num - 1, math.ceil(rank) - 1)
-        return max(_LEAST_MARGIN, float(np.partition(kept, index)[index]))
+        return max(_MIN_MARGIN, float(np.partition(kept, index)[index]))
 
     def state(self) -> SpreadState:
         first = self._num_seen % _NUM_KEPT if self._num_seen > _NUM_KEPT else 0

@@ -23,7 +23,7 @@ _ESTABLISHED = 32  # steps; until then it is solved again after each
 _PERIOD = 32  # steps between two solutions
 _CALM_PERIOD = 4
 _TRUSTED = 3.0  # mean errors: what lies farther out counts as lying there
-_LEAST_CLIP = 0.1
+_MIN_CLIP = 0.1
 _AFTER_ALARM = 0.1  # steps that all the past counts as, once it is known to be of another law
 _CALM = 96  # steps after an alarm in which it is learned anew, and no other alarm is heard
 _NUM_FOLDS = 5
@@ -135,7 +135,7 @@ class _Track:
             self._solve()
 
     def _clipped(self, residual: float) -> float:
-        most = max(_LEAST_CLIP, _TRUSTED * self.spread.recent)
+        most = max(_MIN_CLIP, _TRUSTED * self.spread.recent)
         return min(most, max(-min(0.5, most), residual))
 
     def _heed_drift(self) -> None:

@@ -16,7 +16,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from wisp.core.request import MOST_LOGPROBS, Structure
+from wisp.core.request import MAX_LOGPROBS, Structure
 
 _INT64_MIN, _UINT64_MAX = -(2**63), 2**64 - 1
 
@@ -237,7 +237,7 @@ class ChatRequest(GenerationFields):
     messages: list[Message] = Field(min_length=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool = False
-    top_logprobs: int | None = Field(None, ge=0, le=MOST_LOGPROBS)
+    top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
     chat_template_kwargs: dict[str, Any] = {}
 
     @model_validator(mode="after")
@@ -275,7 +275,7 @@ def _one_prompt(value: Any) -> Any:
 
 class CompletionRequest(GenerationFields):
     prompt: Annotated[str | list[int], BeforeValidator(_one_prompt)]
-    logprobs: int | None = Field(None, ge=0, le=MOST_LOGPROBS)
+    logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
 
     @property
     def num_logprobs(self) -> int | None:

@@ -15,8 +15,8 @@ from wisp.estimator.base import Estimator
 from wisp.estimator.shape import SeatedShape
 
 _USABLE = 1.2  # of the time: a session refused is a promise broken for certain
-_LEAST_WAIT_S, _MOST_WAIT_S = 0.5, 30.0
-_MOST_SHED = 8  # that one session is worth
+_MIN_WAIT_S, _MAX_WAIT_S = 0.5, 30.0
+_MAX_SHED = 8  # that one session is worth
 
 Admits = Callable[[Collection[Session], Slo], float | None]  # as Policy.admits
 
@@ -40,7 +40,7 @@ def admission(sessions: Collection[Session], slo: Slo, num_slots: int, admits: A
         return Admission([])
     lower = [session for session in sessions if session.slo.priority < slo.priority]
     lower.sort(key=lambda s: (s.slo.priority, s.num_output > 0, -s.due_s))
-    for count in range(1, min(len(lower), _MOST_SHED) + 1):
+    for count in range(1, min(len(lower), _MAX_SHED) + 1):
         if _refusal(_without(sessions, lower[:count]), slo, num_slots, admits) is None:
             return Admission(_needed(lower[:count], sessions, slo, num_slots, admits))
     return refusal
@@ -49,7 +49,7 @@ def admission(sessions: Collection[Session], slo: Slo, num_slots: int, admits: A
 def until_one_ends_s(sessions: Collection[Session]) -> float:
     """By its rate; within what is sensible to tell a client."""
     wait_s = min((s.num_remaining / s.slo.tokens_per_s for s in sessions), default=0.0)
-    return min(_MOST_WAIT_S, max(_LEAST_WAIT_S, wait_s))
+    return min(_MAX_WAIT_S, max(_MIN_WAIT_S, wait_s))
 
 
 def _refusal(

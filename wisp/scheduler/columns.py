@@ -16,7 +16,7 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 _LATE = 1.5  # times what it usually takes, an edge is late
-_MOST_DRAFTS = 32  # of one session in one step
+_MAX_DRAFTS = 32  # of one session in one step
 
 
 class Columns:
@@ -38,7 +38,7 @@ class Columns:
         most = _ints([s.end for s in rows]) - self.length - 1
         pending = _ints([s.num_pending for s in rows])  # drafts wait for the token before them
         self.usable: Ints = np.minimum(self._num_drafts, most) * (self.decoding & (pending == 0))
-        np.minimum(self.usable, _MOST_DRAFTS, out=self.usable)
+        np.minimum(self.usable, _MAX_DRAFTS, out=self.usable)
         # As Session.waits_for_edge and edge_resting, which cost a call for each session.
         hoped = [
             0 if s.block_complete or s.edge_late or not s.has_edge else s.directive.window

@@ -17,10 +17,10 @@ Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-_MOST_EARLY_S = 0.5  # that a session is seated before its deadline is close
+_MAX_EARLY_S = 0.5  # that a session is seated before its deadline is close
 _LATE = 0.25  # share of all sessions whose deadline is lost, from which on the server is late
 _POOR = 0.9  # of the average: equals are not to wait for one another
-_LEAST_CHUNK = 16  # of a prompt whose first token is late, whatever else is promised
+_MIN_CHUNK = 16  # of a prompt whose first token is late, whatever else is promised
 
 
 class Plan:
@@ -57,7 +57,7 @@ class Plan:
         self._held &= not load.eager
         self._eager = load.eager
         # A period early: on the brink, every step would have to be a short one.
-        early_s = np.minimum(columns.period_s, _MOST_EARLY_S) * ~(self._held | load.scarce)
+        early_s = np.minimum(columns.period_s, _MAX_EARLY_S) * ~(self._held | load.scarce)
         self.urgent: Bools = self._slack_s < self._horizon_s + early_s
         # Who is held back, with an edge in time by its own habit, is left waiting if the drafts
         # come before the deadline; or if it is lost, and the server is late, not the edge. It
@@ -92,11 +92,11 @@ class Plan:
         """Those that would be late if left to the next step, the late ones included."""
         rows = self._rows(self._columns.decoding & self.urgent)
         late_prompts = self._rows(self._prefilling & self._prompt_urgent())
-        reserve = min(_LEAST_CHUNK, self._max_tokens // 2) if len(late_prompts) else 0
+        reserve = min(_MIN_CHUNK, self._max_tokens // 2) if len(late_prompts) else 0
         self._decode(rows[: self._max_tokens - reserve])
         self._tighten(rows)
         for index, row in enumerate(late_prompts.tolist()):
-            self._chunk(row, least=0 if index else _LEAST_CHUNK)
+            self._chunk(row, least=0 if index else _MIN_CHUNK)
         self.limit_s = math.inf
         self._tighten(rows)
 
@@ -187,7 +187,7 @@ class Plan:
     def _draft_room(self) -> int:
         """A prompt that waits keeps a little of every step."""
         waits = self._has_prefill and not self.chunks
-        return self.room - (min(_LEAST_CHUNK, self._max_tokens // 4) if waits else 0)
+        return self.room - (min(_MIN_CHUNK, self._max_tokens // 4) if waits else 0)
 
     def _prompt_urgent(self) -> Bools:
         """A prompt needs several steps, each full of it."""

@@ -12,9 +12,9 @@ from wisp.core.session import Session
 _ENTER, _LEAVE = 1.06, 1.01  # gain at which a resting edge starts, and a drafting one stops
 _DWELL_S = 1.0  # least time between two switches
 _PROBE_S = 5.0  # a resting edge is tried again after so long; twice as long after each failure
-_MOST_DOUBLINGS = 4
-_LEAST_THRESHOLD = 0.05  # below it drafting costs the edge more than it ever brings
-_LEAST_COMMITTED = 64  # tokens before an edge is judged
+_MAX_DOUBLINGS = 4
+_MIN_THRESHOLD = 0.05  # below it drafting costs the edge more than it ever brings
+_MIN_COMMITTED = 64  # tokens before an edge is judged
 _PROBE_COMMITTED = 32  # and in a probe, beyond those of the first round trip
 
 
@@ -76,7 +76,7 @@ class SpeculationController:
         history, now = session.history, session.committed_s
         if not session.has_edge or self._first.window == 0:
             return REST
-        if history.num_committed < _LEAST_COMMITTED and history.probed_from is None:
+        if history.num_committed < _MIN_COMMITTED and history.probed_from is None:
             return self._first  # too little is known yet
         if history.switched_s is None:
             history.switched_s = now - _DWELL_S
@@ -92,7 +92,7 @@ class SpeculationController:
             return self._drafting(history, load)
         if drafting:
             history.switched_s = now
-        elif elapsed_s >= _PROBE_S * 2.0 ** min(history.num_failed_probes, _MOST_DOUBLINGS):
+        elif elapsed_s >= _PROBE_S * 2.0 ** min(history.num_failed_probes, _MAX_DOUBLINGS):
             forget(history)
             history.probed_from, history.switched_s = history.num_committed, now
             return self._drafting(history, load)
@@ -105,7 +105,7 @@ class SpeculationController:
         return max(1, min(self._max_window, self._block_tokens + math.ceil(ahead)))
 
     def _drafting(self, history: EdgeHistory, load: Load) -> Directive:
-        threshold = min(0.95, max(_LEAST_THRESHOLD, load.marginal_cost))
+        threshold = min(0.95, max(_MIN_THRESHOLD, load.marginal_cost))
         return Directive(self.window(history, load), threshold)
 
     def _probing(self, history: EdgeHistory, load: Load, now: float) -> Directive:

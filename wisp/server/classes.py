@@ -8,7 +8,7 @@ from wisp.config import ServerConfig, SloClass
 from wisp.core.slo import Slo, SloChoice
 from wisp.errors import BadRequest
 
-_LEAST, _MOST = 1e-3, 1e6  # tokens/s and seconds: nobody means more, and no clock is to overflow
+_MIN, _MAX = 1e-3, 1e6  # tokens/s and seconds: nobody means more, and no clock is to overflow
 
 
 class SloClasses:
@@ -35,10 +35,9 @@ class SloClasses:
                 raise BadRequest(f"there is no SLO class '{asked}': use one of {names}", "slo")
             return self._by_name[asked]
         for number in (asked.tokens_per_s, asked.first_token_s):
-            if not _LEAST <= number <= _MOST:
+            if not _MIN <= number <= _MAX:
                 raise BadRequest(
-                    f"an SLO's rate and first-token time are {_LEAST:g} to {_MOST:g}, "
-                    f"not {number:g}",
+                    f"an SLO's rate and first-token time are {_MIN:g} to {_MAX:g}, not {number:g}",
                     param="slo",
                 )
         return structs.replace(asked, name="custom", priority=self.default.priority)

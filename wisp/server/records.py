@@ -15,7 +15,7 @@ from wisp.server.sliding_window import SlidingWindow
 
 DEVICE_KEPT_S = 60.0
 UNNAMED = "unnamed"
-_LONGEST_NAME = 64
+_MAX_NAME = 64
 
 
 @dataclass
@@ -78,7 +78,7 @@ class Records:
             self._add_class(slo.name, None, slo.priority, now)
         if device is not None:
             # it is shown in terminals, and anybody may send one
-            device = "".join(filter(str.isprintable, device))[:_LONGEST_NAME] or UNNAMED
+            device = "".join(filter(str.isprintable, device))[:_MAX_NAME] or UNNAMED
             self._forget_devices(now)
             self.devices.setdefault(
                 device, DeviceRecord(SlidingWindow(1, now), now)
