@@ -23,7 +23,7 @@ FIRST_TOKEN_S = 2.0  # the default of wisp-server
 _GLANCE_S = 15.0  # measured to choose a tuning; the one chosen is then measured in full
 _LEARNED = Path(__file__).parent / "results" / "h200_32b_step_times.json"
 _LAUNCH_S = 3.3e-3  # 64 sessions: what the GPU waits for in results/h200_vllm_steps_32b.csv
-LAWS: dict[str, StepTimes] = {
+STEP_TIMES: dict[str, StepTimes] = {
     "paper": implied_by_paper(A100, QWEN3_32B),
     "measured": roofline(A100, QWEN3_32B),
     "h200": Fitted(read(_LEARNED), _LAUNCH_S),  # learned under the load of h200_load_32b.csv
@@ -45,9 +45,11 @@ TUNINGS: dict[PolicyName, tuple[Tuning, ...]] = {
 }
 
 
-def setup_of(law: StepTimes, rate: float, acceptance: float, seconds: float, seed: int) -> Setup:
+def setup_of(
+    step_times: StepTimes, rate: float, acceptance: float, seconds: float, seed: int
+) -> Setup:
     return Setup(
-        law=law,
+        step_times=step_times,
         slo=Slo(tokens_per_s=rate, first_token_s=FIRST_TOKEN_S, name=f"{rate:g}"),
         texts=BetaTexts(acceptance),
         warm_up_s=max(20.0, 0.5 * seconds),
@@ -75,7 +77,7 @@ def point(
 ) -> Point:
     gc.disable()  # a run makes many small objects, and no cycles that grow
     try:
-        estimator = pickle.loads(_learned(setup.law, setup.seed, tuning))
+        estimator = pickle.loads(_learned(setup.step_times, setup.seed, tuning))
         report = simulate(policy, fleet, setup, tuning, estimator=estimator)
     finally:
         gc.enable()
@@ -93,9 +95,9 @@ def point(
 
 
 @lru_cache
-def _learned(law: StepTimes, seed: int, tuning: Tuning) -> bytes:
+def _learned(step_times: StepTimes, seed: int, tuning: Tuning) -> bytes:
     """An estimator fresh from the profile; it learns on in each run, so each gets its own."""
-    return pickle.dumps(learn(Setup(law=law, seed=seed), tuning))
+    return pickle.dumps(learn(Setup(step_times=step_times, seed=seed), tuning))
 
 
 def best_point(policy: PolicyName, fleet: int, setup: Setup) -> tuple[Point, Tuning]:

@@ -15,7 +15,7 @@ Errors are against medians, `mape` in percent. `p95_under` is the share of steps
 `wisp` knows the number of sessions in a step, `wisp_coarse` does not. The paper's linear model gets
 the product new * length of all seats, as the paper has it. `noise_mape` is what remains of the rows
 that are fitted when every batch and draft length has a floor of its own and every batch a slope
-over context: what another run of the same step differs by, and no law can tell.
+over context: what another run of the same step differs by, and no model can tell.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ POLICIES = {
     "sled": "#0072b2",
     "centralized": "#777777",
 }
-LAWS = {"paper": "step times that the paper implies", "measured": "step times as measured"}
+STEP_TIMES = {"paper": "step times that the paper implies", "measured": "step times as measured"}
 WASTE = {"blocking_ms": ("blocking", "#d55e00"), "overlapped_ms": ("overlapped", "#e6b48c")}
 LANES = {"draft": "edge drafts", "up": "drafts travel", "step": "target", "down": "verdict travels"}
 LANE_COLOURS = {"draft": "#d55e00", "up": "#bbbbbb", "step": "#0072b2", "down": "#bbbbbb"}
@@ -90,8 +90,8 @@ def loads() -> Any:
 def capacity() -> Any:
     """Devices with at least 95 % attainment, by promised rate."""
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained", sharey=True)
-    for axis, (law, title) in zip(axes, LAWS.items(), strict=True):
-        rows = _read(f"sim_capacity_{law}")
+    for axis, (step_times, title) in zip(axes, STEP_TIMES.items(), strict=True):
+        rows = _read(f"sim_capacity_{step_times}")
         rates = sorted({float(row["rate"]) for row in rows})
         width = 0.8 / len(POLICIES)
         for index, (policy, colour) in enumerate(POLICIES.items()):
@@ -99,7 +99,7 @@ def capacity() -> Any:
             at = [place + (index - 1.5) * width for place in range(len(rates))]
             axis.bar(at, [int(r["devices"]) for r in mine], width, color=colour, label=policy)
             told = [(x, int(r["paper"])) for x, r in zip(at, mine, strict=True) if r["paper"]]
-            if told and law == "paper":
+            if told and step_times == "paper":
                 label = "as the paper reports" if policy == "wisp" else None
                 axis.plot(*zip(*told, strict=True), "k_", markersize=9, label=label)
         axis.set_xticks(range(len(rates)), [f"{rate:g}" for rate in rates])

@@ -1,6 +1,6 @@
 """The paper's set-up as a simulated fleet: capacity and goodput of every policy.
 
-    python -m benchmarks.simulate [--law paper|measured] [--rates 2 4 6 8] [--json] [--out DIR]
+    python -m benchmarks.simulate [--step-times paper|measured] [--rates 2 4] [--json] [--out DIR]
     python -m benchmarks.simulate --quick
     python -m benchmarks.simulate --sensitivity | --bursts | --waste | --one wisp --devices 1000
     python -m benchmarks.simulate --record FILE [--target DIR --draft DIR]
@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks.capacity import (
-    LAWS,
+    STEP_TIMES,
     TUNINGS,
     Burst,
     Point,
@@ -51,7 +51,7 @@ from wisp.scheduler.policy import POLICIES, PolicyName
 
 SEED = 1
 # With it the paper's own scheduler (`wisp-paper`) comes out at its published capacity, 86 at 8
-# tokens/s, under the paper's law: the acceptance of its pairs is not published.
+# tokens/s, with the paper's step times: the acceptance of its pairs is not published.
 CALIBRATED = 0.9
 RATES = (2.0, 4.0, 6.0, 8.0)
 COMPARED: tuple[PolicyName, ...] = ("wisp", "wisp-paper", "sled", "centralized")
@@ -92,7 +92,7 @@ def main() -> None:
             tables |= {"loads": loads(options, pool)} if options.loads else {}
     if options.out:
         for name, rows in tables.items():
-            _save(options.out / f"sim_{name}_{options.law}.csv", rows)
+            _save(options.out / f"sim_{name}_{options.step_times}.csv", rows)
     if options.json:
         print(json.dumps({"setting": setting(options), **_by_name(tables)}))
         return
@@ -111,7 +111,9 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--law", choices=LAWS, default="paper", help="what a step takes")
+    parser.add_argument(
+        "--step-times", choices=STEP_TIMES, default="paper", help="what a step takes"
+    )
     parser.add_argument("--rates", type=float, nargs="+", default=RATES, help="tokens/s promised")
     parser.add_argument(
         "--loads",
@@ -223,13 +225,15 @@ def _cases(options: argparse.Namespace) -> dict[str, Setup]:
     base = _setup(options, options.rates[-1])
     cases = {"as assumed": base}
     for acceptance in (0.6, 0.7, 0.8):
-        texts = setup_of(base.law, 1.0, acceptance, 1.0, 1).texts
+        texts = setup_of(base.step_times, 1.0, acceptance, 1.0, 1).texts
         cases[f"acceptance {acceptance:g}"] = replace(base, texts=texts)
     for share in (0.0, 0.5):
-        law = _paper_law(seat_share=share)
-        cases[f"paper's law, {share:.0%} of it the session's"] = replace(base, law=law)
-    other = "measured" if options.law == "paper" else "paper"
-    cases[f"law {other}"] = replace(base, law=LAWS[other])
+        step_times = _paper_step_times(seat_share=share)
+        cases[f"paper's step times, {share:.0%} of it the session's"] = replace(
+            base, step_times=step_times
+        )
+    other = "measured" if options.step_times == "paper" else "paper"
+    cases[f"step times {other}"] = replace(base, step_times=STEP_TIMES[other])
     for temperature in TEMPERATURES:
         cases[f"the bundled pair's texts at {temperature:g}"] = replace(
             base, texts=RecordedTexts(RECORDED, temperature), predictor=LogisticPredictor
@@ -251,11 +255,11 @@ def _cases(options: argparse.Namespace) -> dict[str, Setup]:
     return cases
 
 
-def _paper_law(seat_share: float) -> Any:
+def _paper_step_times(seat_share: float) -> Any:
     """3.07 ms for each decoded token of a session, split between the session and the token."""
-    law = implied_by_paper(A100, QWEN3_32B)
-    whole_s = law.seat_s + law.token_s
-    return law._replace(seat_s=seat_share * whole_s, token_s=(1.0 - seat_share) * whole_s)
+    step_times = implied_by_paper(A100, QWEN3_32B)
+    whole_s = step_times.seat_s + step_times.token_s
+    return step_times._replace(seat_s=seat_share * whole_s, token_s=(1.0 - seat_share) * whole_s)
 
 
 def one(options: argparse.Namespace) -> Row:
@@ -281,15 +285,15 @@ def one(options: argparse.Namespace) -> Row:
 
 
 def _setup(options: argparse.Namespace, rate: float) -> Setup:
-    law = LAWS[options.law]
-    return setup_of(law, rate, options.acceptance, options.seconds, options.seed)
+    step_times = STEP_TIMES[options.step_times]
+    return setup_of(step_times, rate, options.acceptance, options.seconds, options.seed)
 
 
 def setting(options: argparse.Namespace) -> Row:
     return {
         "wisp": __version__,
-        "law": options.law,
-        **LAWS[options.law].about,
+        "step_times": options.step_times,
+        **STEP_TIMES[options.step_times].about,
         "kv_tokens": Setup().kv_tokens,
         "acceptance": options.acceptance,
         "seconds": options.seconds,

@@ -38,7 +38,7 @@ class Tuning:
     batch_wait_s: float = 0.05
 
 
-A100_LAW = roofline(A100, QWEN3_32B)
+A100_STEP_TIMES = roofline(A100, QWEN3_32B)
 EIGHT = Slo(tokens_per_s=8.0, first_token_s=2.0)
 CHAT = Workload()
 
@@ -47,7 +47,7 @@ CHAT = Workload()
 class Setup:
     """All that a simulation depends on; times are seconds."""
 
-    law: StepTimes = A100_LAW
+    step_times: StepTimes = A100_STEP_TIMES
     kv_tokens: int = int((A100.memory_bytes - QWEN3_32B.weight_bytes) / QWEN3_32B.kv_bytes)
     max_sessions: int = 2048
     slo: Slo = EIGHT
@@ -163,7 +163,7 @@ def simulate(
 
 def make_target(setup: Setup, clock: Clock) -> SimulatedTarget:
     return SimulatedTarget(
-        setup.law,
+        setup.step_times,
         clock,
         kv_tokens=setup.kv_tokens,
         max_sessions=setup.max_sessions,

@@ -85,7 +85,7 @@ class Fitted:
         return self.estimator.predict_s(shape)
 
 
-class Law(NamedTuple):
+class LinearTimes(NamedTuple):
     """T = max(floor, token * tokens) + seat * seats + context * context + product * product."""
 
     floor_s: float
@@ -110,7 +110,7 @@ class Law(NamedTuple):
         return time_s + self.product_s * shape.prefill_product
 
 
-def roofline(gpu: Gpu, model: Shape, *, seat_s: float = 45e-6) -> Law:
+def roofline(gpu: Gpu, model: Shape, *, seat_s: float = 45e-6) -> LinearTimes:
     """Weights are read once a step, whatever it holds; then arithmetic takes over.
 
     `seat_s`: what a session costs the host beside its tokens, as measured on an H200 host.
@@ -118,7 +118,7 @@ def roofline(gpu: Gpu, model: Shape, *, seat_s: float = 45e-6) -> Law:
     bytes_per_s = gpu.bytes_per_s * gpu.bytes_share
     flops = gpu.flops * gpu.flops_share
     attention_flops = 4.0 * model.num_layers * model.num_heads * model.head_dim
-    return Law(
+    return LinearTimes(
         floor_s=model.weight_bytes / bytes_per_s,
         token_s=2.0 * model.num_parameters / flops,
         seat_s=seat_s,
@@ -127,7 +127,7 @@ def roofline(gpu: Gpu, model: Shape, *, seat_s: float = 45e-6) -> Law:
     )
 
 
-def implied_by_paper(gpu: Gpu, model: Shape, *, session_s: float = 3.07e-3) -> Law:
+def implied_by_paper(gpu: Gpu, model: Shape, *, session_s: float = 3.07e-3) -> LinearTimes:
     """What the paper's own figures for centralised serving say a step must take.
 
     Its capacity times the rate is 328, 324 and 320 tokens/s at 8, 6 and 4 tokens/s: a step that
@@ -135,6 +135,6 @@ def implied_by_paper(gpu: Gpu, model: Shape, *, session_s: float = 3.07e-3) -> L
     the token's and how much the session's (a request of its own, the read of its cache, a floor
     shared by few) the figures do not tell; here the token's is the GPU's arithmetic.
     """
-    law = roofline(gpu, model)
-    seat_s = session_s - law.token_s
-    return Law(0.0, law.token_s, seat_s, 0.0, law.product_s, law.noise)
+    step_times = roofline(gpu, model)
+    seat_s = session_s - step_times.token_s
+    return LinearTimes(0.0, step_times.token_s, seat_s, 0.0, step_times.product_s, step_times.noise)

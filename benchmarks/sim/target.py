@@ -30,12 +30,12 @@ class SimulatedTarget(Verifier):
 
     KV is paged, as in vLLM: a session holds what it has computed. One is opened while there is room
     for its tokens; when the memory is full, the one opened last loses its KV, and after a seat in
-    vain computes it again. Steps overlap if the law says what the host takes for each.
+    vain computes it again. Steps overlap if the step times say what the host takes for each.
     """
 
     def __init__(
         self,
-        law: StepTimes,
+        step_times: StepTimes,
         clock: Clock,
         *,
         kv_tokens: int,
@@ -52,7 +52,7 @@ class SimulatedTarget(Verifier):
             on_gpu=True,
             engine="simulated",
         )
-        self._law = law
+        self._step_times = step_times
         self._clock = clock
         self._kv_tokens = kv_tokens
         self._free_s = 0.0  # when the last step launched is over
@@ -85,10 +85,10 @@ class SimulatedTarget(Verifier):
             self._held[session_id] = 0
 
     def overlaps(self, sampling: Sampling) -> bool:
-        return self._law.launch_s > 0.0
+        return self._step_times.launch_s > 0.0
 
     def launch(self, batch: Batch) -> Collect:
-        self._clock.now += self._law.launch_s
+        self._clock.now += self._step_times.launch_s
         end_s = self._free_s = max(self._free_s, self._clock.now) + self._time_s(batch)
 
         def collect() -> list[Outcome]:
@@ -103,8 +103,8 @@ class SimulatedTarget(Verifier):
         return self.launch(batch)()
 
     def _time_s(self, batch: Batch) -> float:
-        time_s = self._law.time_s(shape_of(batch))
-        time_s *= self._chance.lognormvariate(0.0, self._law.noise)
+        time_s = self._step_times.time_s(shape_of(batch))
+        time_s *= self._chance.lognormvariate(0.0, self._step_times.noise)
         self.busy_s += time_s
         self.num_steps += 1
         self.num_tokens += batch.num_tokens

@@ -46,7 +46,7 @@ def test_only_steps_that_verify_are_read() -> None:
     assert len(rows) == 16
 
 
-def test_the_noise_of_rows_that_follow_a_law_is_none() -> None:
+def test_the_noise_of_rows_that_follow_a_model_is_none() -> None:
     rows = [
         benchmark.Row(batch, context, str(k), batch * (k + 1), time_s, time_s, time_s)
         for batch in (1, 8)

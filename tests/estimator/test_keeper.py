@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.estimator.laws import steps
+from tests.estimator.known import steps
 from wisp.core.batch import Batch
 from wisp.estimator.keeper import Keeper, keep
 from wisp.estimator.shape import SeatedShape

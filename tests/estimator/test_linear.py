@@ -20,7 +20,7 @@ def linear_steps(number: int, seed: int) -> list[tuple[StepShape, float]]:
     return made
 
 
-def test_it_recovers_the_papers_law() -> None:
+def test_it_recovers_the_papers_model() -> None:
     estimator = LinearEstimator()
     estimator.fit(linear_steps(300, 1))
     assert estimator.weights == pytest.approx([20.0, 1.0, 4.0, 5.0], rel=0.1)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.estimator.laws import law_s, steps
+from tests.estimator.known import known_s, steps
 from wisp.core.batch import Batch
 from wisp.estimator.profile import profile
 from wisp.estimator.shape import SeatedShape, shape_of
@@ -11,7 +11,7 @@ from wisp.testing.verifier import ScriptedVerifier
 
 
 class Bench:
-    """A scripted target whose steps advance a virtual clock by a known law."""
+    """A scripted target whose steps advance a virtual clock by a known model."""
 
     def __init__(self, slower: float = 1.0, max_sessions: int = 32, max_len: int = 2048) -> None:
         self.now = 0.0
@@ -25,7 +25,7 @@ class Bench:
 
     def _on_step(self, batch: Batch) -> None:
         assert batch.num_tokens <= 1024
-        self.now += self.slower * law_s(shape_of(batch))
+        self.now += self.slower * known_s(shape_of(batch))
 
     def profile(self, budget_s: float = 20.0) -> list[tuple[SeatedShape, float]]:
         found = profile(
@@ -47,14 +47,14 @@ def test_the_grid_covers_batches_drafts_contexts_and_chunks() -> None:
     assert max(each) > 1500
     chunks = {shape.num_tokens for shape in shapes if shape.prefill_product}
     assert {128, 256, 512, 1024} <= chunks
-    assert all(time_s == pytest.approx(law_s(shape)) for shape, time_s in found)
+    assert all(time_s == pytest.approx(known_s(shape)) for shape, time_s in found)
 
 
 def test_an_estimator_fitted_to_it_knows_the_target() -> None:
     estimator = StepTimeEstimator()
     estimator.fit(Bench().profile())
     shapes = [shape for shape, _ in steps(200, 5, most_seats=32)]
-    assert all(estimator.predict_s(s) == pytest.approx(law_s(s), rel=0.15) for s in shapes)
+    assert all(estimator.predict_s(s) == pytest.approx(known_s(s), rel=0.15) for s in shapes)
 
 
 @pytest.mark.parametrize("slower", [1.0, 100.0])

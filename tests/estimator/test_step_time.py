@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tests.estimator.laws import law_s, steps, without_seats
+from tests.estimator.known import known_s, steps, without_seats
 from wisp.estimator.base import DRIFT_ALARM, StepShape
 from wisp.estimator.shape import SeatedShape
 from wisp.estimator.step_time import StepTimeEstimator
@@ -14,7 +14,7 @@ from wisp.estimator.step_time import StepTimeEstimator
 
 def mape(estimator: StepTimeEstimator, seed: int = 99, most_seats: int = 256) -> float:
     shapes = [shape for shape, _ in steps(200, seed, most_seats=most_seats)]
-    return sum(abs(estimator.predict_s(s) / law_s(s) - 1) for s in shapes) / len(shapes)
+    return sum(abs(estimator.predict_s(s) / known_s(s) - 1) for s in shapes) / len(shapes)
 
 
 def fitted(number: int = 300, noise: float = 0.03) -> StepTimeEstimator:
@@ -30,7 +30,7 @@ def online(number: int, seed: int = 1) -> StepTimeEstimator:
     return estimator
 
 
-def test_a_profile_recovers_a_known_law() -> None:
+def test_a_profile_recovers_a_known_model() -> None:
     assert mape(fitted()) < 0.015
     assert mape(fitted(noise=0.0)) < 0.005
 
@@ -66,7 +66,7 @@ def test_a_handful_of_steps_of_a_slow_target_give_sane_numbers() -> None:
     for shape, time_s in steps(6, 3, slower=40.0):
         estimator.observe(shape, time_s)
     shapes = [shape for shape, _ in steps(100, 4)]
-    ratios = [estimator.predict_s(shape) / (40 * law_s(shape)) for shape in shapes]
+    ratios = [estimator.predict_s(shape) / (40 * known_s(shape)) for shape in shapes]
     assert min(ratios) > 0.5
     assert max(ratios) < 2.0
     assert sum(abs(ratio - 1) for ratio in ratios) / len(ratios) < 0.25
@@ -79,7 +79,7 @@ def test_it_follows_a_change_of_speed() -> None:
         for shape, time_s in steps(60, 5, slower=slower):
             estimator.observe(shape, time_s)
         shapes = [shape for shape, _ in steps(200, 6)]
-        errors = [abs(estimator.predict_s(s) / (slower * law_s(s)) - 1) for s in shapes]
+        errors = [abs(estimator.predict_s(s) / (slower * known_s(s)) - 1) for s in shapes]
         assert sum(errors) / len(errors) < 0.03, slower
 
 
@@ -136,7 +136,7 @@ def test_those_who_never_tell_the_seats_are_served() -> None:
     for shape, time_s in steps(400, 12):
         estimator.observe(without_seats(shape), time_s)
     asked = SeatedShape(64, 30_000, 0.0, 16)
-    assert estimator.predict_s(asked) == pytest.approx(law_s(asked), rel=0.15)
+    assert estimator.predict_s(asked) == pytest.approx(known_s(asked), rel=0.15)
     assert estimator.predict_s(asked) == estimator.predict_s(without_seats(asked))
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.estimator.laws import steps, without_seats
+from tests.estimator.known import steps, without_seats
 from wisp.estimator.step_time import StepTimeEstimator
 from wisp.estimator.store import Key, load, path_of, save
 

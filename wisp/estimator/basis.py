@@ -55,7 +55,7 @@ def columns(shape: StepShape) -> Floats:
 
 
 class Curve:
-    """The same law for one set of weights, as a table: a prediction takes a microsecond or two."""
+    """The same for one set of weights, as a table: a prediction takes a microsecond or two."""
 
     def __init__(self, weights: Floats) -> None:
         rates = weights / UNITS / 1e3  # seconds

@@ -1,4 +1,4 @@
-"""The least law that is honest: T = floor + slope * (tokens above the floor) + context reads.
+"""The least honest model: T = floor + slope * (tokens above the floor) + context reads.
 
 It is given, and learns nothing: what tests take for the truth.
 """

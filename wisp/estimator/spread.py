@@ -16,7 +16,7 @@ _MIN_MARGIN = 0.02
 _RECENT = 32  # steps
 _LONG = 1000
 _WORST = 0.5  # that one residual counts in the means: a single hiccup raises no alarm
-_MIN_ERROR = 0.01  # the long-run error of a law without noise would make any noise an alarm
+_MIN_ERROR = 0.01  # the long-run error of a model without noise would make any noise an alarm
 _PERIOD = 8  # residuals between two looks at the quantile
 
 

@@ -24,7 +24,7 @@ _PERIOD = 32  # steps between two solutions
 _CALM_PERIOD = 4
 _TRUSTED = 3.0  # mean errors: what lies farther out counts as lying there
 _MIN_CLIP = 0.1
-_AFTER_ALARM = 0.1  # steps that all the past counts as, once it is known to be of another law
+_AFTER_ALARM = 0.1  # steps that all the past counts as, once it is known to be of another target
 _CALM = 96  # steps after an alarm in which it is learned anew, and no other alarm is heard
 _NUM_FOLDS = 5
 

@@ -20,7 +20,7 @@ _FORMAT = 1  # raise it when a term or its unit changes
 
 
 class Key(Struct, frozen=True, kw_only=True):
-    """What step times belong to: on anything else they are another law."""
+    """What step times belong to: on anything else they are other ones."""
 
     model: str
     gpu: str  # its name and number, as "NVIDIA H200 x2"; or the processor's

@@ -7,11 +7,11 @@ from collections.abc import Callable
 import pytest
 
 from benchmarks import capacity, simulate, timeline
-from benchmarks.capacity import LAWS, Point, best_capacity, setup_of
+from benchmarks.capacity import STEP_TIMES, Point, best_capacity, setup_of
 from benchmarks.sim.fleet import Setup, Tuning
 from wisp.scheduler.policy import PolicyName
 
-SETUP = setup_of(LAWS["paper"], 8.0, 0.7, 10.0, 1)
+SETUP = setup_of(STEP_TIMES["paper"], 8.0, 0.7, 10.0, 1)
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_the_benchmark_prints_one_object(
     figures = json.loads(capsys.readouterr().out)
     assert figures["capacity"]["centralized"]["8"] > 10
     assert figures["goodput"]["centralized"] > 0
-    assert figures["setting"]["law"] == "paper"
+    assert figures["setting"]["step_times"] == "paper"
 
 
 def test_the_same_seed_prints_the_same_bytes(

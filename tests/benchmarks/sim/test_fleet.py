@@ -67,17 +67,17 @@ def test_devices_ask_for_the_same_whatever_serves_them() -> None:
 
 
 def test_plain_decoding_takes_a_step_for_each_token() -> None:
-    law = roofline(A100, QWEN3_32B)._replace(noise=0.0)
-    setup = replace(SETUP, law=law, networks=(WIRED._replace(jitter_s=0.0),))
+    step_times = roofline(A100, QWEN3_32B)._replace(noise=0.0)
+    setup = replace(SETUP, step_times=step_times, networks=(WIRED._replace(jitter_s=0.0),))
     report = simulate("centralized", 1, setup, Tuning())
     rates = [each.attainment.tokens_per_s for each in report.sessions if each.ended_s]
-    step_s = law.floor_s + law.seat_s + 96 * law.context_s
+    step_s = step_times.floor_s + step_times.seat_s + 96 * step_times.context_s
     assert all(rate == pytest.approx(1.0 / step_s, rel=0.02) for rate in rates if rate)
 
 
 def test_a_running_step_hides_the_host() -> None:
-    law = roofline(A100, QWEN3_32B)._replace(launch_s=0.01)
-    setup = replace(SETUP, law=law)
+    step_times = roofline(A100, QWEN3_32B)._replace(launch_s=0.01)
+    setup = replace(SETUP, step_times=step_times)
     hidden, plain = (simulate("centralized", 8, each, Tuning()) for each in (setup, SETUP))
     assert hidden.num_steps > 0.95 * plain.num_steps
 
@@ -127,9 +127,11 @@ def test_slow_edges_do_not_hold_their_users_up() -> None:
     assert simulate("wisp", 4, setup, Tuning()).attainment == 1.0
 
 
-def test_the_law_implied_by_the_paper_gives_back_its_throughput() -> None:
-    law = implied_by_paper(A100, QWEN3_32B)._replace(noise=0.0, product_s=0.0)
-    setup = replace(SETUP, law=law, workload=Workload(Lengths(8.0, sigma=0.0), Lengths(200.0)))
+def test_the_step_times_implied_by_the_paper_gives_back_its_throughput() -> None:
+    step_times = implied_by_paper(A100, QWEN3_32B)._replace(noise=0.0, product_s=0.0)
+    setup = replace(
+        SETUP, step_times=step_times, workload=Workload(Lengths(8.0, sigma=0.0), Lengths(200.0))
+    )
     report = simulate("centralized", 41, setup, Tuning())
     assert report.tokens_per_s == pytest.approx(1.0 / 3.07e-3, rel=0.1)
 

@@ -15,7 +15,7 @@ from vllm.platforms import current_platform
 from wisp.errors import ConfigError
 from wisp.verifier.vllm.adapters import lora_options
 
-MOST_DRAFT_TOKENS = 128  # vLLM's own limit for one request in one step
+MAX_DRAFT_TOKENS = 128  # vLLM's own limit for one request in one step
 
 _GRAPH_OPTIONS = {
     "compilation_config",
@@ -71,9 +71,9 @@ def engine_args(
 ) -> EngineArgs:
     """Raises ConfigError for an option that vLLM does not have, or that WISP sets itself."""
     _check(options)
-    if not 0 <= max_window <= MOST_DRAFT_TOKENS:
+    if not 0 <= max_window <= MAX_DRAFT_TOKENS:
         raise ConfigError(
-            f"max_window is {max_window} but vLLM verifies at most {MOST_DRAFT_TOKENS} draft "
+            f"max_window is {max_window} but vLLM verifies at most {MAX_DRAFT_TOKENS} draft "
             "tokens of a session in one step"
         )
     num_seats = min(max_sessions, max_step_tokens)  # a seat holds at least one token

@@ -1,4 +1,4 @@
-"""A target with a known law, and noisy steps of it."""
+"""A target with a known step-time model, and noisy steps of it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from wisp.estimator.base import StepShape
 from wisp.estimator.shape import SeatedShape
 
 
-def law_s(shape: SeatedShape) -> float:
+def known_s(shape: SeatedShape) -> float:
     """A floor, 20 us a token, 0.5 ms a tile from the second on, and a seat's own 30 us."""
     num_tokens, context, product = shape
     tiles = max(0, min(16, ceil(num_tokens / 128) - 1))
@@ -36,7 +36,7 @@ def steps(
 ) -> list[tuple[SeatedShape, float]]:
     chance = random.Random(seed)
     shapes = [random_shape(chance, most_seats) for _ in range(number)]
-    return [(s, slower * law_s(s) * max(0.5, 1 + noise * chance.gauss(0, 1))) for s in shapes]
+    return [(s, slower * known_s(s) * max(0.5, 1 + noise * chance.gauss(0, 1))) for s in shapes]
 
 
 def without_seats(shape: StepShape) -> StepShape:
