@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from wisp.core.drafts import DraftBlock, Verdict
-from wisp.core.request import Sampling
+from wisp.core.request import Request
 from wisp.core.slo import Slo
 from wisp.scheduler.policy import PolicyChoice
 from wisp.verifier.base import Facts
@@ -17,16 +17,13 @@ ErrorKind = Literal["invalid", "protocol", "overloaded", "shed", "internal"]
 
 
 class Open(Struct, frozen=True, tag=True, kw_only=True):
-    """Begin a session; the service has checked it."""
+    """Begin a session: a request that the service has checked, and what it decided on it."""
 
     session_id: int
-    prompt: list[int]
-    committed: list[int]
-    sampling: Sampling
-    slo: Slo
-    has_edge: bool
-    adapter: str | None = None
-    speculates: bool = True  # False: one token a step, whatever could be drafted
+    request: Request
+    slo: Slo  # what it is promised
+    adapter: str | None = None  # of the target, that chooses its tokens; None: the target alone
+    has_edge: bool = False  # one that may draft for it
 
 
 class Draft(Struct, frozen=True, tag=True):

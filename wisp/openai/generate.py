@@ -5,8 +5,9 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Any
 
+from wisp.core.request import Request
 from wisp.errors import InternalError
-from wisp.openai.backend import Backend, Generation, GenerationRequest
+from wisp.openai.backend import Backend, Generation
 from wisp.openai.text import Answer, Delta
 
 
@@ -16,7 +17,7 @@ class Completion:
     At a stop string it frees the session before it gives out the last delta.
     """
 
-    def __init__(self, generation: Generation, request: GenerationRequest, answer: Answer) -> None:
+    def __init__(self, generation: Generation, request: Request, answer: Answer) -> None:
         self._generation = generation
         self._verdicts = aiter(generation)
         self._request = request
@@ -87,7 +88,7 @@ class Completion:
         }
 
 
-async def start(backend: Backend, request: GenerationRequest, stops: list[str]) -> Completion:
+async def start(backend: Backend, request: Request, stops: list[str]) -> Completion:
     """Raises what the backend raises; afterwards the completion must be closed."""
     answer = Answer(backend.tokenizer, request.sampling, stops)
     return Completion(await backend.generate(request), request, answer)

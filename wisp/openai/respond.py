@@ -11,8 +11,9 @@ import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from wisp.core.request import Request
 from wisp.errors import InternalError, WispError
-from wisp.openai.backend import Backend, GenerationRequest
+from wisp.openai.backend import Backend
 from wisp.openai.errors import error_body
 from wisp.openai.generate import Completion, start
 from wisp.openai.render import Json, Shape
@@ -28,7 +29,7 @@ class Answering(Response):
     def __init__(
         self,
         backend: Backend,
-        request: GenerationRequest,
+        request: Request,
         shape: Shape,
         *,
         stops: list[str],

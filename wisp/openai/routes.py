@@ -12,9 +12,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from wisp.core.card import ModelCard
 from wisp.errors import Unavailable
 from wisp.openai.admit import admit
-from wisp.openai.backend import Backend, ModelCard
+from wisp.openai.backend import Backend
 from wisp.openai.errors import HANDLERS
 from wisp.openai.parse import parse
 from wisp.openai.render import ChatShape, CompletionShape, Json, Shape

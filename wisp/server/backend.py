@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from wisp.openai.backend import Generation, GenerationRequest, ModelCard
+from wisp.core.card import ModelCard
+from wisp.core.request import Request
+from wisp.openai.backend import Generation
 from wisp.server.service import Service
-from wisp.wire import Open
 
 
 class ServerBackend:
@@ -15,15 +16,8 @@ class ServerBackend:
     async def model(self) -> ModelCard:
         return self._service.card
 
-    async def generate(self, request: GenerationRequest) -> Generation:
-        opening = Open(
-            prompt=request.prompt,
-            sampling=request.sampling,
-            slo=request.slo,
-            model=request.model,
-            drafts=request.use_drafts,
-        )
-        return self._service.open(opening, from_edge=False)
+    async def generate(self, request: Request) -> Generation:
+        return self._service.open(request)
 
     async def health(self) -> str | None:
         return self._service.refusal()

@@ -85,7 +85,7 @@ class WispServicer(wisp_pb2_grpc.WispServicer):
             first = await asyncio.wait_for(anext(requests), _OPEN_TIMEOUT_S)
         except (StopAsyncIteration, TimeoutError) as error:
             raise ProtocolError("a stream must begin with Open") from error
-        return self._service.open(wire.decode_open(first), from_edge=True)
+        return self._service.open(*wire.decode_open(first))
 
     def _stamp(self, verdict: Verdict) -> Verdict:
         """With the time until it leaves this process, where it answers a block."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from wisp.core.drafts import DraftBlock, Verdict
+from wisp.core.request import check_tokens
 from wisp.core.slo import Attainment
 from wisp.engine.client import EngineSession
-from wisp.errors import BadRequest, ProtocolError, WispError
+from wisp.errors import ProtocolError, WispError
 from wisp.server.records import Records, SessionRecord
 
 _TIMES = 8  # the largest window, that may arrive for each verdict
@@ -76,11 +77,3 @@ class ServerSession:
 
     def stats(self) -> dict[str, float]:
         return {}
-
-
-def check_tokens(ids: list[int], vocab_size: int, name: str, kind: type[BadRequest]) -> None:
-    if ids and not 0 <= min(ids) <= max(ids) < vocab_size:
-        wrong = next(id for id in ids if not 0 <= id < vocab_size)
-        raise kind(
-            f"{name} holds token {wrong}, outside the vocabulary of {vocab_size}", param=name
-        )
