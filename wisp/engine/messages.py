@@ -69,6 +69,10 @@ class Forecast(Struct, frozen=True):
     drift: float  # its recent error against the long-run one
     alone_s: float  # a step that its mean seat has for itself
 
+    def error(self, step_time_s: float) -> float:
+        """Of the expectation, relative to it."""
+        return abs(step_time_s / self.expected_s - 1.0)
+
 
 class StepReport(Struct, frozen=True, kw_only=True):
     """One step of the target, for the metrics."""
@@ -85,6 +89,11 @@ class StepReport(Struct, frozen=True, kw_only=True):
     loop_time_s: float  # the whole turn of the engine loop, the step included
     forecast: Forecast | None = None
     marginal_cost: float | None = None  # of a draft token, in committed tokens
+
+    @property
+    def num_plain(self) -> int:
+        """The last committed token of each session that decodes."""
+        return self.num_tokens - self.num_prefill - self.num_drafted - self.num_ngram_drafted
 
 
 class Verdicts(Struct, frozen=True, tag=True):

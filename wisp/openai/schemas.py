@@ -21,6 +21,8 @@ from pydantic_core import PydanticCustomError
 
 from wisp.core.request import MAX_LOGPROBS, Structure
 
+# The bounds of a seed. OpenAI's is a signed integer of 64 bits, WISP's own an unsigned one: both
+# are taken, and the same 64 bits are the same seed.
 _INT64_MIN, _UINT64_MAX = -(2**63), 2**64 - 1
 
 
@@ -237,6 +239,7 @@ class ChatRequest(GenerationFields):
     messages: list[Message] = Field(min_length=1)
     max_completion_tokens: int | None = None
     logprobs: bool = False
+    # checked here as well as in `wisp.core.request`, which knows it by another name
     top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
     chat_template_kwargs: dict[str, Any] = {}
 

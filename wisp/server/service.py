@@ -10,10 +10,11 @@ from typing import Any
 import msgspec
 from msgspec import structs
 
-from wisp.config import ServerConfig
+from wisp.config import ServerConfig, SloClass
 from wisp.core.card import ModelCard
 from wisp.core.drafts import Directive
 from wisp.core.request import Request
+from wisp.core.slo import Slo, SloClasses
 from wisp.engine.build import policy_choice
 from wisp.engine.client import EngineClient
 from wisp.engine.messages import Open, Snapshot, SwitchPolicy
@@ -24,32 +25,34 @@ from wisp.errors import (
     Unavailable,
     WispError,
 )
-from wisp.metrics import ServerMetrics
 from wisp.models.tokenizer import Tokenizer
 from wisp.scheduler.policy import PolicyChoice
-from wisp.server.classes import SloClasses
-from wisp.server.records import Records
 from wisp.server.report import report
-from wisp.server.session import ServerSession
+from wisp.server.server_session import ServerSession
+from wisp.server.telemetry import Telemetry
 from wisp.stats import Stats
 from wisp.wire import PROTOCOL, Hello
 
 log = logging.getLogger(__name__)
 
+# How soon to try again when all sessions are taken. Chosen: the time in which one of a few dozen
+# sessions of some ten seconds each ends.
+_RETRY_AFTER_S = 1.0
+
 
 class Service:
+    """Also the `Backend` of the server's own HTTP front (wisp.openai.backend)."""
+
     def __init__(
         self,
         engine: EngineClient,
         tokenizer: Tokenizer,
         config: ServerConfig,
-        metrics: ServerMetrics,
-        records: Records,
+        telemetry: Telemetry,
     ) -> None:
         self._engine = engine
         self._config = config
-        self._metrics = metrics
-        self._records = records
+        self._telemetry = telemetry
         self._policy = policy_choice(config)
         self._draining = False
         self._stats: tuple[Snapshot, Stats] | None = None
@@ -63,9 +66,8 @@ class Service:
             eos_token_ids=facts.eos_token_ids,
             adapters=facts.adapters,
         )
-        self._classes = SloClasses(config)
-        metrics.sessions.set_function(lambda: engine.num_sessions)
-        metrics.devices.set_function(lambda: records.num_devices(time.monotonic()))
+        self._classes = slo_classes(config)
+        telemetry.metrics.sessions.set_function(lambda: engine.num_sessions)
 
     @property
     def directive(self) -> Directive:
@@ -93,10 +95,10 @@ class Service:
             if not self._engine.can_admit(slo.priority):
                 raise Overloaded(
                     f"all {self._engine.facts.max_sessions} sessions are taken: try again later",
-                    retry_after_s=1.0,
+                    retry_after_s=_RETRY_AFTER_S,
                 )
         except WispError as error:
-            self._metrics.refused.labels(type(error).__name__).inc()
+            self._telemetry.refused(error)
             raise
         session = self._engine.open(
             Open(
@@ -108,21 +110,31 @@ class Service:
             )
         )
         device = hello.device if hello else None
-        record = self._records.opened(session.id, slo, device, time.monotonic())
+        record = self._telemetry.opened(session.id, slo, device, time.monotonic())
         return ServerSession(
             session,
             record,
-            self._records,
+            self._telemetry,
             vocab_size=self.card.vocab_size,
             max_window=self.max_window,
         )
+
+    async def model(self) -> ModelCard:
+        return self.card
+
+    async def generate(self, request: Request) -> ServerSession:
+        """A session without an edge."""
+        return self.open(request)
+
+    async def health(self) -> str | None:
+        return self.refusal()
 
     async def stats(self) -> Stats:
         """At most as often as the engine is asked. Raises Unavailable if it does not answer."""
         snapshot = await self._engine.snapshot()
         if self._stats is None or self._stats[0] is not snapshot:
             stats = report(
-                self._records,
+                self._telemetry,
                 snapshot,
                 model=self.card.id,
                 policy=self._policy.policy,
@@ -143,12 +155,12 @@ class Service:
             choice = msgspec.convert(default | asked, PolicyChoice)
         except msgspec.ValidationError as error:
             raise BadRequest(f"this is no policy: {error}") from error
-        for name, value, most in (
+        for name, value, limit in (
             ("window", choice.first.window, limits.speculation.max_window),
             ("max_step_tokens", choice.max_step_tokens, limits.scheduling.max_step_tokens),
         ):
-            if value > most:
-                raise BadRequest(f"{name} {value} exceeds the {most} that it started with", name)
+            if value > limit:
+                raise BadRequest(f"{name} {value} exceeds the {limit} that it started with", name)
         self._policy, self._stats = choice, None
         self._engine.send(SwitchPolicy(choice))
         return choice
@@ -190,3 +202,16 @@ class Service:
                 f"'{self.tokenizer.name}' ({self.tokenizer.fingerprint}): "
                 "use a drafter with the target's tokenizer"
             )
+
+
+def slo_classes(config: ServerConfig) -> SloClasses:
+    def slo(name: str, kind: SloClass) -> Slo:
+        return Slo(
+            name=name,
+            tokens_per_s=kind.tokens_per_s,
+            first_token_s=kind.first_token_s,
+            priority=kind.priority,
+        )
+
+    others = [slo(name, kind) for name, kind in config.slo_classes.items()]
+    return SloClasses(slo("default", config.slo), others)

@@ -9,9 +9,11 @@ from wisp.core.request import check_tokens
 from wisp.core.slo import Attainment
 from wisp.engine.client import EngineSession
 from wisp.errors import ProtocolError, WispError
-from wisp.server.records import Records, SessionRecord
+from wisp.server.telemetry import SessionRecord, Telemetry
 
-_TIMES = 8  # the largest window, that may arrive for each verdict
+# How many times the largest window of draft tokens may arrive for each verdict. Chosen: an honest
+# edge fills its window once for a verdict, and once more when the stream was lost.
+_MAX_WINDOWS = 8
 
 
 class ServerSession:
@@ -21,17 +23,17 @@ class ServerSession:
         self,
         session: EngineSession,
         record: SessionRecord,
-        records: Records,
+        telemetry: Telemetry,
         *,
         vocab_size: int,
         max_window: int,
     ) -> None:
         self._session = session
         self._record = record
-        self._records = records
+        self._telemetry = telemetry
         self._vocab_size = vocab_size
         self._max_window = max_window
-        self._num_allowed = _TIMES * max_window
+        self._num_allowed = _MAX_WINDOWS * max_window
 
     @property
     def attainment(self) -> Attainment:
@@ -40,11 +42,11 @@ class ServerSession:
     async def __aiter__(self) -> AsyncIterator[Verdict]:
         try:
             async for verdict in self._session:
-                self._records.took(self._record, verdict)
-                self._num_allowed += _TIMES * self._max_window
+                self._telemetry.took(self._record, verdict)
+                self._num_allowed += _MAX_WINDOWS * self._max_window
                 yield verdict
         except WispError as error:
-            self._records.failed(self._record, error)
+            self._telemetry.failed(self._record, error)
             raise
 
     def draft(self, block: DraftBlock) -> None:
@@ -70,7 +72,7 @@ class ServerSession:
 
     def close(self) -> None:
         self._session.close()
-        self._records.closed(self._record)
+        self._telemetry.closed(self._record)
 
     async def aclose(self) -> None:
         self.close()
