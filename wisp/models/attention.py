@@ -6,6 +6,7 @@ layer, and with them, as a keyword argument, the cache and the description of th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -87,15 +88,18 @@ def attend(
     queries = query[0].transpose(0, 1).index_select(0, batch.queries)
     queries = queries.view(-1, size, num_kv, num_heads // num_kv, query.shape[3]).transpose(1, 2)
     queries = queries.reshape(queries.shape[0], num_kv, -1, query.shape[3])
-    outputs = [_attend(group, queries, layer, scale) for group in batch.groups]
+    tiles = queries.mul_(scale).unbind()
+    outputs = [_attend(group, tiles, layer) for group in batch.groups]
     output = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
     output = output.view(-1, num_kv, size, num_heads // num_kv, value.shape[3]).transpose(1, 2)
     output = output.reshape(-1, num_heads, value.shape[3]).index_select(0, batch.places)
     return output.unsqueeze(0), None
 
 
-def _attend(group: Group, queries: Tensor, layer: Layer, scale: float) -> Tensor:
-    """The output of a group's tiles; like `queries` [tiles, kv heads, queries * group, head dim].
+def _attend(group: Group, queries: Sequence[Tensor], layer: Layer) -> Tensor:
+    """The output of a group's tiles: [its tiles, kv heads, queries * group, head dim].
+
+    `queries` are those of all tiles, already scaled: each [kv heads, queries * group, head dim].
 
     A product is of one tile and one block, for all key heads: even the number of products that are
     asked for at once is the same always, since a library may choose its kernels by that, too. A
@@ -103,14 +107,11 @@ def _attend(group: Group, queries: Tensor, layer: Layer, scale: float) -> Tensor
     score is the same in whatever order it is looked for; and blocks are added in order.
     """
     num_tiles, num_blocks = group.num_tiles, group.num_blocks
-    by_tile = (num_tiles, num_blocks, *queries.shape[1:3], -1)
-    pairs = list(zip(group.tiles, group.blocks, group.bias, strict=True))
-    scores = torch.stack(
-        [
-            torch.baddbmm(bias, queries[tile], layer.key_blocks[block], alpha=scale)
-            for tile, block, bias in pairs
-        ]
-    )
+    by_tile = (num_tiles, num_blocks, *queries[0].shape[:2], -1)
+    scores = layer.keys.new_empty(len(group.blocks), *queries[0].shape[:2], group.bias.shape[-1])
+    for tile, block, result in zip(group.tiles, group.blocks, scores.unbind(), strict=True):
+        torch.bmm(queries[tile], layer.key_blocks.select(0, block), out=result)
+    scores += group.bias
     largest = scores.amax(-1, keepdim=True)
     if num_blocks > 1:
         largest = largest.view(by_tile).amax(1, keepdim=True)
@@ -119,11 +120,11 @@ def _attend(group: Group, queries: Tensor, layer: Layer, scale: float) -> Tensor
     if num_blocks > 1:  # a running sum adds from the front, so zeros behind it do not change it
         sums = sums.cumsum(1)[:, -1:]
     outputs: list[Tensor] = []
-    for index, (weight, block) in enumerate(zip(scores, group.blocks, strict=True)):
+    for index, (weight, block) in enumerate(zip(scores.unbind(), group.blocks, strict=True)):
         if index % num_blocks == 0:
-            outputs.append(torch.bmm(weight, layer.value_blocks[block]))
+            outputs.append(torch.bmm(weight, layer.value_blocks.select(0, block)))
         else:
-            outputs[-1].baddbmm_(weight, layer.value_blocks[block])
+            outputs[-1].baddbmm_(weight, layer.value_blocks.select(0, block))
     return torch.stack(outputs).div_(sums[:, 0])
 
 
