@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec import structs
 
 from wisp.core.drafts import Directive, Verdict
 from wisp.core.slo import Slo
@@ -13,6 +14,7 @@ from wisp.server.records import Records, SessionRecord
 from wisp.server.report import report
 from wisp.server.sliding_window import SlidingWindow
 from wisp.stats import Stats
+from wisp.verifier.scripted import ScriptedVerifier
 
 GOLD = Slo(name="gold", tokens_per_s=10.0, first_token_s=1.0, priority=1)
 CUSTOM = Slo(name="custom", tokens_per_s=3.0, first_token_s=1.0)
@@ -71,7 +73,17 @@ def state(session_id: int, window: int = 4) -> SessionState:
 
 
 def told(records: Records, now: float, *states: SessionState) -> Stats:
-    return report(records, Snapshot([*states]), model="m", policy="wisp", max_sessions=8, now=now)
+    facts = ScriptedVerifier(model="m", max_sessions=8).facts
+    return report(records, Snapshot([*states]), facts=facts, policy="wisp", now=now)
+
+
+@pytest.mark.parametrize("exact", [True, False, None])
+def test_stats_say_whether_texts_may_differ_in_near_ties(
+    records: Records, exact: bool | None
+) -> None:
+    facts = structs.replace(ScriptedVerifier().facts, exact=exact)
+    stats = report(records, Snapshot([]), facts=facts, policy="wisp", now=1.0)
+    assert stats.exact is exact
 
 
 def sample(metrics: ServerMetrics, name: str, **labels: str) -> float | None:

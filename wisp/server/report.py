@@ -14,13 +14,12 @@ from wisp.stats import (
     SessionStats,
     Stats,
 )
+from wisp.verifier.base import Facts
 
 Pair = tuple[SessionRecord, SessionState]
 
 
-def report(
-    records: Records, snapshot: Snapshot, *, model: str, policy: str, max_sessions: int, now: float
-) -> Stats:
+def report(records: Records, snapshot: Snapshot, *, facts: Facts, policy: str, now: float) -> Stats:
     records.num_devices(now)  # forgets those long gone
     pairs = [
         (record, state)
@@ -30,10 +29,11 @@ def report(
     classes = [_class(kind, pairs, now) for kind in records.classes.values()]
     _, _, _, measured_s, alone_s = records.forecasts.sums(now)
     return Stats(
-        model=model,
+        model=facts.model,
+        exact=facts.exact,
         policy=policy,
         uptime_s=now - records.start_s,
-        max_sessions=max_sessions,
+        max_sessions=facts.max_sessions,
         num_sessions=len(pairs),
         num_with_edge=sum(record.device is not None for record, _ in pairs),
         committed_per_s=sum(kind.committed_per_s for kind in classes),
