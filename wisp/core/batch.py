@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from msgspec import Struct
 
+from wisp.core.drafts import Source
 from wisp.core.session import Session
 
 
@@ -15,7 +16,7 @@ class Seat(Struct, gc=False):  # a thousand are made for one step; nothing refer
     session: Session
     num_context: int  # committed tokens to compute, from session.num_computed on
     draft: list[int] = []  # verified behind them, if they reach the end
-    is_ngram: bool = False  # made of n-grams, not by the edge
+    source: Source = Source.EDGE  # of `draft`
     edge_late: bool = False  # its edge was waited for until the deadline, in vain
 
     @property

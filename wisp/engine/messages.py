@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from wisp.core.drafts import DraftBlock, Verdict
+from wisp.core.drafts import DraftBlock, DraftCounts, Source, Verdict
 from wisp.core.request import Sampling
 from wisp.core.slo import Slo
 from wisp.scheduler.policy import PolicyChoice
@@ -79,10 +79,7 @@ class StepReport(Struct, frozen=True, kw_only=True):
     num_sessions: int
     num_tokens: int
     num_prefill: int  # of these, tokens of prompts
-    num_drafted: int
-    num_accepted: int
-    num_ngram_drafted: int
-    num_ngram_accepted: int
+    drafts: dict[Source, DraftCounts]  # of every source, those that the step verified
     num_committed: int
     step_time_s: float  # inside the verifier
     loop_time_s: float  # the whole turn of the engine loop, the step included

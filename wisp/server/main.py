@@ -111,11 +111,10 @@ def _count(metrics: ServerMetrics, records: Records, step: StepReport) -> None:
     metrics.step_sessions.observe(step.num_sessions)
     metrics.step_tokens.observe(step.num_tokens)
     metrics.committed.inc(step.num_committed)
-    metrics.verified.inc(step.num_drafted)
-    metrics.accepted.inc(step.num_accepted)
-    metrics.rejected.inc(step.num_drafted - step.num_accepted)
-    metrics.ngram_drafts.inc(step.num_ngram_drafted)
-    metrics.accepted_ngram_drafts.inc(step.num_ngram_accepted)
+    for source, counts in step.drafts.items():
+        metrics.verified.labels(source).inc(counts.num_drafted)
+        metrics.accepted.labels(source).inc(counts.num_accepted)
+        metrics.rejected.labels(source).inc(counts.num_drafted - counts.num_accepted)
     if step.forecast:
         metrics.step_error.observe(abs(step.step_time_s / step.forecast.expected_s - 1.0))
         metrics.step_over_upper.inc(step.step_time_s > step.forecast.upper_s)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from prometheus_client import Counter, Histogram
 
-from wisp.core.drafts import Verdict
+from wisp.core.drafts import Source, Verdict
 from wisp.core.slo import Attainment, Slo
 from wisp.engine.messages import StepReport
 from wisp.errors import Shed
@@ -64,8 +64,8 @@ class Records:
         self.sessions: dict[int, SessionRecord] = {}
         self.devices: dict[str, DeviceRecord] = {}
         self.classes: dict[str, ClassRecord] = {}
-        # (steps, step time, seats, tokens, prefill, drafted, n-gram)
-        self.steps = SlidingWindow(7, now)
+        # (steps, step time, seats, tokens, prefill, drafted by each source)
+        self.steps = SlidingWindow(5 + len(Source), now)
         # (steps, error, over the upper bound, measured, alone)
         self.forecasts = SlidingWindow(5, now)
         self.last_step: StepReport | None = None
@@ -94,7 +94,7 @@ class Records:
             self._metrics.first_token_s.observe(now - record.opened_s)
         in_time = record.attainment.add(num_tokens, now)
         record.recent.add(now, num_tokens)
-        record.num_verified += verdict.num_drafted
+        record.num_verified += verdict.edge_drafts.num_drafted
         kind = self.classes[slo.name]
         kind.num_tokens += num_tokens
         kind.num_in_time += in_time
@@ -144,8 +144,7 @@ class Records:
             step.num_sessions,
             step.num_tokens,
             step.num_prefill,
-            step.num_drafted,
-            step.num_ngram_drafted,
+            *(step.drafts[source].num_drafted for source in Source),
         )
         if forecast := step.forecast:
             error = abs(step.step_time_s / forecast.expected_s - 1.0)

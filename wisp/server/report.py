@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from wisp.core.drafts import Source
 from wisp.engine.messages import SessionState, Snapshot
 from wisp.server.records import ClassRecord, DeviceRecord, Records, SessionRecord
 from wisp.stats import (
@@ -49,7 +50,7 @@ def report(
 
 
 def _batch(records: Records, now: float) -> BatchStats | None:
-    steps, time_s, seats, tokens, prefill, drafted, ngram = records.steps.sums(now)
+    steps, time_s, seats, tokens, prefill, *drafted = records.steps.sums(now)
     if not steps:
         return None
     per_s = records.steps.per_s(now)
@@ -60,9 +61,10 @@ def _batch(records: Records, now: float) -> BatchStats | None:
         num_sessions=seats / steps,
         num_tokens=tokens / steps,
         num_prefill=prefill / steps,
-        num_drafted=drafted / steps,
-        num_ngram_drafted=ngram / steps,
-        num_plain=(tokens - prefill - drafted - ngram) / steps,
+        num_drafted={
+            source: number / steps for source, number in zip(Source, drafted, strict=True)
+        },
+        num_plain=(tokens - prefill - sum(drafted)) / steps,
     )
 
 
