@@ -21,10 +21,11 @@ class Source(StrEnum):
 class Directive(Struct, frozen=True):
     """What the server asks of an edge from now on."""
 
-    window: int  # most draft tokens beyond the committed text; 0: rest
-    threshold: float  # draft on while cumulative acceptance is at least this
+    window: int  # how many draft tokens may lie beyond the committed text; 0: the edge rests
+    threshold: float  # it drafts on while the cumulative acceptance is not below this
 
 
+# By definition the directive under which an edge drafts nothing.
 REST = Directive(window=0, threshold=1.0)
 
 
@@ -34,8 +35,8 @@ class DraftBlock(Struct, frozen=True):
     epoch: int
     position: int
     tokens: list[int]
-    acceptance: list[float]  # of each: P(accepted | all before it were)
-    draft_time_s: float = 0.0
+    acceptance: list[float]  # of each token: P(accepted | all before it were)
+    draft_time_s: float = 0.0  # that the drafter spent on all of them
     complete: bool = False  # the edge sends no more before it hears a verdict
 
 
@@ -80,7 +81,7 @@ class TokenLogprob(Struct, frozen=True):
     """Of one committed token, from the model's unprocessed distribution (OpenAI's meaning)."""
 
     logprob: float
-    top: list[tuple[int, float]] = []  # (token, logprob), the most likely first
+    top: list[tuple[int, float]] = []  # (token, logprob) of the likeliest tokens, in this order
 
 
 class Verdict(Struct, frozen=True, kw_only=True):
@@ -92,12 +93,12 @@ class Verdict(Struct, frozen=True, kw_only=True):
     num_accepted: int = 0  # the first so many of `tokens` are these
     source: Source = Source.EDGE  # of those drafts
     directive: Directive
-    finish_reason: FinishReason | None = None
-    logprobs: list[TokenLogprob] | None = None
-    server_time_s: float = 0.0  # from the arrival of the last block it used until it left
-    step_time_s: float = 0.0  # of that, inside the verifier
-    alone_time_s: float = 0.0  # a step of its mean seat alone, by the estimator; 0: unknown
-    committed_s: float = 0.0  # when, on the server's clock; stays on the server
+    finish_reason: FinishReason | None = None  # None: the session goes on
+    logprobs: list[TokenLogprob] | None = None  # of `tokens`, if they were asked for
+    server_time_s: float = 0.0  # from the arrival of the last block it answers until it left
+    step_time_s: float = 0.0  # the part of it that was spent inside the verifier
+    alone_time_s: float = 0.0  # what a step of its mean seat alone would have taken; 0: unknown
+    committed_s: float = 0.0  # when it was made, by the server's clock; does not leave the server
 
     @property
     def edge_drafts(self) -> DraftCounts:

@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from wisp.core.acceptance import Acceptance
 from wisp.core.drafts import Drafts, Source
 
-# Bits of a token id in the key of an n-gram: vocabularies are far smaller than a million tokens,
-# and three ids make a key of one machine word.
+# Bits of a token id in the key of an n-gram. Chosen: vocabularies are far smaller than the million
+# tokens that it can tell apart, and three ids make a key of one machine word.
 _BITS = 20
 
 # How many of a prompt's tokens are looked at, its last ones. Chosen: filling the tables takes some

@@ -53,8 +53,8 @@ class Session:
         self.slo = slo
         self.finish_reason: FinishReason | None = None
 
-        self.num_computed = 0  # tokens whose KV the verifier holds
-        self.num_prefilled = 0  # tokens computed beside those that it decoded
+        self.num_computed = 0  # committed tokens whose KV the verifier holds
+        self.num_prefilled = 0  # tokens computed so far, but for the one that each step decodes
         self.overlaps = overlaps  # it may be in a step that is launched while another runs
         self.num_in_flight = 0  # steps that it is in, whose outcomes are not known yet
         self.num_pending = 0  # tokens that those choose for certain

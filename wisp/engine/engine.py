@@ -31,6 +31,8 @@ from wisp.scheduler.policy import PolicyChoice
 from wisp.verifier.base import Outcome, Verifier
 
 log = logging.getLogger(__name__)
+
+# What a client is told whose session cannot be served; the log says why.
 _FAILED = "the target failed on this session"
 
 

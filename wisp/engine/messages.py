@@ -67,10 +67,10 @@ class Ready(Struct, frozen=True, tag=True):
 class Forecast(Struct, frozen=True):
     """What the estimator said of a step before it was taken."""
 
-    expected_s: float
-    upper_s: float  # 95 % of such steps take no longer
-    drift: float  # its recent error against the long-run one
-    alone_s: float  # a step that its mean seat has for itself
+    expected_s: float  # the time that such a step takes in the mean
+    upper_s: float  # the time that 95 % of such steps do not exceed
+    drift: float  # the estimator's recent error in units of its long-run one
+    alone_s: float  # the time of a step that its mean seat has for itself
 
 
 class StepReport(Struct, frozen=True, kw_only=True):
@@ -78,13 +78,13 @@ class StepReport(Struct, frozen=True, kw_only=True):
 
     num_sessions: int
     num_tokens: int
-    num_prefill: int  # of these, tokens of prompts
-    drafts: dict[Source, DraftCounts]  # of every source, those that the step verified
+    num_prefill: int  # how many of these are tokens of prompts
+    drafts: dict[Source, DraftCounts]  # how many of these are drafts, for every source
     num_committed: int
-    step_time_s: float  # inside the verifier
-    loop_time_s: float  # the whole turn of the engine loop, the step included
-    forecast: Forecast | None = None
-    marginal_cost: float | None = None  # of a draft token, in committed tokens
+    step_time_s: float  # spent inside the verifier
+    loop_time_s: float  # of the whole turn of the engine loop, the step included
+    forecast: Forecast | None = None  # None: the policy has no estimator
+    marginal_cost: float | None = None  # of a draft token, in committed tokens; None: unknown
 
 
 class Verdicts(Struct, frozen=True, tag=True):
@@ -101,10 +101,10 @@ class SessionState(Struct, frozen=True, kw_only=True):
     num_buffered: int
     window: int
     threshold: float
-    acceptance: float | None  # of the edge's drafts, of late; None: none was examined
+    acceptance: float | None  # recent, of the edge's drafts; None: none was examined
     round_trip_s: float | None
-    draft_time_s: float | None  # of one token
-    slack_s: float  # until its next token is due
+    draft_time_s: float | None  # that the edge needs for one token
+    slack_s: float  # the time that is left until its next token is due
 
 
 class Snapshot(Struct, frozen=True, tag=True):

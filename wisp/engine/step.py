@@ -15,7 +15,8 @@ from wisp.verifier.base import Collect, Verifier
 # this little later cost one session one step.
 _SPARE = 1.5
 
-# By how much earlier still: a wait for messages ends on a whole millisecond, as ZeroMQ counts it.
+# By how much earlier still. Chosen: a wait for messages ends on a whole millisecond, for ZeroMQ
+# counts in these.
 _WAKE_S = 1e-3
 
 # Weight of the newest step in the smoothed times of the host and in the share of sessions that
