@@ -126,7 +126,7 @@ class DrafterSettings(_Section):
     dtype: Dtype | None = Field(None, description="null: float32 on the CPU, bfloat16 on a GPU")
     num_threads: int = Field(1, ge=1, description="CPU threads of the drafter")
     max_sessions: int = Field(8, ge=1, description="generations drafted at once")
-    block_tokens: int = Field(2, ge=1, description="most draft tokens held back in one message")
+    block_tokens: int = Field(2, ge=1, description="draft tokens held back in one message at most")
 
 
 class ServerConfig(BaseSettings):
@@ -192,7 +192,7 @@ class EdgeConfig(BaseSettings):
     log_rounds: LocalPath | None = Field(
         None, description="writes what became of each draft here, for train-predictor; null: off"
     )
-    log_rounds_mib: float = Field(64.0, gt=0, description="most that the log may grow to")
+    log_rounds_mib: float = Field(64.0, gt=0, description="size that the log may grow to")
     device_name: str | None = Field(
         None, description="what the server's operators see; null: the host's name"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+from wisp.core.drafts import Source
 from wisp.engine.messages import Forecast, SessionState, Snapshot, StepReport
 from wisp.server.telemetry import (
     ClassRecord,
@@ -20,18 +21,13 @@ from wisp.stats import (
     SessionStats,
     Stats,
 )
+from wisp.verifier.base import Facts
 
 Pair = tuple[SessionRecord, SessionState]
 
 
 def report(
-    telemetry: Telemetry,
-    snapshot: Snapshot,
-    *,
-    model: str,
-    policy: str,
-    max_sessions: int,
-    now: float,
+    telemetry: Telemetry, snapshot: Snapshot, *, facts: Facts, policy: str, now: float
 ) -> Stats:
     telemetry.num_devices(now)  # forgets those long gone
     pairs = [
@@ -42,10 +38,11 @@ def report(
     classes = [_class(kind, pairs, now) for kind in telemetry.classes.values()]
     steps, last = telemetry.steps(now), telemetry.last_step
     return Stats(
-        model=model,
+        model=facts.model,
+        exact=facts.exact,
         policy=policy,
         uptime_s=now - telemetry.start_s,
-        max_sessions=max_sessions,
+        max_sessions=facts.max_sessions,
         num_sessions=len(pairs),
         num_with_edge=sum(record.device is not None for record, _ in pairs),
         committed_per_s=sum(kind.committed_per_s for kind in classes),
@@ -74,8 +71,10 @@ def _batch(steps: Sequence[StepReport], elapsed_s: float) -> BatchStats | None:
         num_sessions=mean(lambda step: step.num_sessions),
         num_tokens=mean(lambda step: step.num_tokens),
         num_prefill=mean(lambda step: step.num_prefill),
-        num_drafted=mean(lambda step: step.num_drafted),
-        num_ngram_drafted=mean(lambda step: step.num_ngram_drafted),
+        num_drafted={
+            source: sum(step.drafts[source].num_drafted for step in steps) / len(steps)
+            for source in Source
+        },
         num_plain=mean(lambda step: step.num_plain),
     )
 

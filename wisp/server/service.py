@@ -136,9 +136,8 @@ class Service:
             stats = report(
                 self._telemetry,
                 snapshot,
-                model=self.card.id,
+                facts=self._engine.facts,
                 policy=self._policy.policy,
-                max_sessions=self._engine.facts.max_sessions,
                 now=time.monotonic(),
             )
             self._stats = snapshot, stats
