@@ -99,7 +99,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 
 async def _client_gone(_: Request, __: Exception) -> Response:
-    return Response(status_code=499)  # nobody reads it
+    return Response(status_code=499)  # nginx's code for it; nobody reads it
 
 
 async def _unexpected(_: Request, __: Exception) -> Response:

@@ -81,7 +81,7 @@ def _is_asked_for(name: str, value: Any) -> bool:
 
 
 def _first(details: list[ErrorDetails]) -> RequestError:
-    # an unknown name first: it is often the misspelt name of the one that is missing
+    # An unknown name comes first: it is often the misspelt name of the one that is missing.
     detail = min(details, key=lambda detail: detail["type"] != "extra_forbidden")
     context = detail.get("ctx", {})
     param = context.get("param") or _path(detail["loc"])

@@ -122,7 +122,7 @@ class Answering(Response):
         stream: bool,
         include_usage: bool,
     ) -> None:
-        # not Response.__init__: there is no body to set up yet
+        # Response.__init__ is not called: there is no body to set up yet.
         self.background = None
         self._backend = backend
         self._request = request
@@ -172,7 +172,7 @@ class Answering(Response):
             await self._send_chunk(chunk, send)
 
     async def _send_chunk(self, chunk: Json, send: Send) -> None:
-        # when the usage is asked for, OpenAI's other chunks say that theirs is still to come
+        # When the usage is asked for, OpenAI's other chunks say that theirs is still to come.
         await _send_event(chunk | {"usage": None} if self._include_usage else chunk, send)
 
     def _seed_header(self) -> dict[str, str]:

@@ -69,7 +69,7 @@ class Message(_Model):
     @model_validator(mode="before")
     @classmethod
     def _drop_empty(cls, data: Any) -> Any:
-        # an answer is often sent back whole, with all the fields that it leaves empty
+        # An answer is often sent back whole, with all the fields that it leaves empty.
         if not isinstance(data, dict):
             return data
         return {key: value for key, value in data.items() if value is not None and value != []}
@@ -239,7 +239,7 @@ class ChatRequest(GenerationFields):
     messages: list[Message] = Field(min_length=1)
     max_completion_tokens: int | None = None
     logprobs: bool = False
-    # checked here as well as in `wisp.core.request`, which knows it by another name
+    # The range is checked here as well as in `wisp.core.request`, which has another name for it.
     top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
     chat_template_kwargs: dict[str, Any] = {}
 

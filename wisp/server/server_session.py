@@ -56,7 +56,7 @@ class ServerSession:
         that many times over would only fill the engine's inbox, which has no bound of its own.
         """
         check_tokens(block.tokens, self._vocab_size, "draft", ProtocolError)
-        # a longer block is an error of its own, which the engine finds
+        # A longer block is an error of its own, which the engine finds.
         self._num_allowed -= max(1, min(len(block.tokens), self._max_window))
         if self._num_allowed < 0:
             raise ProtocolError(

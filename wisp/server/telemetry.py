@@ -124,7 +124,7 @@ class Telemetry:
         if slo.name not in self.classes:
             self._add_class(slo.name, None, slo.priority, now)
         if device is not None:
-            # it is shown in terminals, and anybody may send one
+            # A name is shown in terminals, and anybody may send one.
             device = "".join(filter(str.isprintable, device))[:_MAX_NAME] or UNNAMED
             self._forget_devices(now)
             self.devices.setdefault(
