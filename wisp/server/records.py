@@ -70,6 +70,9 @@ class Records:
         self.forecasts = SlidingWindow(5, now)
         self.last_step: StepReport | None = None
         self._metrics = metrics
+        for source in Source:
+            for drafts in (metrics.verified, metrics.accepted, metrics.rejected):
+                drafts.labels(source)  # shown before the first
         for slo in slos:
             self._add_class(slo.name, slo, slo.priority, now)
 
