@@ -28,6 +28,7 @@ from benchmarks.sim.workload import Lengths, Presence, Workload
 from wisp.core.batch import Batch
 from wisp.core.drafts import Directive, Verdict
 from wisp.core.slo import Slo
+from wisp.edge.predictor import ConfidencePredictor
 from wisp.engine.engine import Engine
 from wisp.engine.messages import Draft
 from wisp.scheduler.policy import make_policy
@@ -125,7 +126,7 @@ def timeline(case: str, round_trip_s: float) -> list[Span]:
         workload=WORKLOAD,
         presence=Presence(0.0),
         texts=setup.texts,
-        predictor=None,
+        predictor=ConfidencePredictor(),
         drafts=True,
         block_tokens=BLOCK_TOKENS,
         seed=SEED,

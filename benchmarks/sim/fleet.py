@@ -17,7 +17,7 @@ from benchmarks.sim.text import BetaTexts, Texts
 from benchmarks.sim.workload import Presence, Workload, steady
 from wisp.core.drafts import REST, Directive
 from wisp.core.slo import Slo
-from wisp.edge.predictor import Predictor
+from wisp.edge.predictor import ConfidencePredictor, Predictor
 from wisp.engine.engine import Engine
 from wisp.estimator.base import Estimator
 from wisp.estimator.profile import profile
@@ -55,7 +55,7 @@ class Setup:
     networks: Sequence[Network] = (WIRED, WIFI, CELLULAR)  # equal shares
     workload: Workload = CHAT
     texts: Texts = field(default_factory=lambda: BetaTexts(0.7))
-    predictor: Callable[[], Predictor] | None = None  # one for all; None: drafters' confidence
+    predictor: Callable[[], Predictor] = ConfidencePredictor  # makes the one for all devices
     edge_block_tokens: int = 2  # the default of wisp-edge
     warm_up_s: float = 20.0
     measured_s: float = 100.0
@@ -138,7 +138,7 @@ def simulate(
         clock=clock,
     )
     server = Server(events, engine, clock, first)
-    predictor = setup.predictor() if setup.predictor else None
+    predictor = setup.predictor()
     tally = Tally(setup.warm_up_s)
     presences = (
         steady(num_devices, setup.warm_up_s, setup.seed)
@@ -200,7 +200,7 @@ def _add_edge(
     events: Events,
     server: Server,
     setup: Setup,
-    predictor: Predictor | None,
+    predictor: Predictor,
     first: Directive,
     tally: Tally,
 ) -> None:

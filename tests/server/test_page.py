@@ -18,7 +18,6 @@ from openai import OpenAI
 
 from tests.browser import Browser, Page, chromium
 from tests.conftest import start_edge, start_server
-from wisp.core.drafts import Source
 from wisp.launch import Process
 from wisp.stats import Stats
 
@@ -137,7 +136,7 @@ def expected(stats: Stats) -> dict[str, Any]:
         "error": f"{estimator.error_ratio:.1%}".replace("%", " %"),
         "batch": [
             f"plain tokens {batch.num_plain:.1f}",
-            f"drafts of edges {batch.num_drafted[Source.EDGE]:.1f}",
+            f"drafts of edges {batch.num_drafted['edge']:.1f}",
         ],
         "classes": [
             [kind.name, str(kind.num_sessions), f"{kind.committed_per_s:.1f}"]

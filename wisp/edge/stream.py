@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from wisp.core.drafts import REST, Directive, DraftBlock, Verdict
 from wisp.edge.drafter.base import Proposal
-from wisp.edge.predictor.base import TYPICAL_ACCEPTANCE, Features, Label
+from wisp.edge.predictor.base import TYPICAL_ACCEPTANCE, Features, Label, Predictor
 from wisp.edge.repeats import Repeats
 from wisp.edge.waste import Cost, Waste
 from wisp.errors import ProtocolError
@@ -121,6 +121,31 @@ class Stream:
         self._acceptance.append(math.floor(acceptance * _BYTE) / _BYTE)
         self._costs.append(cost)
         self.num_drafted += 1
+
+    def finish_token(
+        self,
+        begun: Begun,
+        proposal: Proposal,
+        time_s: float,
+        *,
+        predictor: Predictor,
+        temperature: float,
+        vocab_size: int,
+    ) -> bool:
+        """The drafter has made its proposal for a token that was begun: take it, if it still fits.
+
+        Returns whether it did.
+        """
+        cost = Cost(time_s, begun.overlapped)
+        if not self.can_take(begun):
+            self.discard(cost)
+            return False
+        if proposal.token < vocab_size:
+            features = self.features(proposal, temperature)
+            self.append(proposal.token, predictor.acceptance(features), cost, features)
+        else:  # a drafter's padded vocabulary may be the larger one
+            self.append(0, 0.0, cost)
+        return True
 
     def discard(self, cost: Cost) -> None:
         """A token was drafted for nothing: a verdict overtook it."""
