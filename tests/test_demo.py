@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from wisp import demo
-from wisp.demo import Answer, Pair, Request
+from wisp.demo import Comparison, Question, Reply
 from wisp.errors import ConfigError
 
 KEYS = {
@@ -41,8 +41,8 @@ def test_a_text_that_differs_is_not_lossless() -> None:
             "edge_wasted_tokens": 3,
         },
     }
-    answer = Answer("text", usage, time_s=0.5)
-    pair = Pair(Request("text", "prompt", 0.0, 1), 0, answer, replace(answer, time_s=1.0))
+    answer = Reply("text", usage, time_s=0.5)
+    pair = Comparison(Question("text", "prompt", 0.0, 1), 0, answer, replace(answer, time_s=1.0))
     summary = demo._summarise([pair])
     assert summary["lossless"]
     assert (summary["speedup"], summary["acceptance"]) == (2.0, 0.5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,6 @@ ROOT = Path(__file__).parent.parent
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "metrics": set(),
-    "lifecycle": set(),
     "config": {"errors"},
     "core": {"errors"},
     "stats": {"core"},
@@ -33,7 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "config",
         "core",
         "errors",
-        "lifecycle",
+        "launch",
         "metrics",
         "models",
         "openai",
@@ -47,7 +47,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "engine",
         "errors",
         "estimator",
-        "lifecycle",
+        "launch",
         "metrics",
         "models",
         "openai",
@@ -60,9 +60,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "testing": {"core", "edge", "errors", "models", "openai", "sampling", "verifier"},
     "demo": {"config", "errors", "launch"},
     "top": {"config", "errors", "stats"},
-    "cli": {"config", "demo", "edge", "errors", "lifecycle", "server", "top"},
+    "cli": {"config", "demo", "edge", "errors", "launch", "server", "top"},
 }
 GENERATED = {"v1", "__version__"}
+# Names that stand for a role: the one of a folder, not one thing of the project.
+ROLES = {"__init__", "base", "main"}
+# Of modules and of classes that still have to be told apart.
+ALIKE = {"batch", "linear", "verifier", "Curve", "Drafts", "Facts", "Outcome"}
 ONLY_IN = {
     "transformers": {"models", "verifier/torch.py", "edge/drafter/transformers.py"},
     "vllm": {"verifier/vllm"},
@@ -111,6 +115,15 @@ def test_the_engine_process_loads_no_front() -> None:
     assert not fronts & set(modules)
     rooms = {"wisp.edge", "wisp.openai", "wisp.server"}
     assert not [name for name in modules if ".".join(name.split(".")[:2]) in rooms]
+
+
+def test_no_two_modules_or_classes_have_one_name() -> None:
+    paths = [path for path in (ROOT / "wisp").rglob("*.py") if "v1" not in path.parts]
+    names = Counter(path.stem for path in paths if path.stem not in ROLES)
+    for path in paths:
+        nodes = ast.parse(path.read_text()).body
+        names.update(node.name for node in nodes if isinstance(node, ast.ClassDef))
+    assert {n for n, count in names.items() if count > 1 and n[0] != "_"} <= ALIKE
 
 
 @pytest.mark.parametrize("part", MAY_IMPORT)

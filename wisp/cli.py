@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from wisp import __version__
 from wisp.config import EdgeConfig, ProfileConfig, ServerConfig, load
 from wisp.errors import WispError
-from wisp.lifecycle import log_to_stderr
+from wisp.launch import log_to_stderr
 
 _USAGE = """usage: wisp COMMAND [flags]
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 import yaml
 from pydantic import (
@@ -48,7 +48,7 @@ class Listen(_Section):
     port: int = Field(8000, ge=0, le=65535, description="0 picks a free port")
 
 
-class Engine(_Section):
+class EngineSettings(_Section):
     kind: EngineKind = Field("torch", description="the verifier behind the engine: torch or vllm")
     options: dict[str, Any] = Field(
         {}, description="vllm: further engine arguments, e.g. {gpu_memory_utilization: 0.8}"
@@ -66,7 +66,7 @@ class Engine(_Section):
     )
 
 
-class Speculation(_Section):
+class SpeculationSettings(_Section):
     window: int = Field(8, ge=0, description="draft tokens an edge may be ahead; 0: no drafts")
     threshold: float = Field(
         0.3,
@@ -81,13 +81,13 @@ class Speculation(_Section):
     max_window: int = Field(64, ge=1, description="more waiting drafts than this are an error")
 
     @model_validator(mode="after")
-    def _window_fits(self) -> Speculation:
+    def _window_fits(self) -> SpeculationSettings:
         if self.window > self.max_window:
             raise ValueError(f"window {self.window} exceeds max_window {self.max_window}")
         return self
 
 
-class Scheduling(_Section):
+class SchedulingSettings(_Section):
     policy: Literal["wisp", "wisp-paper", "sled", "fcfs", "centralized"] = Field(
         "wisp", description="who is verified next: wisp, wisp-paper, sled, fcfs or centralized"
     )
@@ -99,7 +99,7 @@ class Scheduling(_Section):
     )
 
 
-class Estimator(_Section):
+class EstimatorSettings(_Section):
     state_dir: LocalPath | None = Field(
         Path("~/.cache/wisp"),
         description="where step times are kept between runs; null: nowhere",
@@ -121,12 +121,12 @@ class SloClass(_Section):
 ClassName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 
 
-class Drafter(_Section):
+class DrafterSettings(_Section):
     device: str = Field("cpu", description="torch device, e.g. cpu or cuda:0")
     dtype: Dtype | None = Field(None, description="null: float32 on the CPU, bfloat16 on a GPU")
     num_threads: int = Field(1, ge=1, description="CPU threads of the drafter")
     max_sessions: int = Field(8, ge=1, description="generations drafted at once")
-    block_tokens: int = Field(2, ge=1, description="most draft tokens held back in one message")
+    block_tokens: int = Field(2, ge=1, description="draft tokens held back in one message at most")
 
 
 class ServerConfig(BaseSettings):
@@ -140,10 +140,10 @@ class ServerConfig(BaseSettings):
     model: str | None = Field(None, description="name to serve it under; null: the directory's")
     http: Listen = Listen()
     grpc: Listen = Listen(port=8001)
-    engine: Engine = Engine()
-    scheduling: Scheduling = Scheduling()
-    speculation: Speculation = Speculation()
-    estimator: Estimator = Estimator()
+    engine: EngineSettings = EngineSettings()
+    scheduling: SchedulingSettings = SchedulingSettings()
+    speculation: SpeculationSettings = SpeculationSettings()
+    estimator: EstimatorSettings = EstimatorSettings()
     slo: SloClass = SloClass()
     slo_classes: dict[ClassName, SloClass] = Field(
         {
@@ -185,14 +185,14 @@ class EdgeConfig(BaseSettings):
     server: str = Field("127.0.0.1:8001", description="gRPC address of the wisp-server")
     draft: LocalPath = Field(TINY / "draft", description="Hugging Face directory of the drafter")
     http: Listen = Listen(port=8010)
-    drafter: Drafter = Drafter()
+    drafter: DrafterSettings = DrafterSettings()
     state_dir: LocalPath | None = Field(
         None, description="keeps what the edge learns of target and draft; null: nowhere"
     )
     log_rounds: LocalPath | None = Field(
         None, description="writes what became of each draft here, for train-predictor; null: off"
     )
-    log_rounds_mib: float = Field(64.0, gt=0, description="most that the log may grow to")
+    log_rounds_mib: float = Field(64.0, gt=0, description="size that the log may grow to")
     device_name: str | None = Field(
         None, description="what the server's operators see; null: the host's name"
     )
@@ -219,22 +219,7 @@ class DemoConfig(BaseSettings):
     serve: bool = Field(False, description="stay up afterwards, until interrupted")
 
 
-class TopConfig(BaseSettings):
-    """wisp top: what a running wisp-server does, in the terminal."""
-
-    model_config = SettingsConfigDict(
-        env_prefix="WISP_TOP_", env_nested_delimiter="__", extra="forbid"
-    )
-
-    server: str = Field("http://127.0.0.1:8000", description="the server's HTTP address")
-    interval_s: float = Field(1.0, ge=0.1, description="time between two looks")
-    once: bool = Field(False, description="look once and leave")
-    as_json: bool = Field(
-        False, validation_alias="json", description="print JSON, an object a line"
-    )
-
-
-Config = TypeVar("Config", TopConfig, ServerConfig, ProfileConfig, EdgeConfig, DemoConfig)
+Config = TypeVar("Config", bound=BaseSettings)
 
 
 def load(kind: type[Config], arguments: Sequence[str], program: str) -> Config:
@@ -276,7 +261,8 @@ def load(kind: type[Config], arguments: Sequence[str], program: str) -> Config:
     except SettingsError as error:
         raise ConfigError(str(error)) from error
     # Of the public class, not the local one, so that other processes can unpickle it.
-    return kind.model_construct(**{name: getattr(layered, name) for name in kind.model_fields})
+    values = {name: getattr(layered, name) for name in kind.model_fields}
+    return cast(Config, kind.model_construct(**values))
 
 
 def _take_config_flag(arguments: list[str]) -> tuple[Path | None, list[str]]:

@@ -26,6 +26,7 @@ from wisp.config import TINY, DemoConfig, load
 from wisp.errors import ConfigError
 from wisp.launch import Process
 
+# Chooses the prompts and the noise of every run, so that all runs show the same. Chosen: a date.
 SEED = 20260111
 _DRAFT_STYLE, _TARGET_STYLE = "green", "bold yellow"
 _GENERAL_PROMPTS = [  # for pairs other than the bundled one
@@ -37,7 +38,7 @@ _GENERAL_PROMPTS = [  # for pairs other than the bundled one
 
 
 @dataclass(frozen=True)
-class Request:
+class Question:
     kind: str  # "chat" or "text"
     prompt: str
     temperature: float
@@ -51,7 +52,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Reply:
     text: str
     usage: dict[str, Any]
     time_s: float
@@ -62,13 +63,13 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Pair:
+class Comparison:
     """One request, answered through an edge and by the target alone."""
 
-    request: Request
+    request: Question
     edge: int
-    drafted: Answer
-    alone: Answer
+    drafted: Reply
+    alone: Reply
 
     @property
     def equal(self) -> bool:
@@ -134,7 +135,7 @@ def _start(config: DemoConfig, logs: Path, stack: ExitStack) -> tuple[Process, l
     return server, edges
 
 
-def _requests(config: DemoConfig) -> list[Request]:
+def _requests(config: DemoConfig) -> list[Question]:
     chooser = random.Random(SEED)
     if config.target == TINY / "target":
         prompts = json.loads((TINY / "prompts.json").read_text())
@@ -145,7 +146,7 @@ def _requests(config: DemoConfig) -> list[Request]:
     else:
         chosen = [{"kind": "chat", "prompt": p} for p in _GENERAL_PROMPTS * config.requests]
     return [
-        Request(prompt["kind"], prompt["prompt"], 0.0 if number % 4 < 2 else 0.8, SEED + number)
+        Question(prompt["kind"], prompt["prompt"], 0.0 if number % 4 < 2 else 0.8, SEED + number)
         for number, prompt in enumerate(chosen[: config.requests])
     ]
 
@@ -159,10 +160,10 @@ def _compare(
     number: int,
     edge: Process,
     server: Process,
-    request: Request,
+    request: Question,
     config: DemoConfig,
     console: Console,
-) -> Pair:
+) -> Comparison:
     silent = config.as_json
     if not silent:
         console.rule(f"edge {number + 1}, temperature {request.temperature}", align="left")
@@ -176,16 +177,16 @@ def _compare(
     if not silent:
         console.print()
     alone = _ask(server, server.facts["model"], request, config, None)
-    return Pair(request, number, drafted, alone)
+    return Comparison(request, number, drafted, alone)
 
 
 def _ask(
     process: Process,
     model: str,
-    request: Request,
+    request: Question,
     config: DemoConfig,
     show: Callable[[str, bool], None] | None,
-) -> Answer:
+) -> Reply:
     client: Any = OpenAI(base_url=f"{process.url}/v1", api_key="none", max_retries=0)
     create = client.chat.completions if request.kind == "chat" else client.completions
     start_s = time.monotonic()
@@ -205,10 +206,10 @@ def _ask(
             text += segment
             if show:
                 show(segment, drafted)
-    return Answer(text, usage, time.monotonic() - start_s)
+    return Reply(text, usage, time.monotonic() - start_s)
 
 
-def _summarise(pairs: list[Pair]) -> dict[str, Any]:
+def _summarise(pairs: list[Comparison]) -> dict[str, Any]:
     def total(key: str) -> float:
         return sum(float(pair.wisp[key]) for pair in pairs)
 
@@ -238,7 +239,7 @@ def _explain(console: Console, config: DemoConfig) -> None:
     console.print(legend)
 
 
-def _report(console: Console, pairs: list[Pair], summary: dict[str, Any]) -> None:
+def _report(console: Console, pairs: list[Comparison], summary: dict[str, Any]) -> None:
     table = Table(title="Through an edge, and by the target alone")
     columns = "edge", "temp.", "tokens", "accepted", "tok/step", "wasted", "tok/s", "alone", "equal"
     for column in columns:

@@ -8,18 +8,38 @@ from collections.abc import Sequence
 
 import httpx
 import msgspec
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from wisp.config import TopConfig, load
+from wisp.config import load
 from wisp.errors import Unavailable
 from wisp.stats import Stats
 
+# The rows of a table that are drawn. Chosen: three tables of it are more than a terminal shows.
 _MAX_ROWS = 30
-_TIMEOUT_S = 15.0  # the server answers within the ten that its engine gets
+# How long the server's answer is waited for: beyond the ten seconds that it waits for its engine.
+_TIMEOUT_S = 15.0
+
 Cells = Sequence[str]
+
+
+class TopConfig(BaseSettings):
+    """wisp top: what a running wisp-server does, in the terminal."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="WISP_TOP_", env_nested_delimiter="__", extra="forbid"
+    )
+
+    server: str = Field("http://127.0.0.1:8000", description="the server's HTTP address")
+    interval_s: float = Field(1.0, ge=0.1, description="time between two looks")
+    once: bool = Field(False, description="look once and leave")
+    as_json: bool = Field(
+        False, validation_alias="json", description="print JSON, an object a line"
+    )
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -12,7 +12,7 @@ import sys
 from benchmarks.load.loader import build
 from wisp.config import ServerConfig, load
 from wisp.errors import WispError
-from wisp.lifecycle import log_to_stderr
+from wisp.launch import log_to_stderr
 from wisp.server.main import serve
 
 

@@ -12,14 +12,14 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from wisp.config import EdgeConfig
-from wisp.edge.backend import EdgeBackend
 from wisp.edge.drafter.base import Drafter
 from wisp.edge.drafting import DraftLoop
+from wisp.edge.edge_backend import EdgeBackend
 from wisp.edge.link import Link
 from wisp.edge.predictor import LogisticPredictor, Memory
 from wisp.edge.predictor.rounds import LoggedPredictor, RoundLog
 from wisp.errors import ConfigError
-from wisp.lifecycle import announce, stop_signal
+from wisp.launch import announce, stop_signal
 from wisp.metrics import EdgeMetrics, metrics_route
 from wisp.models.tokenizer import Tokenizer
 from wisp.openai.http_front import HttpFront

@@ -19,7 +19,7 @@ from wisp.engine.build import build_engine
 from wisp.engine.client import EngineClient
 from wisp.engine.engine import Engine
 from wisp.errors import BadRequest
-from wisp.lifecycle import announce, stop_signal
+from wisp.launch import announce, stop_signal
 from wisp.metrics import ServerMetrics, metrics_route
 from wisp.models.tokenizer import Tokenizer
 from wisp.openai.http_front import HttpFront

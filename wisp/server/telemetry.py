@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from prometheus_client import Counter, Histogram
 
-from wisp.core.drafts import Verdict
+from wisp.core.drafts import Source, Verdict
 from wisp.core.slo import Attainment, Slo
 from wisp.engine.messages import StepReport
 from wisp.errors import Shed, WispError
