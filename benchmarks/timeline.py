@@ -22,7 +22,7 @@ from benchmarks.sim.fleet import Setup, Tuning, learn, make_target
 from benchmarks.sim.network import Way
 from benchmarks.sim.profiles import PHONE, Network
 from benchmarks.sim.server import Server
-from benchmarks.sim.target import Clock, SimulatedTarget
+from benchmarks.sim.target import SimulatedTarget
 from benchmarks.sim.text import BetaTexts
 from benchmarks.sim.workload import Lengths, Presence, Workload
 from wisp.core.batch import Batch
@@ -31,6 +31,7 @@ from wisp.core.slo import Slo
 from wisp.engine.engine import Engine
 from wisp.engine.messages import Draft
 from wisp.scheduler.policy import make_policy
+from wisp.testing.clock import VirtualClock
 from wisp.verifier.base import Collect, Outcome
 
 SEED = 3
@@ -69,7 +70,9 @@ class LoggedWay(Way):
         super().send(arrive, *arguments, at_s=at_s)
 
 
-def logged(target: SimulatedTarget, clock: Clock, log: Callable[..., None]) -> SimulatedTarget:
+def logged(
+    target: SimulatedTarget, clock: VirtualClock, log: Callable[..., None]
+) -> SimulatedTarget:
     """Let it tell of each of its steps."""
     launch = target.launch
 
@@ -105,7 +108,7 @@ def timeline(case: str, round_trip_s: float) -> list[Span]:
                 spans.append(Span(case, "step", start_s, end_s, what.num_tokens, 0))
 
     setup = Setup(slo=Slo(tokens_per_s=1.0, first_token_s=2.0), texts=BetaTexts(0.8), seed=SEED)
-    events, clock, tuning = Events(), Clock(), Tuning()
+    events, clock, tuning = Events(), VirtualClock(), Tuning()
     first = Directive(WINDOWS[case], 0.05)
     policy = make_policy(
         "fcfs", estimator=learn(setup, tuning), first=first, block_tokens=BLOCK_TOKENS

@@ -9,16 +9,17 @@ import pytest
 from wisp.engine.client import EngineClient
 from wisp.engine.messages import Fatal, FromEngine, Snapshot, TakeSnapshot, ToEngine
 from wisp.errors import ConfigError, Unavailable
+from wisp.testing.clock import VirtualClock
 
 
 class Fake(EngineClient):
     """Keeps what it would send."""
 
     def __init__(self) -> None:
-        self.now = 0.0
+        self.clock = VirtualClock()
         self.sent: list[ToEngine] = []
         self.said: asyncio.Future[FromEngine] = asyncio.get_running_loop().create_future()
-        super().__init__(clock=lambda: self.now)
+        super().__init__(clock=self.clock)
 
     def send(self, message: ToEngine) -> None:
         self.sent.append(message)
@@ -35,10 +36,10 @@ async def test_the_engine_is_asked_once_for_all_and_once_a_second() -> None:
     first = Snapshot([])
     client._handle(first)
     assert [await task is first for task in asking] == [True] * 3
-    client.now = 0.9
+    client.clock.now = 0.9
     assert await client.snapshot() is first
     assert len(client.sent) == 1
-    client.now = 1.0
+    client.clock.now = 1.0
     again = asyncio.create_task(client.snapshot())
     await asyncio.sleep(0)
     assert len(client.sent) == 2

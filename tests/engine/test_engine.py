@@ -29,22 +29,16 @@ from wisp.estimator.floor_and_slope import FloorAndSlope
 from wisp.estimator.shape import SeatedShape
 from wisp.estimator.step_time import StepTimeEstimator
 from wisp.scheduler.policy import POLICIES, Fcfs, PolicyName, make_policy
+from wisp.testing.clock import VirtualClock
 from wisp.testing.verifier import ScriptedVerifier
 
 DIRECTIVE = Directive(window=8, threshold=0.3)
 PROMPT = [5, 6, 7]
 
 
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> VirtualClock:
+    return VirtualClock()
 
 
 @pytest.fixture
@@ -53,7 +47,7 @@ def verifier() -> ScriptedVerifier:
 
 
 @pytest.fixture
-def engine(verifier: ScriptedVerifier, clock: Clock) -> Engine:
+def engine(verifier: ScriptedVerifier, clock: VirtualClock) -> Engine:
     policy = Fcfs(DIRECTIVE, block_tokens=4, max_step_tokens=64)
     return Engine(verifier, policy, max_window=16, clock=clock)
 
@@ -137,7 +131,7 @@ def test_wrong_drafts_cost_nothing_but_themselves(
 
 
 def test_the_server_decodes_on_when_no_draft_comes(
-    engine: Engine, verifier: ScriptedVerifier, clock: Clock
+    engine: Engine, verifier: ScriptedVerifier, clock: VirtualClock
 ) -> None:
     message = opening(has_edge=True)
     assert verdicts(engine.turn([message]))
@@ -214,7 +208,7 @@ def test_a_session_that_fails_the_step_takes_nobody_along(
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_a_report_says_what_was_expected_of_the_step(
-    name: PolicyName, verifier: ScriptedVerifier, clock: Clock
+    name: PolicyName, verifier: ScriptedVerifier, clock: VirtualClock
 ) -> None:
     def advance(batch: Batch) -> None:
         clock.now += 0.05
@@ -296,7 +290,7 @@ def test_a_resumed_session_goes_on_where_it_was(engine: Engine, verifier: Script
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_random_sessions_all_get_their_text(seed: int, clock: Clock) -> None:
+def test_random_sessions_all_get_their_text(seed: int, clock: VirtualClock) -> None:
     """Sessions join, draft rightly and wrongly, and leave, in random order and any number."""
     chance = random.Random(seed)
     verifier = ScriptedVerifier(max_sessions=64, vocab_size=50)
@@ -348,7 +342,7 @@ def test_random_sessions_all_get_their_text(seed: int, clock: Clock) -> None:
 
 @pytest.mark.parametrize("speculates", [True, False])
 def test_a_text_that_repeats_itself_is_drafted_without_an_edge(
-    clock: Clock, speculates: bool
+    clock: VirtualClock, speculates: bool
 ) -> None:
     verifier = ScriptedVerifier(max_sessions=4, vocab_size=8)
     policy = make_policy("wisp", estimator=FloorAndSlope(), first=DIRECTIVE)

@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from tests.engine.test_engine import DIRECTIVE, PROMPT, Clock, draft, opening
+from tests.engine.test_engine import DIRECTIVE, PROMPT, draft, opening
 from wisp.core.batch import Batch, Seat
 from wisp.core.drafts import Verdict
 from wisp.core.request import Sampling
@@ -18,6 +18,7 @@ from wisp.engine.step import InFlightStep, Pace
 from wisp.estimator.floor_and_slope import FloorAndSlope
 from wisp.estimator.step_time import StepTimeEstimator
 from wisp.scheduler.policy import POLICIES, PolicyName, make_policy
+from wisp.testing.clock import VirtualClock
 from wisp.testing.verifier import ScriptedVerifier
 
 LAUNCH_S, STEP_S = 0.002, 0.010
@@ -26,7 +27,7 @@ LAUNCH_S, STEP_S = 0.002, 0.010
 class Gpu:
     """Steps take turns on it, each `STEP_S`; the host needs `LAUNCH_S` to launch one."""
 
-    def __init__(self, clock: Clock, *, overlaps: bool) -> None:
+    def __init__(self, clock: VirtualClock, *, overlaps: bool) -> None:
         self.clock = clock
         self.overlaps = overlaps
         self.free_s = 0.0
@@ -54,7 +55,7 @@ class Host:
     """An engine, and all that it says."""
 
     def __init__(self, policy: PolicyName = "centralized", *, overlaps: bool = True) -> None:
-        self.clock = Clock()
+        self.clock = VirtualClock()
         self.gpu = Gpu(self.clock, overlaps=overlaps)
         self.verifier = ScriptedVerifier(on_step=self.gpu.launch, max_sessions=64)
         if overlaps:
