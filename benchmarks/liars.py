@@ -25,9 +25,9 @@ from rich.console import Console
 from benchmarks.setting import describe, setting
 from wisp.config import TINY, EdgeConfig
 from wisp.core.request import Sampling
-from wisp.edge.backend import EdgeBackend
 from wisp.edge.drafter.base import DraftJob
 from wisp.edge.drafting import DraftLoop
+from wisp.edge.edge_backend import EdgeBackend
 from wisp.edge.link import Link
 from wisp.edge.predictor import ConfidencePredictor, Features, LogisticPredictor
 from wisp.launch import Process

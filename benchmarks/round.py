@@ -25,8 +25,8 @@ from benchmarks.setting import describe, setting
 from wisp.config import TINY, EdgeConfig
 from wisp.core.drafts import Verdict
 from wisp.core.request import Sampling
-from wisp.edge.backend import EdgeBackend
 from wisp.edge.drafting import DraftLoop
+from wisp.edge.edge_backend import EdgeBackend
 from wisp.edge.link import Link
 from wisp.edge.main import load_drafter
 from wisp.edge.predictor import ConfidencePredictor, LogisticPredictor, Predictor

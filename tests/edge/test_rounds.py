@@ -13,13 +13,12 @@ import pytest
 
 from tests.conftest import start_edge
 from tests.edge.test_predictor import by_repetition, labels, overconfident
-from wisp.edge import train
-from wisp.edge.predictor import Features, Label, LogisticPredictor, Memory, fit
-from wisp.edge.predictor.rounds import LoggedPredictor, Pair, RoundLog, Rounds
+from wisp.edge.predictor import Features, Label, LogisticPredictor, Memory, fit, train
+from wisp.edge.predictor.rounds import LoggedPredictor, ModelPair, RoundLog, Rounds
 from wisp.errors import ConfigError
 from wisp.launch import Process
 
-PAIR = Pair("target", "draft")
+PAIR = ModelPair("target", "draft")
 
 
 def write(path: Path, found: list[Label], target: str = "target", most: int = 10**9) -> None:

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 
 from wisp.models.tokenizer import Tokenizer
 from wisp.openai.routes import create_app
-from wisp.testing.backend import ScriptedBackend
+from wisp.testing.scripted_backend import ScriptedBackend
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"

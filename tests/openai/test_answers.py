@@ -14,7 +14,7 @@ from openai import AsyncOpenAI, NotFoundError
 from openai.types.chat import ChatCompletionMessageParam
 
 from wisp.core.slo import Slo
-from wisp.testing.backend import Script, ScriptedBackend
+from wisp.testing.scripted_backend import Script, ScriptedBackend
 
 HELLO: list[ChatCompletionMessageParam] = [{"role": "user", "content": "hello"}]
 

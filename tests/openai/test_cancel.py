@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from wisp.testing.backend import Script, ScriptedBackend
+from wisp.testing.scripted_backend import Script, ScriptedBackend
 
 FIELDS: dict[str, Any] = {"model": "scripted", "prompt": "hello"}
 

@@ -11,7 +11,7 @@ from openai import AsyncOpenAI
 
 from wisp import errors
 from wisp.openai.errors import TABLE, error_body
-from wisp.testing.backend import Script, ScriptedBackend
+from wisp.testing.scripted_backend import Script, ScriptedBackend
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 GOOD: dict[str, dict[str, Any]] = {

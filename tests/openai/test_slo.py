@@ -8,7 +8,7 @@ import pytest
 from httpx import AsyncClient
 
 from wisp.core.slo import Slo, SloChoice
-from wisp.testing.backend import ScriptedBackend
+from wisp.testing.scripted_backend import ScriptedBackend
 
 URL = "/v1/completions"
 GOOD: dict[str, Any] = {"model": "scripted", "prompt": "hi"}

@@ -11,7 +11,7 @@ import pytest
 from openai import AsyncOpenAI
 
 from wisp.errors import Unavailable
-from wisp.testing.backend import Script, ScriptedBackend
+from wisp.testing.scripted_backend import Script, ScriptedBackend
 
 CHAT: dict[str, Any] = {"model": "scripted", "messages": [{"role": "user", "content": "hello"}]}
 TEXT: dict[str, Any] = {"model": "scripted", "prompt": "hello"}

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from wisp.config import TINY, EdgeConfig
-from wisp.edge.backend import EdgeBackend
 from wisp.edge.drafting import DraftLoop
+from wisp.edge.edge_backend import EdgeBackend
 from wisp.edge.predictor import ConfidencePredictor
 from wisp.errors import HandshakeError, Unavailable
 from wisp.metrics import EdgeMetrics
