@@ -24,7 +24,7 @@ from rich.console import Console
 
 from benchmarks.setting import describe, setting
 from wisp.config import TINY, EdgeConfig
-from wisp.core.request import Sampling
+from wisp.core.request import Request, Sampling
 from wisp.edge.drafter.base import DraftJob
 from wisp.edge.drafting import DraftLoop
 from wisp.edge.edge_backend import EdgeBackend
@@ -33,7 +33,6 @@ from wisp.edge.predictor import ConfidencePredictor, Features, LogisticPredictor
 from wisp.launch import Process
 from wisp.metrics import EdgeMetrics
 from wisp.models.tokenizer import Tokenizer
-from wisp.openai.backend import GenerationRequest
 from wisp.testing.drafter import ScriptedDrafter
 
 SEED = 7
@@ -81,9 +80,7 @@ class Edge:
         """The text, if it was not known before."""
         known = bool(self.text)
         sampling = Sampling(max_tokens=NUM_TOKENS, seed=SEED, temperature=0.0)
-        request = GenerationRequest(
-            prompt=self.prompt, sampling=sampling, use_drafts=known and self.drafts
-        )
+        request = Request(prompt=self.prompt, sampling=sampling, speculation=known and self.drafts)
         generation = await backend.generate(request)
         tokens = []
         async for verdict in generation:

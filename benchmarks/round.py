@@ -24,7 +24,7 @@ from rich.progress import track
 from benchmarks.setting import describe, setting
 from wisp.config import TINY, EdgeConfig
 from wisp.core.drafts import Verdict
-from wisp.core.request import Sampling
+from wisp.core.request import Request, Sampling
 from wisp.edge.drafting import DraftLoop
 from wisp.edge.edge_backend import EdgeBackend
 from wisp.edge.link import Link
@@ -33,7 +33,6 @@ from wisp.edge.predictor import ConfidencePredictor, LogisticPredictor, Predicto
 from wisp.launch import Process
 from wisp.metrics import EdgeMetrics
 from wisp.models.tokenizer import Tokenizer
-from wisp.openai.backend import GenerationRequest
 
 SEED = 7
 MAX_TOKENS = 64
@@ -61,7 +60,7 @@ async def measure(
             temperature=temperature,
             stop_token_ids=card.eos_token_ids,
         )
-        request = GenerationRequest(prompt=tokenizer.encode(prompt), sampling=sampling)
+        request = Request(prompt=tokenizer.encode(prompt), sampling=sampling)
         generation = await backend.generate(request)
         found.append([verdict async for verdict in generation])
         await generation.aclose()

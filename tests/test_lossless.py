@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from wisp.config import TINY
 from wisp.core.drafts import Directive, DraftBlock, Verdict
-from wisp.core.request import Sampling
+from wisp.core.request import Request, Sampling
 from wisp.core.slo import Slo
 from wisp.edge.drafter.base import Drafter, DraftJob
 from wisp.edge.drafter.transformers import TransformersDrafter
@@ -88,9 +88,7 @@ class World:
         inbox: list[ToEngine] = [
             Open(
                 session_id=edge.key,
-                prompt=prompts[edge.key],
-                committed=[],
-                sampling=samplings[edge.key],
+                request=Request(prompt=prompts[edge.key], sampling=samplings[edge.key]),
                 slo=SLO,
                 has_edge=propose is not None,
             )

@@ -1,9 +1,8 @@
-"""The map of the project is true: the files that docs name exist, and imports point one way."""
+"""The map of the project is true: imports point one way."""
 
 from __future__ import annotations
 
 import ast
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +10,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 # What each part may know of the others: arrows point down this list, and nothing imports upward.
 MAY_IMPORT: dict[str, set[str]] = {
@@ -92,15 +90,6 @@ def parts(path: Path) -> set[str]:
 def sources(part: str) -> list[Path]:
     folder = ROOT / "wisp" / part
     return sorted(folder.rglob("*.py")) if folder.is_dir() else [folder.with_suffix(".py")]
-
-
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_the_files_that_a_document_names_exist(document: Path) -> None:
-    named = re.findall(
-        r"`((?:wisp|proto|configs|docs|benchmarks|training|tests)/[\w./-]+)`", document.read_text()
-    )
-    missing = [name for name in named if not (ROOT / name).exists()]
-    assert not missing
 
 
 def test_every_part_is_on_the_map() -> None:

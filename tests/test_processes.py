@@ -451,6 +451,7 @@ def test_a_server_tells_of_its_devices_classes_and_sessions(logs: Path) -> None:
                 "batch": 1,
             }
             assert stats.policy == "wisp"
+            assert stats.exact
             assert stats.batch
             assert stats.batch.num_tokens >= 1
             assert stats.estimator

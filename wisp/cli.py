@@ -95,7 +95,7 @@ def _top(arguments: Sequence[str]) -> int:
 def _profile(arguments: Sequence[str]) -> int:
     config = load(ProfileConfig, arguments, "wisp profile")
     log_to_stderr(config.log_level)
-    from wisp.server.profile import run
+    from wisp.server.profile_command import run
 
     return run(config)
 

@@ -86,6 +86,7 @@ class SessionStats(Struct, frozen=True, kw_only=True):
 class Stats(Struct, frozen=True, kw_only=True):
     version: Literal[1] = 1
     model: str
+    exact: bool | None = None  # false: texts may differ in near-ties; null: not looked at
     policy: str
     uptime_s: float
     max_sessions: int

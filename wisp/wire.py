@@ -10,12 +10,15 @@ import math
 from msgspec import Struct
 
 from wisp.core.drafts import Directive, DraftBlock, TokenLogprob, Verdict
-from wisp.core.request import MAX_LOGPROBS, STRUCTURES, FinishReason, Sampling, Structure
+from wisp.core.request import FinishReason, Request, Sampling, Structure
 from wisp.core.slo import Slo, SloChoice
-from wisp.errors import BadRequest, ProtocolError
+from wisp.errors import ProtocolError
 from wisp.v1 import wisp_pb2 as pb
 
+# The version of the wire that both ends must speak: the first, raised with each change that the
+# other end could misread.
 PROTOCOL = 1
+# An acceptance of 1 as the wire carries it: one byte a draft token, so its greatest value.
 _BYTE = 255
 _FINISH = {
     None: pb.FINISH_REASON_UNSPECIFIED,
@@ -25,75 +28,53 @@ _FINISH = {
 _FINISH_BACK = {number: reason for reason, number in _FINISH.items()}
 
 
-class Open(Struct, frozen=True, kw_only=True):
-    """How a generation begins, or goes on after a lost connection."""
+class Hello(Struct, frozen=True, kw_only=True):
+    """What an edge says of itself beside its request, so that a wrong pair is found at once."""
 
-    prompt: list[int]
-    sampling: Sampling
-    committed: list[int] = []
-    slo: SloChoice = None
-    drafts: bool = True
-    model: str = ""
     tokenizer_name: str = ""
     tokenizer_fingerprint: str = ""
-    device: str = ""
+    device: str = ""  # for the server's operators
     protocol: int = PROTOCOL
 
 
-def encode_open(opening: Open) -> pb.EdgeMessage:
-    s = opening.sampling
-    sampling = pb.Sampling(
-        max_tokens=s.max_tokens,
-        seed=s.seed,
-        temperature=s.temperature,
-        top_p=s.top_p,
-        top_k=s.top_k,
-        min_p=s.min_p,
-        presence_penalty=s.presence_penalty,
-        frequency_penalty=s.frequency_penalty,
-        repetition_penalty=s.repetition_penalty,
-        logit_bias=s.logit_bias,
-        min_tokens=s.min_tokens,
-        stop_token_ids=s.stop_token_ids,
-        num_logprobs=s.num_logprobs,
-        structure=pb.Structure(kind=s.structure.kind, text=s.structure.text)
-        if s.structure
-        else None,
-    )
+def encode_open(request: Request, hello: Hello) -> pb.EdgeMessage:
     return pb.EdgeMessage(
         open=pb.Open(
-            protocol=opening.protocol,
-            model=opening.model,
-            tokenizer_name=opening.tokenizer_name,
-            tokenizer_fingerprint=opening.tokenizer_fingerprint,
-            prompt=opening.prompt,
-            committed=opening.committed,
-            sampling=sampling,
-            slo=_encode_slo(opening.slo),
-            drafts=opening.drafts,
-            device=opening.device,
+            protocol=hello.protocol,
+            model=request.model,
+            tokenizer_name=hello.tokenizer_name,
+            tokenizer_fingerprint=hello.tokenizer_fingerprint,
+            prompt=request.prompt,
+            committed=request.committed,
+            sampling=_encode_sampling(request.sampling),
+            slo=_encode_slo(request.slo),
+            speculation=request.speculation,
+            device=hello.device,
         )
     )
 
 
-def decode_open(message: pb.EdgeMessage) -> Open:
+def decode_open(message: pb.EdgeMessage) -> tuple[Request, Hello]:
     if message.WhichOneof("message") != "open":
         raise ProtocolError("a stream must begin with Open")
     opening = message.open
     if not opening.HasField("sampling"):
         raise ProtocolError("Open lacks its sampling parameters")
-    return Open(
+    request = Request(
         prompt=list(opening.prompt),
         committed=list(opening.committed),
         sampling=_decode_sampling(opening.sampling),
-        slo=_decode_slo(opening.slo) if opening.HasField("slo") else None,
-        drafts=opening.drafts,
-        device=opening.device,
         model=opening.model,
+        slo=_decode_slo(opening.slo) if opening.HasField("slo") else None,
+        speculation=opening.speculation,
+    )
+    hello = Hello(
         tokenizer_name=opening.tokenizer_name,
         tokenizer_fingerprint=opening.tokenizer_fingerprint,
+        device=opening.device,
         protocol=opening.protocol,
     )
+    return request, hello
 
 
 def _encode_slo(slo: SloChoice) -> pb.Slo | None:
@@ -108,6 +89,28 @@ def _decode_slo(slo: pb.Slo) -> SloChoice:
             raise ProtocolError("an SLO is a class by its name or two numbers, not both")
         return slo.name
     return Slo(tokens_per_s=slo.tokens_per_s, first_token_s=slo.first_token_s)
+
+
+def _encode_sampling(s: Sampling) -> pb.Sampling:
+    structure = None
+    if s.structure:
+        structure = pb.Structure(kind=s.structure.kind, text=s.structure.text)
+    return pb.Sampling(
+        max_tokens=s.max_tokens,
+        seed=s.seed,
+        temperature=s.temperature,
+        top_p=s.top_p,
+        top_k=s.top_k,
+        min_p=s.min_p,
+        presence_penalty=s.presence_penalty,
+        frequency_penalty=s.frequency_penalty,
+        repetition_penalty=s.repetition_penalty,
+        logit_bias=s.logit_bias,
+        min_tokens=s.min_tokens,
+        stop_token_ids=s.stop_token_ids,
+        num_logprobs=s.num_logprobs,
+        structure=structure,
+    )
 
 
 def _decode_sampling(s: pb.Sampling) -> Sampling:
@@ -129,40 +132,6 @@ def _decode_sampling(s: pb.Sampling) -> Sampling:
         if s.HasField("structure")
         else None,
     )
-
-
-def check_sampling(s: Sampling) -> None:
-    """Raises BadRequest for a value that no sampler could use, whichever front it came through."""
-    rules = {
-        "max_tokens": s.max_tokens >= 1,
-        "temperature": 0 <= s.temperature < math.inf,
-        "top_p": 0 < s.top_p <= 1,
-        "min_p": 0 <= s.min_p <= 1,
-        "presence_penalty": math.isfinite(s.presence_penalty),
-        "frequency_penalty": math.isfinite(s.frequency_penalty),
-        "repetition_penalty": 0 < s.repetition_penalty < math.inf,
-        "logit_bias": all(math.isfinite(bias) for bias in s.logit_bias.values()),
-        "num_logprobs": s.num_logprobs is None or 0 <= s.num_logprobs <= MAX_LOGPROBS,
-    }
-    for name, holds in rules.items():
-        if not holds:
-            raise BadRequest(f"{name} is out of range: {getattr(s, name)}", param=name)
-    if s.structure:
-        _check_structure(s, s.structure)
-
-
-def _check_structure(s: Sampling, structure: Structure) -> None:
-    if structure.kind not in STRUCTURES:
-        raise BadRequest(
-            f"structured_outputs are {', '.join(STRUCTURES)}, not '{structure.kind}'",
-            param="structured_outputs",
-        )
-    if s.min_tokens or not s.stop_token_ids:
-        raise BadRequest(
-            "a structured output ends where its structure does: leave out min_tokens and "
-            "ignore_eos",
-            param="min_tokens" if s.min_tokens else "ignore_eos",
-        )
 
 
 def encode_draft(block: DraftBlock) -> pb.EdgeMessage:

@@ -19,8 +19,9 @@ from benchmarks.sim.network import Line
 from benchmarks.sim.profiles import Device
 from benchmarks.sim.text import Text, Texts
 from wisp import wire
+from wisp.core.card import ModelCard
 from wisp.core.drafts import DraftBlock
-from wisp.core.request import Sampling
+from wisp.core.request import Request, Sampling
 from wisp.core.slo import Slo
 from wisp.edge.drafter.base import Proposal
 from wisp.edge.generation import EdgeGeneration
@@ -29,7 +30,6 @@ from wisp.edge.predictor import Predictor
 from wisp.edge.stream import Begun
 from wisp.edge.waste import Cost
 from wisp.metrics import EdgeMetrics
-from wisp.openai.backend import ModelCard
 from wisp.v1 import wisp_pb2 as pb
 
 _BLOCK_TOKENS = 2  # the default of wisp-edge
@@ -44,14 +44,16 @@ class DistantLink(Link):
         self._up, self._down = up, down
 
     async def generate(
-        self, opening: wire.Open, outbox: asyncio.Queue[DraftBlock]
+        self, request: Request, hello: wire.Hello, outbox: asyncio.Queue[DraftBlock]
     ) -> AsyncGenerator[pb.ServerMessage, None]:
         await asyncio.sleep(self._up.arrival_s(time.monotonic()) - time.monotonic())
         arrived: asyncio.Queue[DraftBlock] = asyncio.Queue()
         received: asyncio.Queue[pb.ServerMessage | Exception | None] = asyncio.Queue()
         tasks = [
             asyncio.create_task(_send(outbox, _Delay(self._up, arrived))),
-            asyncio.create_task(self._receive(opening, arrived, _Delay(self._down, received))),
+            asyncio.create_task(
+                _receive(self._link.generate(request, hello, arrived), _Delay(self._down, received))
+            ),
         ]
         try:
             while (message := await received.get()) is not None:
@@ -63,17 +65,16 @@ class DistantLink(Link):
                 task.cancel()
             await asyncio.wait(tasks)
 
-    async def _receive(
-        self, opening: wire.Open, arrived: asyncio.Queue[DraftBlock], down: _Delay
-    ) -> None:
-        try:
-            async with aclosing(self._link.generate(opening, arrived)) as stream:
-                async for message in stream:
-                    down.put(message)
-        except Exception as error:
-            down.put(error)
-        else:
-            down.put(None)
+
+async def _receive(answers: AsyncGenerator[pb.ServerMessage, None], down: _Delay) -> None:
+    try:
+        async with aclosing(answers):
+            async for message in answers:
+                down.put(message)
+    except Exception as error:
+        down.put(error)
+    else:
+        down.put(None)
 
 
 async def _send(outbox: asyncio.Queue[DraftBlock], up: _Delay) -> None:
@@ -136,7 +137,8 @@ class Edge:
         self._ready_s = time.monotonic() + length / self._profile.prefill_tokens_per_s
         generation = self._generation = EdgeGeneration(
             self._link,
-            self._opening(ask, slo),
+            self._request(ask, slo),
+            self._hello(),
             predictor=self._predictor,
             vocab_size=self._card.vocab_size,
             block_tokens=_BLOCK_TOKENS,
@@ -156,12 +158,16 @@ class Edge:
             self._generation = None
             await generation.aclose()
 
-    def _opening(self, ask: Ask, slo: Slo) -> wire.Open:
-        return wire.Open(
+    def _request(self, ask: Ask, slo: Slo) -> Request:
+        return Request(
             prompt=ask.prompt,
             sampling=Sampling(max_tokens=ask.num_output, seed=0, temperature=0.0),
             slo=slo,
             model=self._card.id,
+        )
+
+    def _hello(self) -> wire.Hello:
+        return wire.Hello(
             tokenizer_name=self._model.tokenizer_name,
             tokenizer_fingerprint=self._model.tokenizer_fingerprint,
             device=f"{self._profile.name} {self._number}",

@@ -11,7 +11,7 @@ from benchmarks.sim.server import Server
 from benchmarks.sim.text import Text, Texts
 from benchmarks.sim.workload import Presence, Workload
 from wisp.core.drafts import Directive, Verdict
-from wisp.core.request import Sampling
+from wisp.core.request import Request, Sampling
 from wisp.core.slo import Attainment, Slo
 from wisp.edge.predictor import Predictor
 from wisp.edge.stream import Begun, Stream
@@ -130,9 +130,11 @@ class Edge:
         stream = self._stream
         opening = Open(
             session_id=self._id,
-            prompt=stream.committed[: stream.num_prompt],
-            committed=stream.committed[stream.num_prompt :],
-            sampling=Sampling(max_tokens=stream.max_tokens, seed=0),
+            request=Request(
+                prompt=stream.committed[: stream.num_prompt],
+                committed=stream.committed[stream.num_prompt :],
+                sampling=Sampling(max_tokens=stream.max_tokens, seed=0),
+            ),
             slo=self._slo,
             has_edge=self._drafts,
         )

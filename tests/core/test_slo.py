@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wisp.core.slo import Attainment, Slo
+from wisp.core.slo import Attainment, Slo, SloClasses
+from wisp.errors import BadRequest
 
 SLO = Slo(tokens_per_s=2.0, first_token_s=1.0, name="gold")
 
@@ -83,3 +86,36 @@ def test_the_first_token_of_a_resumed_session_counts_from_its_opening() -> None:
     session = Attainment(SLO, opened_s=100.0)
     assert session.add(1, 100.5) == 1
     assert session.first_token_s == pytest.approx(0.5)
+
+
+@pytest.fixture
+def classes() -> SloClasses:
+    return SloClasses(
+        Slo(name="default", tokens_per_s=5, first_token_s=3, priority=2),
+        [Slo(name="gold", tokens_per_s=40, first_token_s=2, priority=9)],
+    )
+
+
+def test_whoever_asks_for_nothing_gets_the_default(classes: SloClasses) -> None:
+    default = Slo(name="default", tokens_per_s=5, first_token_s=3, priority=2)
+    assert classes.promise(None) == classes.promise("default") == default
+
+
+def test_a_requests_own_numbers_get_no_priority_of_their_own(classes: SloClasses) -> None:
+    asked = Slo(name="gold", tokens_per_s=1, first_token_s=4, priority=99)
+    assert classes.promise(asked) == Slo(name="custom", tokens_per_s=1, first_token_s=4, priority=2)
+
+
+def test_an_unknown_class_names_those_that_exist(classes: SloClasses) -> None:
+    with pytest.raises(BadRequest, match="no SLO class 'silver': use one of default, gold"):
+        classes.promise("silver")
+
+
+@pytest.mark.parametrize(
+    "numbers", [(0, 1), (1, 0), (-1, 1), (math.nan, 1), (1, math.inf), (1e-300, 1), (1, 1e300)]
+)
+def test_numbers_that_promise_nothing_are_refused(
+    classes: SloClasses, numbers: tuple[float, float]
+) -> None:
+    with pytest.raises(BadRequest, match=r"0\.001 to 1e\+06, not"):
+        classes.promise(Slo(tokens_per_s=numbers[0], first_token_s=numbers[1]))

@@ -8,7 +8,7 @@ from typing import Any
 
 from wisp import wire
 from wisp.core.drafts import Directive, DraftBlock, Verdict
-from wisp.core.request import FinishReason, Sampling
+from wisp.core.request import FinishReason, Request, Sampling
 from wisp.core.slo import Slo
 from wisp.edge.drafting import DraftLoop
 from wisp.edge.generation import EdgeGeneration
@@ -27,7 +27,7 @@ class PatientLink:
         self.num_drafts = 0
 
     async def generate(
-        self, opening: wire.Open, outbox: asyncio.Queue[DraftBlock]
+        self, request: Request, hello: wire.Hello, outbox: asyncio.Queue[DraftBlock]
     ) -> AsyncGenerator[pb.ServerMessage, None]:
         yield wire.encode_opened(DIRECTIVE, 64, Slo(tokens_per_s=10, first_token_s=1))
         complete = False
@@ -37,7 +37,7 @@ class PatientLink:
             complete = block.complete
         yield wire.encode_verdict(
             Verdict(
-                position=len(opening.prompt),
+                position=len(request.prompt),
                 tokens=[7],
                 directive=DIRECTIVE,
                 finish_reason=FinishReason.STOP,
@@ -55,7 +55,8 @@ async def test_a_text_that_outgrows_the_drafter_costs_no_other_its_drafts() -> N
     def begin(key: int, link: Any, num_prompt: int) -> EdgeGeneration:
         generation = EdgeGeneration(
             link,
-            wire.Open(prompt=[1] * num_prompt, sampling=Sampling(max_tokens=50, seed=0)),
+            Request(prompt=[1] * num_prompt, sampling=Sampling(max_tokens=50, seed=0)),
+            wire.Hello(),
             predictor=loop.predictor,
             vocab_size=4096,
             block_tokens=2,

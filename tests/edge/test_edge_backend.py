@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from wisp.config import TINY, EdgeConfig
+from wisp.core.card import ModelCard
 from wisp.edge.drafting import DraftLoop
 from wisp.edge.edge_backend import EdgeBackend
 from wisp.edge.predictor import ConfidencePredictor
 from wisp.errors import HandshakeError, Unavailable
 from wisp.metrics import EdgeMetrics
 from wisp.models.tokenizer import Tokenizer
-from wisp.openai.backend import ModelCard
 from wisp.testing.drafter import ScriptedDrafter
 from wisp.v1 import wisp_pb2 as pb
 

@@ -11,7 +11,7 @@ import pytest
 
 from wisp import wire
 from wisp.core.drafts import Directive, DraftBlock, Verdict
-from wisp.core.request import FinishReason, Sampling
+from wisp.core.request import FinishReason, Request, Sampling
 from wisp.core.slo import Slo
 from wisp.edge.drafter.base import DraftJob
 from wisp.edge.drafting import DraftLoop
@@ -123,10 +123,10 @@ class ScriptedLink:
         self._num_rounds = num_rounds
 
     async def generate(
-        self, opening: wire.Open, outbox: asyncio.Queue[DraftBlock]
+        self, request: Request, hello: wire.Hello, outbox: asyncio.Queue[DraftBlock]
     ) -> AsyncGenerator[pb.ServerMessage, None]:
         yield wire.encode_opened(DIRECTIVE, WINDOW, Slo(tokens_per_s=10, first_token_s=1))
-        position = len(opening.prompt)
+        position = len(request.prompt)
         for number in range(self._num_rounds):
             for _ in range(WINDOW // BLOCK):
                 await outbox.get()
@@ -152,12 +152,8 @@ async def generate(link: Any, step_s: float) -> tuple[dict[str, float], EdgeMetr
     loop = DraftLoop(drafter, ConfidencePredictor(), 1, metrics, clock)
     generation = EdgeGeneration(
         link,
-        wire.Open(
-            prompt=[1, 2, 3],
-            sampling=Sampling(max_tokens=50, seed=0),
-            tokenizer_name="t",
-            tokenizer_fingerprint="f",
-        ),
+        Request(prompt=[1, 2, 3], sampling=Sampling(max_tokens=50, seed=0)),
+        wire.Hello(),
         predictor=loop.predictor,
         vocab_size=4096,
         block_tokens=BLOCK,

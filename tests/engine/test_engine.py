@@ -10,7 +10,7 @@ import pytest
 
 from wisp.core.batch import Batch
 from wisp.core.drafts import Directive, DraftBlock, Verdict
-from wisp.core.request import FinishReason, Sampling
+from wisp.core.request import FinishReason, Request, Sampling
 from wisp.core.slo import Slo
 from wisp.engine.engine import Engine
 from wisp.engine.messages import (
@@ -53,11 +53,10 @@ def engine(verifier: ScriptedVerifier, clock: VirtualClock) -> Engine:
 
 
 def opening(session_id: int = 1, *, has_edge: bool = False, **sampling: Any) -> Open:
+    asked: dict[str, Any] = {"max_tokens": 10, "seed": 3} | sampling
     return Open(
         session_id=session_id,
-        prompt=PROMPT,
-        committed=[],
-        sampling=Sampling(**({"max_tokens": 10, "seed": 3} | sampling)),
+        request=Request(prompt=PROMPT, sampling=Sampling(**asked)),
         slo=Slo(tokens_per_s=10, first_token_s=1),
         has_edge=has_edge,
     )
@@ -90,7 +89,7 @@ def test_a_plain_session_gets_the_targets_text(engine: Engine, verifier: Scripte
     first = verdicts(engine.turn([message]))
     assert first[0].position == len(PROMPT)
     tokens = first[0].tokens + run_to_end(engine)
-    assert tokens == verifier.expected(PROMPT, message.sampling, 10)
+    assert tokens == verifier.expected(PROMPT, message.request.sampling, 10)
     assert verifier.num_open == 0
 
 
@@ -111,7 +110,7 @@ def test_right_drafts_are_accepted_with_one_choice_more(
     engine: Engine, verifier: ScriptedVerifier
 ) -> None:
     message = opening(has_edge=True)
-    truth = verifier.expected(PROMPT, message.sampling, 10)
+    truth = verifier.expected(PROMPT, message.request.sampling, 10)
     (verdict,) = verdicts(engine.turn([message, draft(1, 1, 3, truth[:4])]))
     assert verdict.tokens == truth[:5]
     assert (verdict.num_drafted, verdict.num_accepted) == (4, 4)
@@ -122,7 +121,7 @@ def test_wrong_drafts_cost_nothing_but_themselves(
     engine: Engine, verifier: ScriptedVerifier
 ) -> None:
     message = opening(has_edge=True)
-    truth = verifier.expected(PROMPT, message.sampling, 10)
+    truth = verifier.expected(PROMPT, message.request.sampling, 10)
     wrong = [truth[0], truth[1], truth[2] + 1, truth[3]]
     (verdict,) = verdicts(engine.turn([message, draft(1, 1, 3, wrong)]))
     assert verdict.tokens == truth[:3]
@@ -155,7 +154,7 @@ def test_the_last_verdict_says_why(engine: Engine, verifier: ScriptedVerifier) -
 
 def test_logprobs_end_with_the_tokens(engine: Engine, verifier: ScriptedVerifier) -> None:
     message = opening(has_edge=True, num_logprobs=1, max_tokens=3)
-    truth = verifier.expected(PROMPT, message.sampling, 3)
+    truth = verifier.expected(PROMPT, message.request.sampling, 3)
     (verdict,) = verdicts(engine.turn([message, draft(1, 1, 3, [*truth[:2], 9])]))
     assert verdict.logprobs is not None
     assert len(verdict.logprobs) == len(verdict.tokens) == 3
@@ -203,7 +202,7 @@ def test_a_session_that_fails_the_step_takes_nobody_along(
         published += engine.turn([])
     for number in (1, 3):
         tokens = [token for v in verdicts(published, number) for token in v.tokens]
-        assert tokens == verifier.expected(PROMPT, opening().sampling, 10)
+        assert tokens == verifier.expected(PROMPT, opening().request.sampling, 10)
 
 
 @pytest.mark.parametrize("name", POLICIES)
@@ -245,7 +244,7 @@ def test_steps_taken_one_by_one_are_not_compared_with_their_forecast(
 
 def test_a_snapshot_is_taken_when_asked_for(engine: Engine, verifier: ScriptedVerifier) -> None:
     message = opening(1, has_edge=True)
-    truth = verifier.expected(PROMPT, message.sampling, 10)
+    truth = verifier.expected(PROMPT, message.request.sampling, 10)
     engine.turn([message, draft(1, 1, 3, truth[:4])])
     published = engine.turn([opening(2), draft(1, 1, 8, truth[5:7]), TakeSnapshot()])
     (snapshot,) = (message for message in published if isinstance(message, Snapshot))
@@ -275,12 +274,10 @@ def test_shutdown_stops_the_engine(engine: Engine) -> None:
 
 def test_a_resumed_session_goes_on_where_it_was(engine: Engine, verifier: ScriptedVerifier) -> None:
     message = opening()
-    truth = verifier.expected(PROMPT, message.sampling, 10)
+    truth = verifier.expected(PROMPT, message.request.sampling, 10)
     resumed = Open(
         session_id=1,
-        prompt=PROMPT,
-        committed=truth[:4],
-        sampling=message.sampling,
+        request=Request(prompt=PROMPT, committed=truth[:4], sampling=message.request.sampling),
         slo=message.slo,
         has_edge=False,
     )
@@ -308,9 +305,10 @@ def test_random_sessions_all_get_their_text(seed: int, clock: VirtualClock) -> N
             prompt = [chance.randrange(50) for _ in range(chance.randrange(1, 40))]
             openings[number] = Open(
                 session_id=number,
-                prompt=prompt,
-                committed=[],
-                sampling=Sampling(max_tokens=chance.randrange(1, 30), seed=number),
+                request=Request(
+                    prompt=prompt,
+                    sampling=Sampling(max_tokens=chance.randrange(1, 30), seed=number),
+                ),
                 slo=Slo(tokens_per_s=10, first_token_s=1),
                 has_edge=chance.random() < 0.7,
             )
@@ -322,7 +320,9 @@ def test_random_sessions_all_get_their_text(seed: int, clock: VirtualClock) -> N
                 gone.add(number)
             elif session.has_edge and chance.random() < 0.5:
                 truth = verifier.expected(
-                    openings[number].prompt, session.sampling, session.num_output + 4
+                    openings[number].request.prompt,
+                    session.sampling,
+                    session.num_output + 4,
                 )[session.num_output :]
                 tokens = [t if chance.random() < 0.7 else 49 - t for t in truth]
                 epochs[number] = epochs.get(number, 0) + 1
@@ -335,25 +335,27 @@ def test_random_sessions_all_get_their_text(seed: int, clock: VirtualClock) -> N
         clock.now += 0.01
     assert verifier.num_open == len(engine.sessions) == 0
     for number, opened in openings.items():
-        truth = verifier.expected(opened.prompt, opened.sampling, 30)
+        truth = verifier.expected(opened.request.prompt, opened.request.sampling, 30)
         assert texts[number] == truth[: len(texts[number])]
-        assert number in gone or len(texts[number]) == opened.sampling.max_tokens
+        assert number in gone or len(texts[number]) == opened.request.sampling.max_tokens
 
 
-@pytest.mark.parametrize("speculates", [True, False])
+@pytest.mark.parametrize("speculation", [True, False])
 def test_a_text_that_repeats_itself_is_drafted_without_an_edge(
-    clock: VirtualClock, speculates: bool
+    clock: VirtualClock, speculation: bool
 ) -> None:
     verifier = ScriptedVerifier(max_sessions=4, vocab_size=8)
     policy = make_policy("wisp", estimator=FloorAndSlope(), first=DIRECTIVE)
     engine = Engine(verifier, policy, max_window=16, max_ngram=4, clock=clock)
-    message = msgspec.structs.replace(opening(max_tokens=100), speculates=speculates)
+    message = opening(max_tokens=100)
+    asked = msgspec.structs.replace(message.request, speculation=speculation)
+    message = msgspec.structs.replace(message, request=asked)
     found = verdicts(engine.turn([message]))
     while engine.sessions:
         found += verdicts(engine.turn([]))
     tokens = [token for verdict in found for token in verdict.tokens]
-    assert tokens == verifier.expected(PROMPT, message.sampling, 100)
+    assert tokens == verifier.expected(PROMPT, message.request.sampling, 100)
     accepted = sum(verdict.num_ngram_accepted for verdict in found)
     assert len(found) == 100 - accepted
-    assert (accepted > 0) == speculates
+    assert (accepted > 0) == speculation
     assert not any(verdict.num_drafted or verdict.num_accepted for verdict in found)

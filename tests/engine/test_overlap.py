@@ -90,8 +90,8 @@ class Host:
             self.turn()
 
     def is_right(self, message: Open) -> bool:
-        count = message.sampling.max_tokens
-        truth = self.verifier.expected(message.prompt, message.sampling, count)
+        count = message.request.sampling.max_tokens
+        truth = self.verifier.expected(message.request.prompt, message.request.sampling, count)
         return self.texts[message.session_id] == truth
 
 
@@ -135,7 +135,7 @@ def test_every_text_is_right_and_every_session_ends_once(policy: PolicyName, see
             elif messages[number].has_edge and chance.random() < 0.5:
                 epochs[number] += 1
                 text = host.texts.get(number, [])
-                truth = host.verifier.expected(PROMPT, messages[number].sampling, 40)
+                truth = host.verifier.expected(PROMPT, messages[number].request.sampling, 40)
                 block = truth[len(text) :][: chance.randint(1, 8)]
                 if block and chance.random() < 0.3:
                     block[-1] ^= 1
@@ -148,7 +148,9 @@ def test_every_text_is_right_and_every_session_ends_once(policy: PolicyName, see
     failed = {number for number in finished if not host.is_right(messages[number])}
     assert all(
         host.texts[number]
-        == host.verifier.expected(PROMPT, messages[number].sampling, len(host.texts[number]))
+        == host.verifier.expected(
+            PROMPT, messages[number].request.sampling, len(host.texts[number])
+        )
         for number in host.texts
     )
     assert not failed
@@ -159,7 +161,7 @@ def test_a_draft_that_comes_while_a_step_runs_is_in_the_next_one() -> None:
     """The decision is put off for as long as the in-flight step leaves time."""
     host = Host("fcfs")
     edge = opening(1, max_tokens=60, has_edge=True)
-    truth = host.verifier.expected(PROMPT, edge.sampling, 60)
+    truth = host.verifier.expected(PROMPT, edge.request.sampling, 60)
     host.turn(edge, *(opening(number, max_tokens=200) for number in range(2, 9)))
     while host.engine._in_flight is None or host.engine.sessions[1].num_in_flight:
         host.turn()

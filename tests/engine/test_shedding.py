@@ -7,7 +7,7 @@ import random
 import pytest
 
 from wisp.core.drafts import Directive
-from wisp.core.request import Sampling
+from wisp.core.request import Request, Sampling
 from wisp.core.slo import Slo
 from wisp.engine.engine import Engine
 from wisp.engine.messages import Failed, FromEngine, Open, ToEngine, Verdicts
@@ -22,9 +22,7 @@ DIRECTIVE = Directive(window=8, threshold=0.3)
 def opening(number: int, priority: int, max_tokens: int = 10, rate: float = 10.0) -> Open:
     return Open(
         session_id=number,
-        prompt=[5, 6, 7],
-        committed=[],
-        sampling=Sampling(max_tokens=max_tokens, seed=number),
+        request=Request(prompt=[5, 6, 7], sampling=Sampling(max_tokens=max_tokens, seed=number)),
         slo=Slo(tokens_per_s=rate, first_token_s=1, priority=priority),
         has_edge=False,
     )
@@ -95,7 +93,7 @@ def test_each_is_answered_exactly_once(name: PolicyName, seed: int) -> None:
     assert set(ends.values()) == {"finished", "shed", "overloaded"}
     assert verifier.num_open == 0
     for opened in openings:
-        truth = verifier.expected(opened.prompt, opened.sampling, 30)
+        truth = verifier.expected(opened.request.prompt, opened.request.sampling, 30)
         text, end = texts[opened.session_id], ends[opened.session_id]
         assert text == truth[: len(text)]
-        assert (len(text) == opened.sampling.max_tokens) == (end == "finished")
+        assert (len(text) == opened.request.sampling.max_tokens) == (end == "finished")

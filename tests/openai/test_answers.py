@@ -148,7 +148,7 @@ async def test_every_sampling_field_reaches_the_backend(
         "[calm]<|im_start|>assistant\n"
     )
     assert request.slo == Slo(tokens_per_s=20, first_token_s=0.5)
-    assert not request.use_drafts
+    assert not request.speculation
     sampling = request.sampling
     assert (sampling.max_tokens, sampling.min_tokens, sampling.num_logprobs) == (9, 2, 3)
     assert (sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p) == (
@@ -208,7 +208,7 @@ async def test_defaults(backend: ScriptedBackend, http: AsyncClient) -> None:
     assert request.sampling.seed == seed == response.json()["usage"]["wisp"]["seed"]
     assert request.sampling.max_tokens == backend.card.max_model_len - len(request.prompt)
     assert request.sampling.stop_token_ids == ()
-    assert (request.slo, request.use_drafts) == (None, True)
+    assert (request.slo, request.speculation) == (None, True)
 
 
 async def test_a_stop_string_over_several_tokens_frees_the_session(

@@ -10,7 +10,7 @@ from httpx import AsyncClient, Response
 from openai import AsyncOpenAI
 
 from wisp import errors
-from wisp.openai.errors import TABLE, error_body
+from wisp.openai.http_errors import TABLE, error_body
 from wisp.testing.scripted_backend import Script, ScriptedBackend
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from wisp.core.drafts import REST, TokenLogprob, Verdict
 from wisp.core.request import FinishReason, Sampling
 from wisp.models.tokenizer import Detokenizer, Tokenizer
-from wisp.openai.stops import StopStrings
-from wisp.openai.text import Answer, Delta
+from wisp.openai.text import Answer, Delta, StopStrings
 
 many = settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -42,7 +42,9 @@ def test_every_session_gets_all_its_text(name: PolicyName, seed: int) -> None:
     assert not world.engine.sessions
     for edge in world.edges.values():
         opening = edge.opening
-        assert edge.tokens == world.verifier.expected(opening.prompt, opening.sampling, 40)
+        assert edge.tokens == world.verifier.expected(
+            opening.request.prompt, opening.request.sampling, 40
+        )
 
 
 def test_nobody_starves_among_more_sessions_than_a_step_holds() -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from wisp.core.batch import Batch
 from wisp.core.drafts import Directive, DraftBlock, Verdict
-from wisp.core.request import Sampling
+from wisp.core.request import Request, Sampling
 from wisp.core.session import Session
 from wisp.core.slo import Slo
 from wisp.engine.engine import Engine
@@ -128,9 +128,10 @@ class World:
     ) -> None:
         opening = Open(
             session_id=number,
-            prompt=[self.chance.randrange(1000) for _ in range(num_prompt)],
-            committed=[],
-            sampling=Sampling(max_tokens=max_tokens, seed=number),
+            request=Request(
+                prompt=[self.chance.randrange(1000) for _ in range(num_prompt)],
+                sampling=Sampling(max_tokens=max_tokens, seed=number),
+            ),
             slo=Slo(tokens_per_s=rate, first_token_s=1),
             has_edge=honesty is not None,
         )
@@ -174,9 +175,11 @@ class World:
 
     def _block(self, edge: Edge, count: int) -> DraftBlock:
         opening, done = edge.opening, edge.base
-        truth = self.verifier.expected(opening.prompt, opening.sampling, done + count)[done:]
+        truth = self.verifier.expected(
+            opening.request.prompt, opening.request.sampling, done + count
+        )[done:]
         tokens = [t if self.chance.random() < edge.honesty else (t + 1) % 1000 for t in truth]
-        position = len(opening.prompt) + done
+        position = len(opening.request.prompt) + done
         return DraftBlock(
             edge.epoch, position, tokens, [edge.says] * len(tokens), 0.002 * len(tokens), True
         )

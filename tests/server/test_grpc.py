@@ -17,7 +17,7 @@ from tests.conftest import start_server
 from wisp import wire
 from wisp.config import TINY
 from wisp.core.drafts import DraftBlock
-from wisp.core.request import Sampling, Structure
+from wisp.core.request import Request, Sampling, Structure
 from wisp.core.slo import Slo, SloChoice
 from wisp.launch import Process
 from wisp.models.tokenizer import Tokenizer
@@ -40,16 +40,18 @@ def channel(server: Process) -> Iterator[grpc.Channel]:
         yield channel
 
 
+REQUEST = Request(
+    prompt=PROMPT,
+    sampling=Sampling(max_tokens=12, seed=4, temperature=0.0),
+    slo=Slo(tokens_per_s=1000, first_token_s=1),
+)
+PATIENT = structs.replace(REQUEST, slo=Slo(tokens_per_s=0.01, first_token_s=100))
+
+
 @pytest.fixture(scope="module")
-def opening() -> wire.Open:
+def hello() -> wire.Hello:
     tokenizer = Tokenizer(TINY / "draft")
-    return wire.Open(
-        prompt=PROMPT,
-        sampling=Sampling(max_tokens=12, seed=4, temperature=0.0),
-        slo=Slo(tokens_per_s=1000, first_token_s=1),
-        tokenizer_name=tokenizer.name,
-        tokenizer_fingerprint=tokenizer.fingerprint,
-    )
+    return wire.Hello(tokenizer_name=tokenizer.name, tokenizer_fingerprint=tokenizer.fingerprint)
 
 
 def structured(kind: str, **changes: Any) -> Sampling:
@@ -91,9 +93,9 @@ def draft(epoch: int, position: int, tokens: list[int]) -> pb.EdgeMessage:
 
 
 def test_a_session_that_sends_no_drafts_gets_its_text(
-    channel: grpc.Channel, opening: wire.Open
+    channel: grpc.Channel, hello: wire.Hello
 ) -> None:
-    assert len(Stream(channel, wire.encode_open(opening)).tokens()) == 12
+    assert len(Stream(channel, wire.encode_open(REQUEST, hello)).tokens()) == 12
 
 
 @pytest.mark.parametrize(
@@ -105,18 +107,17 @@ def test_a_session_that_sends_no_drafts_gets_its_text(
     ],
 )
 def test_an_edge_is_told_what_it_is_promised(
-    channel: grpc.Channel, opening: wire.Open, asked: SloChoice, promised: Slo
+    channel: grpc.Channel, hello: wire.Hello, asked: SloChoice, promised: Slo
 ) -> None:
-    stream = Stream(channel, wire.encode_open(structs.replace(opening, slo=asked)))
+    stream = Stream(channel, wire.encode_open(structs.replace(REQUEST, slo=asked), hello))
     first = next(stream.answers)
     stream.tokens()
     assert wire.decode_promise(first.opened) == promised
 
 
-def test_right_drafts_are_accepted(channel: grpc.Channel, opening: wire.Open) -> None:
-    text = Stream(channel, wire.encode_open(opening)).tokens()
-    patient = structs.replace(opening, slo=Slo(tokens_per_s=0.01, first_token_s=100))
-    stream = Stream(channel, wire.encode_open(patient), draft(1, 3, text[:11]))
+def test_right_drafts_are_accepted(channel: grpc.Channel, hello: wire.Hello) -> None:
+    text = Stream(channel, wire.encode_open(REQUEST, hello)).tokens()
+    stream = Stream(channel, wire.encode_open(PATIENT, hello), draft(1, 3, text[:11]))
     verdicts = [answer.verdict for answer in stream.answers if answer.HasField("verdict")]
     stream.close()
     assert [t for verdict in verdicts for t in verdict.tokens] == text
@@ -129,10 +130,8 @@ def test_right_drafts_are_accepted(channel: grpc.Channel, opening: wire.Open) ->
     [
         ({"prompt": []}, "INVALID_ARGUMENT", "the prompt is empty"),
         ({"prompt": [4096]}, "INVALID_ARGUMENT", "prompt holds token 4096"),
-        ({"prompt": [7] * 2040}, "OUT_OF_RANGE", "exceed the context of 2048"),
+        ({"prompt": [7] * 2040}, "OUT_OF_RANGE", "context is 2048 tokens"),
         ({"model": "other"}, "NOT_FOUND", "'other' is not served here: use 'target'"),
-        ({"protocol": 9}, "FAILED_PRECONDITION", "the edge speaks protocol 9"),
-        ({"tokenizer_fingerprint": "0"}, "FAILED_PRECONDITION", "'draft' (0) is not that of"),
         ({"committed": [1] * 12}, "INVALID_ARGUMENT", "already complete"),
         ({"slo": Slo(tokens_per_s=0, first_token_s=1)}, "INVALID_ARGUMENT", "0.001 to 1e+06"),
         ({"slo": "gold"}, "INVALID_ARGUMENT", "'gold': use one of batch, default, interactive"),
@@ -145,11 +144,27 @@ def test_right_drafts_are_accepted(channel: grpc.Channel, opening: wire.Open) ->
     ],
 )
 def test_a_wrong_opening_is_refused(
-    channel: grpc.Channel, opening: wire.Open, change: dict[str, Any], code: str, sentence: str
+    channel: grpc.Channel, hello: wire.Hello, change: dict[str, Any], code: str, sentence: str
 ) -> None:
-    message = wire.encode_open(structs.replace(opening, **change))
+    message = wire.encode_open(structs.replace(REQUEST, **change), hello)
     refusal = Stream(channel, message).refusal()
     assert refusal.code().name == code
+    assert sentence in str(refusal.details())
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"protocol": 9}, "the edge speaks protocol 9"),
+        ({"tokenizer_fingerprint": "0"}, "'draft' (0) is not that of"),
+    ],
+)
+def test_an_edge_that_does_not_fit_is_refused(
+    channel: grpc.Channel, hello: wire.Hello, change: dict[str, Any], sentence: str
+) -> None:
+    message = wire.encode_open(REQUEST, structs.replace(hello, **change))
+    refusal = Stream(channel, message).refusal()
+    assert refusal.code() is grpc.StatusCode.FAILED_PRECONDITION
     assert sentence in str(refusal.details())
 
 
@@ -167,22 +182,20 @@ def test_a_wrong_opening_is_refused(
     ],
 )
 def test_a_broken_stream_ends_alone(
-    channel: grpc.Channel, opening: wire.Open, message: pb.EdgeMessage, sentence: str
+    channel: grpc.Channel, hello: wire.Hello, message: pb.EdgeMessage, sentence: str
 ) -> None:
-    patient = structs.replace(opening, slo=Slo(tokens_per_s=0.01, first_token_s=100))
-    neighbour = Stream(channel, wire.encode_open(opening))
-    refusal = Stream(channel, wire.encode_open(patient), message).refusal()
+    neighbour = Stream(channel, wire.encode_open(REQUEST, hello))
+    refusal = Stream(channel, wire.encode_open(PATIENT, hello), message).refusal()
     assert refusal.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert sentence in str(refusal.details())
     assert len(neighbour.tokens()) == 12
 
 
-def test_a_flood_of_drafts_ends_its_own_stream(channel: grpc.Channel, opening: wire.Open) -> None:
+def test_a_flood_of_drafts_ends_its_own_stream(channel: grpc.Channel, hello: wire.Hello) -> None:
     """Each of them alone is within the rules: a block that came before changes nothing."""
-    patient = structs.replace(opening, slo=Slo(tokens_per_s=0.01, first_token_s=100))
-    neighbour = Stream(channel, wire.encode_open(opening))
+    neighbour = Stream(channel, wire.encode_open(REQUEST, hello))
     flood = [draft(1, 3, [1])] * 2000
-    refusal = Stream(channel, wire.encode_open(patient), *flood).refusal()
+    refusal = Stream(channel, wire.encode_open(PATIENT, hello), *flood).refusal()
     assert refusal.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert "more drafts came than verdicts can answer" in str(refusal.details())
     assert len(neighbour.tokens()) == 12
@@ -200,9 +213,9 @@ def test_a_stream_that_ends_before_it_began_is_refused(channel: grpc.Channel) ->
     assert "must begin with Open" in str(stream.refusal().details())
 
 
-def test_bytes_that_are_no_message_are_refused(channel: grpc.Channel, opening: wire.Open) -> None:
+def test_bytes_that_are_no_message_are_refused(channel: grpc.Channel, hello: wire.Hello) -> None:
     raw: Any = channel.stream_stream("/wisp.v1.Wisp/Generate", bytes, bytes)
-    neighbour = Stream(channel, wire.encode_open(opening))
+    neighbour = Stream(channel, wire.encode_open(REQUEST, hello))
     with pytest.raises(grpc.RpcError) as caught:
         list(raw(iter([b"\xff\xff\xff"])))
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT

@@ -12,7 +12,7 @@ from wisp.errors import ConfigError
 from wisp.estimator import store
 from wisp.estimator.shape import SeatedShape
 from wisp.estimator.store import Key
-from wisp.server.profile import run
+from wisp.server.profile_command import run
 
 
 def profiled(*flags: str) -> int:

@@ -11,6 +11,7 @@ from wisp.core.request import Sampling
 from wisp.core.session import Session
 from wisp.core.slo import Slo
 from wisp.errors import Overloaded
+from wisp.verifier import torch as torch_verifier
 from wisp.verifier.base import Verifier
 from wisp.verifier.torch import TorchVerifier
 
@@ -131,3 +132,19 @@ def test_facts_are_read_from_the_directory(verifier: TorchVerifier, directory: P
     assert facts.eos_token_ids == (2, 7)
     assert facts.model == "m"
     assert TorchVerifier(directory, max_sessions=1).facts.model == directory.name
+
+
+def test_a_machine_that_keeps_the_bits_is_told_so(
+    directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert TorchVerifier(directory, max_sessions=3, max_model_len=256).facts.exact
+    assert "near-ties" not in caplog.text
+
+
+def test_a_machine_that_does_not_keep_the_bits_is_warned_of(
+    directory: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch_verifier, "is_exact", lambda model: False)
+    assert TorchVerifier(directory, max_sessions=1, max_model_len=64).facts.exact is False
+    (record,) = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert record.getMessage().startswith("texts may differ in near-ties on this machine (")

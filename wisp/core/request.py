@@ -1,10 +1,16 @@
-"""What a caller asks for: how much text, and how the target chooses it."""
+"""A request, as every path carries it: what is asked for, and how the target is to choose it."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from enum import StrEnum
+from typing import NamedTuple
 
 from msgspec import Struct
+
+from wisp.core.slo import SloChoice
+from wisp.errors import BadRequest
 
 
 class FinishReason(StrEnum):
@@ -21,8 +27,9 @@ class Structure(Struct, frozen=True):
 
 STRUCTURES = ("json", "regex", "choice", "grammar")
 
-
-MAX_LOGPROBS = 20  # of a token, as in OpenAI's API
+# The most alternatives of a token whose log-probabilities can be asked for: OpenAI's bound. Those
+# of a whole vocabulary would hold all other sessions up.
+MAX_LOGPROBS = 20
 
 
 class Sampling(Struct, frozen=True, kw_only=True):
@@ -42,3 +49,94 @@ class Sampling(Struct, frozen=True, kw_only=True):
     stop_token_ids: tuple[int, ...] = ()  # the model's own end tokens included
     num_logprobs: int | None = None  # None: none; 0: the chosen token's; n: the top n as well
     structure: Structure | None = None
+
+
+class Request(Struct, frozen=True, kw_only=True):
+    """One generation, whichever front it comes through. `ModelCard.check` says if it can be."""
+
+    prompt: list[int]
+    sampling: Sampling
+    model: str = ""  # the target's id, or an adapter's name; empty: the target
+    slo: SloChoice = None
+    speculation: bool = True  # False: one token a step, whatever could be drafted
+    committed: list[int] = []  # output so far, when this resumes a generation
+
+
+class _Range(NamedTuple):
+    min: float
+    max: float
+    above: bool = False  # the minimum itself is too low
+
+    def holds(self, value: float) -> bool:
+        return self.min <= value <= self.max and not (self.above and value == self.min)
+
+    def __str__(self) -> str:
+        if self.max == math.inf:
+            return f"at least {self.min:g}"
+        return f"{'above ' if self.above else ''}{self.min:g} to {self.max:g}"
+
+
+# The ranges of OpenAI's API where it has the parameter, and of vLLM's sampler where only that has.
+_RANGES = {
+    "max_tokens": _Range(1, math.inf),
+    "temperature": _Range(0, 2),
+    "top_p": _Range(0, 1, above=True),
+    "top_k": _Range(0, math.inf),
+    "min_p": _Range(0, 1),
+    "presence_penalty": _Range(-2, 2),
+    "frequency_penalty": _Range(-2, 2),
+    "repetition_penalty": _Range(0, 2, above=True),
+    "min_tokens": _Range(0, math.inf),
+    "num_logprobs": _Range(0, MAX_LOGPROBS),
+}
+# Of each bias on a token's logit, in OpenAI's API: at its ends the token is certain, or impossible.
+_BIAS_RANGE = _Range(-100, 100)
+
+
+def check_sampling(sampling: Sampling) -> None:
+    """Raises BadRequest for a value that is out of range, or that contradicts another."""
+    for name, allowed in _RANGES.items():
+        value = getattr(sampling, name)
+        if value is not None:
+            _check_range(name, value, allowed)
+    for token, bias in sampling.logit_bias.items():
+        _check_range(f"logit_bias[{token}]", bias, _BIAS_RANGE)
+    if sampling.min_tokens > sampling.max_tokens:
+        raise BadRequest(
+            f"min_tokens is {sampling.min_tokens}, but at most {sampling.max_tokens} tokens are "
+            "possible: lower it",
+            param="min_tokens",
+        )
+    if sampling.structure:
+        _check_structure(sampling, sampling.structure)
+
+
+def _check_range(name: str, value: float, allowed: _Range) -> None:
+    if not allowed.holds(value):
+        raise BadRequest(f"{name} is {allowed}, not {value:g}", param=name)
+
+
+def _check_structure(sampling: Sampling, structure: Structure) -> None:
+    if structure.kind not in STRUCTURES:
+        raise BadRequest(
+            f"structured_outputs are {', '.join(STRUCTURES)}, not '{structure.kind}'",
+            param="structured_outputs",
+        )
+    if sampling.min_tokens or not sampling.stop_token_ids:
+        raise BadRequest(
+            "a structured output ends where its structure does: leave out min_tokens and "
+            "ignore_eos",
+            param="min_tokens" if sampling.min_tokens else "ignore_eos",
+        )
+
+
+def check_tokens(
+    tokens: Iterable[int], vocab_size: int, name: str, kind: type[BadRequest] = BadRequest
+) -> None:
+    """Raises `kind` for the first token that the model does not have."""
+    for token in tokens:
+        if not 0 <= token < vocab_size:
+            raise kind(
+                f"{name} holds token {token}, but the model's are 0 to {vocab_size - 1}",
+                param=name,
+            )

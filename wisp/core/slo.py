@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, structs
+
+from wisp.errors import BadRequest
+
+# The bounds of a promise, in tokens/s and in seconds. Chosen: nobody means less or more, and no
+# time that is reckoned from them overflows.
+_MIN_PROMISE, _MAX_PROMISE = 1e-3, 1e6
 
 
 class Slo(Struct, frozen=True, kw_only=True):
@@ -17,6 +24,40 @@ class Slo(Struct, frozen=True, kw_only=True):
 
 
 SloChoice = Slo | str | None  # a request's: numbers, a class by name, or the default class
+
+
+class SloClasses:
+    """Those of a server, by name; a "custom" one is nobody's but its request's."""
+
+    def __init__(self, default: Slo, others: Iterable[Slo] = ()) -> None:
+        self._default = default
+        self._by_name = {slo.name: slo for slo in (default, *others)}
+
+    @property
+    def all(self) -> list[Slo]:
+        """In the order of their names."""
+        return [self._by_name[name] for name in sorted(self._by_name)]
+
+    def promise(self, asked: SloChoice) -> Slo:
+        """What a request gets; its own numbers have the default class's priority.
+
+        Raises BadRequest.
+        """
+        if asked is None:
+            return self._default
+        if isinstance(asked, str):
+            if asked not in self._by_name:
+                names = ", ".join(sorted(self._by_name))
+                raise BadRequest(f"there is no SLO class '{asked}': use one of {names}", "slo")
+            return self._by_name[asked]
+        for number in (asked.tokens_per_s, asked.first_token_s):
+            if not _MIN_PROMISE <= number <= _MAX_PROMISE:
+                raise BadRequest(
+                    f"an SLO's rate and first-token time are {_MIN_PROMISE:g} to "
+                    f"{_MAX_PROMISE:g}, not {number:g}",
+                    param="slo",
+                )
+        return structs.replace(asked, name="custom", priority=self._default.priority)
 
 
 class Attainment:

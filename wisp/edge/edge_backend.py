@@ -9,15 +9,19 @@ import logging
 import socket
 from collections.abc import Callable
 
+from msgspec import structs
+
 from wisp import wire
 from wisp.config import EdgeConfig
+from wisp.core.card import ModelCard
+from wisp.core.request import Request
 from wisp.edge.drafting import DraftLoop
 from wisp.edge.generation import EdgeGeneration
 from wisp.edge.link import Backoff, Link
 from wisp.errors import HandshakeError, Unavailable, WispError
 from wisp.metrics import EdgeMetrics
 from wisp.models.tokenizer import Tokenizer
-from wisp.openai.backend import Generation, GenerationRequest, ModelCard
+from wisp.openai.backend import Generation
 from wisp.v1 import wisp_pb2 as pb
 
 log = logging.getLogger(__name__)
@@ -89,17 +93,14 @@ class EdgeBackend:
                 log.info("drafting for '%s' at %s", card.id, self._link.address)
                 return
 
-    async def generate(self, request: GenerationRequest) -> Generation:
+    async def generate(self, request: Request) -> Generation:
         if self._draining:
             raise Unavailable("this edge is stopping: send the request again later")
         card = await self.model()
-        drafts = request.use_drafts and self._loop.has_room(len(request.prompt))
-        opening = wire.Open(
-            prompt=request.prompt,
-            sampling=request.sampling,
-            slo=request.slo,
-            drafts=drafts,
-            model=request.model or card.id,
+        card.check(request)
+        drafts = request.speculation and self._loop.has_room(len(request.prompt))
+        request = structs.replace(request, speculation=drafts, model=request.model or card.id)
+        hello = wire.Hello(
             tokenizer_name=self.tokenizer.name,
             tokenizer_fingerprint=self.tokenizer.fingerprint,
             device=self._config.device_name or socket.gethostname(),
@@ -109,7 +110,8 @@ class EdgeBackend:
         self.idle.clear()
         generation = EdgeGeneration(
             self._link,
-            opening,
+            request,
+            hello,
             predictor=self._loop.predictor,
             vocab_size=card.vocab_size,
             block_tokens=self._config.drafter.block_tokens,

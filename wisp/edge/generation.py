@@ -13,6 +13,7 @@ from msgspec import structs
 
 from wisp import wire
 from wisp.core.drafts import DraftBlock, Verdict
+from wisp.core.request import Request
 from wisp.core.slo import Attainment
 from wisp.edge.drafter.base import Proposal
 from wisp.edge.link import Backoff, Link
@@ -32,7 +33,8 @@ class EdgeGeneration:
     def __init__(
         self,
         link: Link,
-        opening: wire.Open,
+        request: Request,
+        hello: wire.Hello,
         *,
         predictor: Predictor,
         vocab_size: int,
@@ -42,9 +44,10 @@ class EdgeGeneration:
         on_change: Callable[[], None],
         on_end: Callable[[], None],
     ) -> None:
-        self.stream = Stream(opening.prompt, opening.sampling.max_tokens)
+        self.stream = Stream(request.prompt, request.sampling.max_tokens)
         self._link = link
-        self._opening = opening
+        self._request = request
+        self._hello = hello
         self._predictor = predictor
         self._vocab_size = vocab_size
         self._block_tokens = block_tokens
@@ -72,7 +75,7 @@ class EdgeGeneration:
 
     def features(self, proposal: Proposal) -> Features:
         """What the predictor is told of a proposal for the stream's next position."""
-        return self.stream.features(proposal, self._opening.sampling.temperature)
+        return self.stream.features(proposal, self._request.sampling.temperature)
 
     def append(self, features: Features, acceptance: float, cost: Cost) -> None:
         """Take a proposal into the stream, and send what is ready."""
@@ -117,7 +120,7 @@ class EdgeGeneration:
         lost_s: float | None = None
         while True:
             try:
-                stream = self._link.generate(self._resume(), self._outbox)
+                stream = self._link.generate(self._resume(), self._hello, self._outbox)
                 async with contextlib.aclosing(stream):
                     async for message in stream:
                         if lost_s is not None:
@@ -143,13 +146,13 @@ class EdgeGeneration:
             log.info("stream lost (%s): resuming", error)
             await backoff.wait()
 
-    def _resume(self) -> wire.Open:
-        """The opening, with what is committed by now; drafts of the lost stream are sent anew."""
+    def _resume(self) -> Request:
+        """The request, with what is committed by now; drafts of the lost stream are sent anew."""
         self.stream.reopen()
         self._sent.clear()
         self._outbox = asyncio.Queue()
         return structs.replace(
-            self._opening, committed=self.stream.committed[self.stream.num_prompt :]
+            self._request, committed=self.stream.committed[self.stream.num_prompt :]
         )
 
     def _receive(self, message: pb.ServerMessage) -> None:
@@ -157,7 +160,7 @@ class EdgeGeneration:
             if self._attainment is None:  # else a resumed one: the reader has not gone away
                 promise = wire.decode_promise(message.opened)
                 self._attainment = Attainment(promise, self._opened_s)
-            if self._opening.drafts:
+            if self._request.speculation:
                 self.stream.directive = wire.decode_directive(message.opened.directive)
             self.flush()
             self._on_change()

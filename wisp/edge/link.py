@@ -11,8 +11,9 @@ from typing import Any
 import grpc
 
 from wisp import wire
+from wisp.core.card import ModelCard
 from wisp.core.drafts import DraftBlock
-from wisp.openai.backend import ModelCard
+from wisp.core.request import Request
 from wisp.status import error_of
 from wisp.v1 import wisp_pb2 as pb
 from wisp.v1 import wisp_pb2_grpc
@@ -52,15 +53,15 @@ class Link:
         return card, model
 
     async def generate(
-        self, opening: wire.Open, outbox: asyncio.Queue[DraftBlock]
+        self, request: Request, hello: wire.Hello, outbox: asyncio.Queue[DraftBlock]
     ) -> AsyncGenerator[pb.ServerMessage, None]:
-        """One attempt: sends `opening`, then what comes into `outbox`; yields the answers.
+        """One attempt: opens a stream, then sends what comes into `outbox`; yields the answers.
 
         Raises what the server's status means, Unavailable when the connection is lost. Closing
         the iterator cancels the stream, which frees the session at once.
         """
         call = self._stub.Generate()
-        writer = asyncio.create_task(_write(call, opening, outbox))
+        writer = asyncio.create_task(_write(call, wire.encode_open(request, hello), outbox))
         try:
             async for message in call:
                 yield message
@@ -81,10 +82,10 @@ class Link:
         await self._channel.close(grace=None)
 
 
-async def _write(call: Any, opening: wire.Open, outbox: asyncio.Queue[DraftBlock]) -> None:
+async def _write(call: Any, opening: pb.EdgeMessage, outbox: asyncio.Queue[DraftBlock]) -> None:
     # A write fails when the stream has ended; whoever reads the stream learns why.
     with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
-        await call.write(wire.encode_open(opening))
+        await call.write(opening)
         while True:
             await call.write(wire.encode_draft(await outbox.get()))
 

@@ -22,7 +22,7 @@ from wisp.errors import ConfigError
 from wisp.lifecycle import announce, stop_signal
 from wisp.metrics import EdgeMetrics, metrics_route
 from wisp.models.tokenizer import Tokenizer
-from wisp.openai.front import HttpFront
+from wisp.openai.http_front import HttpFront
 from wisp.openai.routes import create_app
 
 log = logging.getLogger(__name__)

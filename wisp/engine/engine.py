@@ -120,16 +120,17 @@ class Engine:
                 self.stopped = True
 
     def _open(self, message: Open) -> None:
+        request = message.request
         session = Session(
             message.session_id,
-            message.prompt,
-            message.sampling,
+            request.prompt,
+            request.sampling,
             message.slo,
-            committed=message.committed,
+            committed=request.committed,
             adapter=message.adapter,
             has_edge=message.has_edge,
             max_window=self._max_window,
-            max_ngram=self._max_ngram if message.speculates else 0,
+            max_ngram=self._max_ngram if request.speculation else 0,
             now=self._clock(),
         )
         session.directive = self._policy.directive(session)

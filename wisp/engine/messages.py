@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from wisp.core.drafts import DraftBlock, Verdict
-from wisp.core.request import Sampling
+from wisp.core.request import Request
 from wisp.core.slo import Slo
 from wisp.scheduler.policy import PolicyChoice
 from wisp.verifier.base import Facts
@@ -17,16 +17,13 @@ ErrorKind = Literal["invalid", "protocol", "overloaded", "shed", "internal"]
 
 
 class Open(Struct, frozen=True, tag=True, kw_only=True):
-    """Begin a session; the service has checked it."""
+    """Begin a session: a request that the service has checked, and what it decided on it."""
 
     session_id: int
-    prompt: list[int]
-    committed: list[int]
-    sampling: Sampling
-    slo: Slo
-    has_edge: bool
-    adapter: str | None = None
-    speculates: bool = True  # False: one token a step, whatever could be drafted
+    request: Request
+    slo: Slo  # what it is promised
+    adapter: str | None = None  # of the target, that chooses its tokens; None: the target alone
+    has_edge: bool = False  # one that may draft for it
 
 
 class Draft(Struct, frozen=True, tag=True):
@@ -72,6 +69,10 @@ class Forecast(Struct, frozen=True):
     drift: float  # its recent error against the long-run one
     alone_s: float  # a step that its mean seat has for itself
 
+    def error(self, step_time_s: float) -> float:
+        """Of the expectation, relative to it."""
+        return abs(step_time_s / self.expected_s - 1.0)
+
 
 class StepReport(Struct, frozen=True, kw_only=True):
     """One step of the target, for the metrics."""
@@ -88,6 +89,11 @@ class StepReport(Struct, frozen=True, kw_only=True):
     loop_time_s: float  # the whole turn of the engine loop, the step included
     forecast: Forecast | None = None
     marginal_cost: float | None = None  # of a draft token, in committed tokens
+
+    @property
+    def num_plain(self) -> int:
+        """The last committed token of each session that decodes."""
+        return self.num_tokens - self.num_prefill - self.num_drafted - self.num_ngram_drafted
 
 
 class Verdicts(Struct, frozen=True, tag=True):

@@ -6,48 +6,58 @@ layer, and with them, as a keyword argument, the cache and the description of th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from wisp.models.batch import SlotBatch
+from wisp.models.batch import Group, Shape, SlotBatch
 
 NAME = "wisp_slots"
 
 
-class SlotCache:
-    """Keys and values of all slots, layer by layer: [num_slots * capacity, kv heads, head dim].
+class Layer:
+    """Keys and values of all slots in one layer, as rows and as blocks of rows.
 
-    A layer's tensors are made when its first keys are seen, so their shapes need no config.
     They are zeros, which the system maps lazily: pages of the CPU that no token has touched cost
     nothing.
     """
 
-    def __init__(self, num_slots: int, capacity: int, block: int) -> None:
-        self.num_slots = num_slots
-        self.capacity = capacity  # tokens of a slot
-        self.block = block  # keys that are summed at once
+    def __init__(self, key: Tensor, value: Tensor, num_rows: int, block: int) -> None:
+        """`key` and `value` are new ones, [1, kv heads, T, head dim]."""
+        self.keys = key.new_zeros(num_rows, key.shape[1], key.shape[3])
+        self.values = value.new_zeros(num_rows, value.shape[1], value.shape[3])
+        # [blocks, kv heads, head dim, block] and [blocks, kv heads, block, head dim]
+        self.key_blocks = self.keys.view(-1, block, *self.keys.shape[1:]).permute(0, 2, 3, 1)
+        self.value_blocks = self.values.view(-1, block, *self.values.shape[1:]).transpose(1, 2)
+
+
+class SlotCache:
+    """The layers' keys and values, and what their attention is told of the forward in progress.
+
+    A layer is made when its first keys are seen, so its shape needs no config.
+    """
+
+    def __init__(self, num_slots: int, shape: Shape) -> None:
+        self.shape = shape
         self.batch: SlotBatch | None = None  # of the forward in progress
         self.unsupported: set[str] = set()  # what layers asked for and this attention cannot do
         self.sliding_windows: set[int] = set()
-        self._layers: dict[int, tuple[Tensor, Tensor]] = {}
+        self._num_rows = num_slots * shape.capacity
+        self._layers: dict[int, Layer] = {}
 
     @property
     def num_layers(self) -> int:
         return len(self._layers)
 
-    def layer(self, index: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """The tensors of a layer whose new keys are [1, kv heads, T, head dim]."""
+    def layer(self, index: int, key: Tensor, value: Tensor) -> Layer:
+        """The layer whose new keys and values are [1, kv heads, T, head dim]."""
         held = self._layers.get(index)
         if held is None:
-            held = self._layers[index] = (self._zeros(key), self._zeros(value))
+            held = self._layers[index] = Layer(key, value, self._num_rows, self.shape.keys)
         return held
-
-    def _zeros(self, like: Tensor) -> Tensor:
-        rows = self.num_slots * self.capacity
-        return like.new_zeros(rows, like.shape[1], like.shape[3])
 
 
 def attend(
@@ -66,39 +76,56 @@ def attend(
     cache, batch = wisp_slots, wisp_slots.batch
     index = module.layer_idx
     assert isinstance(index, int)
-    keys, values = cache.layer(index, key, value)
+    layer = cache.layer(index, key, value)
     if options:
         _note_unsupported(cache, options)
-    keys.index_copy_(0, batch.rows, key[0].transpose(0, 1)[: batch.num_tokens])
-    values.index_copy_(0, batch.rows, value[0].transpose(0, 1)[: batch.num_tokens])
+    layer.keys.index_copy_(0, batch.rows, key[0].transpose(0, 1)[: batch.num_tokens])
+    layer.values.index_copy_(0, batch.rows, value[0].transpose(0, 1)[: batch.num_tokens])
 
-    _, num_heads, num_tokens, head_dim = query.shape
-    num_kv = keys.shape[1]
-    group = num_heads // num_kv
-    scale = head_dim**-0.5 if scaling is None else scaling
-    # Queries of one key head lie together: [kv heads, T * group, head dim].
-    queries = query.view(num_kv, group, num_tokens, head_dim).transpose(1, 2)
-    queries = queries.reshape(num_kv, num_tokens * group, head_dim)
-    output = query.new_zeros(num_kv, num_tokens * group, values.shape[2])
-    keys, values = keys.permute(1, 2, 0), values.transpose(0, 1)
-    for slot, first, count, length in batch.spans:
-        rows = slice(first * group, (first + count) * group)
-        base = slot * cache.capacity
-        held = slice(base, base + length)
-        bias = batch.bias[rows, :length]
-        scores = torch.baddbmm(bias, queries[:, rows], keys[:, :, held], alpha=scale)
-        output[:, rows] = _weighted_sum(scores.softmax(-1), values[:, held], cache.block)
-    output = output.view(num_kv, num_tokens, group, -1).transpose(0, 1)
-    return output.reshape(1, num_tokens, num_heads, -1), None
+    num_heads, num_kv, size = query.shape[1], key.shape[1], cache.shape.queries
+    scale = query.shape[3] ** -0.5 if scaling is None else scaling
+    # Queries of one key head lie together: [tiles, kv heads, queries * group, head dim].
+    queries = query[0].transpose(0, 1).index_select(0, batch.queries)
+    queries = queries.view(-1, size, num_kv, num_heads // num_kv, query.shape[3]).transpose(1, 2)
+    queries = queries.reshape(queries.shape[0], num_kv, -1, query.shape[3])
+    tiles = queries.mul_(scale).unbind()
+    outputs = [_attend(group, tiles, layer) for group in batch.groups]
+    output = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+    output = output.view(-1, num_kv, size, num_heads // num_kv, value.shape[3]).transpose(1, 2)
+    output = output.reshape(-1, num_heads, value.shape[3]).index_select(0, batch.places)
+    return output.unsqueeze(0), None
 
 
-def _weighted_sum(weights: Tensor, values: Tensor, block: int) -> Tensor:
-    """[b, rows, length] x [b, length, head dim], summed block by block from the front."""
-    total = torch.bmm(weights[:, :, :block], values[:, :block])
-    for start in range(block, weights.shape[2], block):
-        end = start + block
-        total = torch.baddbmm(total, weights[:, :, start:end], values[:, start:end])
-    return total
+def _attend(group: Group, queries: Sequence[Tensor], layer: Layer) -> Tensor:
+    """The output of a group's tiles: [its tiles, kv heads, queries * group, head dim].
+
+    `queries` are those of all tiles, already scaled: each [kv heads, queries * group, head dim].
+
+    A product is of one tile and one block, for all key heads: even the number of products that are
+    asked for at once is the same always, since a library may choose its kernels by that, too. A
+    block that a query may not look at adds zeros to its sums, which changes no bit; the largest
+    score is the same in whatever order it is looked for; and blocks are added in order.
+    """
+    num_tiles, num_blocks = group.num_tiles, group.num_blocks
+    by_tile = (num_tiles, num_blocks, *queries[0].shape[:2], -1)
+    scores = layer.keys.new_empty(len(group.blocks), *queries[0].shape[:2], group.bias.shape[-1])
+    for tile, block, result in zip(group.tiles, group.blocks, scores.unbind(), strict=True):
+        torch.bmm(queries[tile], layer.key_blocks.select(0, block), out=result)
+    scores += group.bias
+    largest = scores.amax(-1, keepdim=True)
+    if num_blocks > 1:
+        largest = largest.view(by_tile).amax(1, keepdim=True)
+    weights = scores.view(by_tile).sub_(largest.view(num_tiles, -1, *largest.shape[-3:])).exp_()
+    sums = weights.sum(-1, keepdim=True)
+    if num_blocks > 1:  # a running sum adds from the front, so zeros behind it do not change it
+        sums = sums.cumsum(1)[:, -1:]
+    outputs: list[Tensor] = []
+    for index, (weight, block) in enumerate(zip(scores.unbind(), group.blocks, strict=True)):
+        if index % num_blocks == 0:
+            outputs.append(torch.bmm(weight, layer.value_blocks.select(0, block)))
+        else:
+            outputs[-1].baddbmm_(weight, layer.value_blocks.select(0, block))
+    return torch.stack(outputs).div_(sums[:, 0])
 
 
 def _note_unsupported(cache: SlotCache, options: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """Where the tokens of one forward lie: the description that the attention function works from.
 
-All tokens of a forward stand in one row of T tokens, item after item, so that every linear layer
-runs once and without padding between items. Only attention looks at items one by one.
+All tokens of a forward stand in one row of T tokens, item after item, so that linear layers run
+without padding between items. Attention looks at each item in tiles of a fixed number of queries.
 """
 
 from __future__ import annotations
@@ -13,13 +13,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# On the CPU a matrix product gives a row the same bits whatever rows stand beside it if the number
-# of rows is a multiple of 4: fewer than 4 take other kernels, and threads split rows by 4. A sum
-# over keys has the same bits whatever zeros follow if all of its parts are summed alike: where the
-# kernels cut a sum, and in what order they add, depends on its length. So rows are rounded up to
-# ROWS, and keys are summed in blocks of KEYS, the last one filled with zeros.
-ROWS = 4
+# What bits a matrix product gives a row depends, on most processors, on the shape of the product:
+# how many rows it has and how long its sums are choose the kernels, and so the order of additions.
+# So no shape here depends on what is computed: a linear layer works on ROWS tokens at a time, and
+# attention on QUERIES tokens of one item and KEYS keys, the last of each filled up. They are
+# constants and not tuned at start, since a text must not depend on how busy the machine was then.
+#
+# Measured on an Intel Xeon with AVX-512 (docs/measurements.md): fewer ROWS make prompts slower,
+# more make a single session slower, and likewise for QUERIES. 16 rows of float32 are also whole
+# cache lines, so every tile of a row begins at the same alignment.
+ROWS = 16
+QUERIES = 8
 KEYS = 128
+PAIRS = 32  # of tiles and key blocks that are weighed at once: their scores should fit a cache
 
 
 class Item(NamedTuple):
@@ -31,17 +37,35 @@ class Item(NamedTuple):
     num_logits: int  # logits of the last so many tokens are wanted
 
 
-class Span(NamedTuple):
-    """One item in the row: queries `first` and on look at the first keys of a slot.
+class Shape(NamedTuple):
+    """What the layout must know of the model and its cache."""
 
-    `num_queries` is rounded up: queries beyond the item's own belong to its neighbours (or are
-    padding), and what is computed for them is overwritten, as spans are worked on in order.
-    """
+    capacity: int  # tokens of a slot: a multiple of `keys`
+    group: int  # query heads that share a key head
+    queries: int  # tokens of a query tile
+    keys: int  # of a block
 
-    slot: int
-    first: int
-    num_queries: int
-    num_keys: int  # rounded up too
+
+class Tile(NamedTuple):
+    """At most `Shape.queries` tokens of one item that follow each other."""
+
+    first: int  # index into T
+    start: int  # position of the first
+    num_tokens: int
+    first_block: int  # of its slot
+    num_blocks: int  # that it looks at
+
+
+@dataclass(slots=True)
+class Group:
+    """Some tiles that look at equally many key blocks."""
+
+    num_tiles: int
+    num_blocks: int
+    # One of each for each pair of a tile and a block, tile after tile, blocks by position:
+    tiles: list[int]
+    blocks: list[int]  # indices into the cache
+    bias: Tensor  # [pairs, 1, queries * group, keys]: 0 where a query may look, else -inf
 
 
 @dataclass(slots=True)
@@ -50,14 +74,15 @@ class SlotBatch:
 
     num_tokens: int  # without the padding at the end
     rows: Tensor  # [num_tokens] of int64: slot * capacity + position, where keys and values go
-    spans: list[Span]
-    bias: Tensor  # [T * group, longest length]: 0 where a query may look, else -inf
+    queries: Tensor  # [num tiles * queries], indices into T: the tokens of each tile
+    places: Tensor  # [T], indices into `queries`: where the output of each token is found
+    groups: list[Group]
 
 
 class Layout(NamedTuple):
     """A forward's inputs."""
 
-    input_ids: Tensor  # [1, T]
+    input_ids: Tensor  # [1, T], T a multiple of ROWS
     position_ids: Tensor  # [1, T]
     logit_rows: Tensor  # [num_logits rounded up], indices into T
     num_logits: int
@@ -69,53 +94,108 @@ def round_up(number: int, multiple: int) -> int:
 
 
 def lay_out(
-    items: Sequence[Item], *, capacity: int, group: int, dtype: torch.dtype, device: torch.device
+    items: Sequence[Item], shape: Shape, *, dtype: torch.dtype, device: torch.device
 ) -> Layout:
-    """Flatten the items.
-
-    `capacity` is the number of rows of a slot, `group` the number of query heads that share a key.
-    """
+    """Flatten the items, and cut them into tiles."""
     ids: list[int] = []
     positions: list[int] = []
     rows: list[int] = []
     wanted: list[int] = []
-    spans: list[Span] = []
-    multiple = ROWS if group % ROWS else 1  # rows of attention products are queries * group
-    end = 0
-    for slot, start, tokens, num_logits in items:
-        first, stop = len(ids), start + len(tokens)
-        ids.extend(tokens)
-        positions.extend(range(start, stop))
-        rows.extend(range(slot * capacity + start, slot * capacity + stop))
-        wanted.extend(range(len(ids) - num_logits, len(ids)))
-        spans.append(Span(slot, first, round_up(len(tokens), multiple), round_up(stop, KEYS)))
-        end = max(end, first + spans[-1].num_queries)
+    tiles: list[Tile] = []
+    for item in items:
+        first, stop = len(ids), item.start + len(item.tokens)
+        ids.extend(item.tokens)
+        positions.extend(range(item.start, stop))
+        base = item.slot * shape.capacity
+        rows.extend(range(base + item.start, base + stop))
+        wanted.extend(range(len(ids) - item.num_logits, len(ids)))
+        tiles.extend(_tiles(item, first, shape))
     num_tokens, num_logits = len(ids), len(wanted)
-    padding = round_up(end, ROWS) - num_tokens
+    padding = round_up(num_tokens, ROWS) - num_tokens
     ids.extend([0] * padding)
     positions.extend([0] * padding)
     wanted.extend([0] * (round_up(num_logits, ROWS) - num_logits))
-    position_ids = torch.tensor([positions], device=device)
-    longest = max(span.num_keys for span in spans)
+    tiles.sort(key=lambda tile: tile.num_blocks)
+    queries, places = _queries(tiles, len(ids), shape.queries)
     batch = SlotBatch(
         num_tokens=num_tokens,
-        rows=torch.tensor(rows, dtype=torch.int64, device=device),
-        spans=spans,
-        bias=causal_bias(position_ids[0], longest, group, dtype),
+        rows=torch.tensor(rows, device=device),
+        queries=torch.tensor(queries, device=device),
+        places=torch.tensor(places, device=device),
+        groups=_groups(tiles, shape, dtype, device),
     )
     return Layout(
         torch.tensor([ids], device=device),
-        position_ids,
+        torch.tensor([positions], device=device),
         torch.tensor(wanted, dtype=torch.int64, device=device),
         num_logits,
         batch,
     )
 
 
-def causal_bias(positions: Tensor, length: int, group: int, dtype: torch.dtype) -> Tensor:
-    """Each of T positions may look at keys 0 .. itself: [T * group, length]."""
-    keys = torch.arange(length, device=positions.device)
-    hidden = keys > positions.repeat_interleave(group)[:, None]
-    return torch.zeros(hidden.shape, dtype=dtype, device=positions.device).masked_fill_(
-        hidden, float("-inf")
-    )
+def _tiles(item: Item, first: int, shape: Shape) -> list[Tile]:
+    """The tiles of an item whose first token is the `first` of the row."""
+    first_block = item.slot * (shape.capacity // shape.keys)
+    found = []
+    for offset in range(0, len(item.tokens), shape.queries):
+        count = min(shape.queries, len(item.tokens) - offset)
+        start = item.start + offset
+        num_blocks = (start + count - 1) // shape.keys + 1
+        found.append(Tile(first + offset, start, count, first_block, num_blocks))
+    return found
+
+
+def _queries(tiles: Sequence[Tile], num_rows: int, size: int) -> tuple[list[int], list[int]]:
+    """The tokens of the tiles, and the places of all tokens in them (of the padding: any)."""
+    queries: list[int] = []
+    places = [0] * num_rows
+    for tile in tiles:
+        end = tile.first + tile.num_tokens
+        places[tile.first : end] = range(len(queries), len(queries) + tile.num_tokens)
+        queries.extend(range(tile.first, end))
+        queries.extend([tile.first] * (size - tile.num_tokens))
+    return queries, places
+
+
+def _groups(
+    tiles: Sequence[Tile], shape: Shape, dtype: torch.dtype, device: torch.device
+) -> list[Group]:
+    """Tiles come in the order of their numbers of blocks."""
+    groups = []
+    first = 0
+    while first < len(tiles):
+        num_blocks = tiles[first].num_blocks
+        stop = first + 1
+        while (
+            stop < len(tiles)
+            and tiles[stop].num_blocks == num_blocks
+            and (stop + 1 - first) * num_blocks <= PAIRS
+        ):
+            stop += 1
+        members = tiles[first:stop]
+        starts = torch.tensor([tile.start for tile in members], device=device)
+        groups.append(
+            Group(
+                len(members),
+                num_blocks,
+                [index for index in range(first, stop) for _ in range(num_blocks)],
+                [tile.first_block + block for tile in members for block in range(num_blocks)],
+                causal_bias(starts, num_blocks, shape, dtype).unsqueeze(1),
+            )
+        )
+        first = stop
+    return groups
+
+
+def causal_bias(starts: Tensor, num_blocks: int, shape: Shape, dtype: torch.dtype) -> Tensor:
+    """Each position may look at itself and those before: [tiles * blocks, queries * group, keys].
+
+    `starts` [tiles] are the positions of the tiles' first tokens. A tile that is not full is filled
+    with positions behind it: what they look at does not matter, but they must look at something.
+    """
+    positions = starts[:, None] + torch.arange(shape.queries, device=starts.device)
+    positions = positions.repeat_interleave(shape.group, 1)[:, None, :, None]
+    keys = torch.arange(num_blocks * shape.keys, device=starts.device)
+    hidden = keys.view(1, num_blocks, 1, shape.keys) > positions
+    bias = torch.zeros(hidden.shape, dtype=dtype, device=starts.device)
+    return bias.masked_fill_(hidden, float("-inf")).flatten(0, 1)

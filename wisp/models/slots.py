@@ -14,9 +14,12 @@ from transformers.utils import logging as transformers_logging
 
 from wisp.errors import ConfigError
 from wisp.models import attention
-from wisp.models.batch import KEYS, Item, lay_out, round_up
+from wisp.models.batch import KEYS, QUERIES, Item, Shape, lay_out, round_up
+from wisp.models.linear import tile_linears
 
 __all__ = ["Item", "SlotModel"]
+
+_GPU_QUERIES = 64  # the rows of a usual tile of a GPU's matrix kernels
 
 
 class SlotModel:
@@ -45,10 +48,9 @@ class SlotModel:
         self.max_len = max_len or _positions(self.config, directory)
         self._model = self._load(Path(directory))
         heads = self.config.num_attention_heads
-        self._group: int = heads // (getattr(self.config, "num_key_value_heads", None) or heads)
-        capacity = round_up(self.max_len, KEYS)
-        block = KEYS if self.device.type == "cpu" else capacity
-        self._cache = attention.SlotCache(num_slots, capacity, block)
+        group: int = heads // (getattr(self.config, "num_key_value_heads", None) or heads)
+        self._shape = _shape(self.max_len, group, self.device)
+        self._cache = attention.SlotCache(num_slots, self._shape)
         self._warm_up(directory)
 
     def _load(self, directory: Path) -> Any:
@@ -64,6 +66,7 @@ class SlotModel:
         except (OSError, ValueError) as error:
             raise ConfigError(f"the model in {directory} cannot be loaded: {error}") from error
         if self.device.type == "cpu":
+            tile_linears(model)
             _replace_silu(model)
         return model.to(self.device).eval().requires_grad_(False)
 
@@ -71,13 +74,7 @@ class SlotModel:
     def forward(self, items: Sequence[Item]) -> Tensor:
         """Logits [rows, vocab] of the last `num_logits` tokens of each item, in order."""
         self._check(items)
-        layout = lay_out(
-            items,
-            capacity=self._cache.capacity,
-            group=self._group,
-            dtype=self.dtype,
-            device=self.device,
-        )
+        layout = lay_out(items, self._shape, dtype=self.dtype, device=self.device)
         self._cache.batch = layout.batch
         output = self._model(
             layout.input_ids,
@@ -141,6 +138,14 @@ def _replace_silu(model: nn.Module) -> None:
         for name, child in parent.named_children():
             if isinstance(child, nn.SiLU | SiLUActivation):
                 setattr(parent, name, _Silu())
+
+
+def _shape(max_len: int, group: int, device: torch.device) -> Shape:
+    """On a GPU a launch costs more than what it computes: few large tiles, and a slot at once."""
+    capacity = round_up(max_len, KEYS)
+    if device.type == "cpu":
+        return Shape(capacity, group, QUERIES, KEYS)
+    return Shape(capacity, group, _GPU_QUERIES, capacity)
 
 
 def _dtype(asked: torch.dtype | str | None, device: torch.device) -> torch.dtype:

@@ -1,15 +1,25 @@
-"""From the bytes of a request to a checked schema, with OpenAI's words for what is wrong."""
+"""From the bytes of an HTTP request to the one record of a request.
+
+First to a schema, with OpenAI's words for what is wrong; then to tokens and sampling parameters.
+"""
 
 from __future__ import annotations
 
+import secrets
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails, from_json
 
-from wisp.openai.errors import RequestError
-from wisp.openai.schemas import GenerationFields
+from wisp.core.card import ModelCard
+from wisp.core.request import Request, Sampling
+from wisp.core.slo import Slo, SloChoice
+from wisp.errors import BadRequest, PromptTooLong
+from wisp.models.tokenizer import Tokenizer
+from wisp.openai.http_errors import RequestError
+from wisp.openai.schemas import ChatRequest, CompletionRequest, GenerationFields, SloFields
 
+SLO_HEADER = "x-wisp-slo"
 RequestT = TypeVar("RequestT", bound=GenerationFields)
 
 # Standard fields that cannot change the answer: bookkeeping of the caller or of OpenAI's platform.
@@ -92,3 +102,103 @@ def _path(location: tuple[int | str, ...]) -> str | None:
     for part in location:
         path += f"[{part}]" if isinstance(part, int) else f".{part}"
     return path.lstrip(".") or None
+
+
+def to_request(
+    fields: ChatRequest | CompletionRequest,
+    card: ModelCard,
+    tokenizer: Tokenizer,
+    slo_header: str | None = None,
+) -> Request:
+    """What the fields ask for; the backend checks it. Raises BadRequest and its children."""
+    card.adapter(fields.model)
+    if isinstance(fields, ChatRequest):
+        prompt = _chat_prompt(fields, card, tokenizer)
+    else:
+        prompt = _text_prompt(fields, card, tokenizer)
+    return Request(
+        prompt=prompt,
+        sampling=_sampling(fields, card, len(prompt)),
+        model=fields.model,
+        slo=_chosen_slo(fields.wisp.slo, slo_header),
+        speculation=fields.wisp.speculation,
+    )
+
+
+def _chat_prompt(fields: ChatRequest, card: ModelCard, tokenizer: Tokenizer) -> list[int]:
+    messages = []
+    for message in fields.messages:
+        data = message.model_dump(exclude_none=True)
+        if message.role == "developer":  # OpenAI's newer word; templates know the older one
+            data["role"] = "system"
+        messages.append(data)
+    _check_chars(sum(len(message.content) for message in fields.messages), card, tokenizer)
+    return tokenizer.encode_chat(messages, **fields.chat_template_kwargs)
+
+
+def _text_prompt(fields: CompletionRequest, card: ModelCard, tokenizer: Tokenizer) -> list[int]:
+    prompt = fields.prompt
+    if isinstance(prompt, list):
+        return prompt
+    _check_chars(len(prompt), card, tokenizer)
+    return tokenizer.encode(prompt)
+
+
+def _check_chars(num_chars: int, card: ModelCard, tokenizer: Tokenizer) -> None:
+    """Refuse what cannot fit before time is spent on tokenizing it."""
+    if num_chars > card.max_model_len * tokenizer.longest_token:
+        raise PromptTooLong(
+            f"the model's context is {card.max_model_len} tokens, but the prompt has {num_chars} "
+            "characters: shorten it",
+            param="prompt",
+        )
+
+
+def _sampling(fields: GenerationFields, card: ModelCard, num_prompt: int) -> Sampling:
+    """Without a limit of its own an answer may fill the context, if there is room for any."""
+    room = max(1, card.max_model_len - num_prompt)
+    ends = () if fields.ignore_eos else card.eos_token_ids
+    # A random seed has at most 53 bits: so it stays exact in clients whose numbers are all doubles.
+    seed = secrets.randbelow(2**53) if fields.seed is None else fields.seed % 2**64
+    return Sampling(
+        max_tokens=room if fields.max_tokens is None else fields.max_tokens,
+        seed=seed,
+        temperature=fields.temperature,
+        top_p=fields.top_p,
+        top_k=fields.top_k,
+        min_p=fields.min_p,
+        presence_penalty=fields.presence_penalty,
+        frequency_penalty=fields.frequency_penalty,
+        repetition_penalty=fields.repetition_penalty,
+        logit_bias=fields.logit_bias,
+        min_tokens=fields.min_tokens,
+        stop_token_ids=tuple(dict.fromkeys([*ends, *fields.stop_token_ids])),
+        num_logprobs=fields.num_logprobs,
+        structure=fields.structure,
+    )
+
+
+def _chosen_slo(in_body: SloFields | str | None, header: str | None) -> SloChoice:
+    """The body's `wisp.slo` wins over the header, which a proxy may set for many requests.
+
+    Raises BadRequest.
+    """
+    if in_body is not None:
+        return Slo(**in_body.model_dump()) if isinstance(in_body, SloFields) else in_body
+    return None if header is None else _from_header(header)
+
+
+def _from_header(value: str) -> SloChoice:
+    """`NAME`, or `tokens_per_s=20, first_token_s=0.5`."""
+    if "=" not in value:
+        return value.strip() or None
+    try:
+        pairs = (pair.split("=") for pair in value.split(","))
+        numbers = {name.strip(): float(number) for name, number in pairs}
+        return Slo(**SloFields.model_validate(numbers).model_dump())
+    except (ValueError, ValidationError) as error:
+        raise BadRequest(
+            f"The header {SLO_HEADER} is '{value}': send the name of an SLO class, or "
+            "'tokens_per_s=20, first_token_s=0.5' with numbers above 0.",
+            SLO_HEADER,
+        ) from error

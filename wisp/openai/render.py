@@ -1,4 +1,4 @@
-"""The two endpoints' shapes of one answer: whole, or as the chunks of a stream."""
+"""How the two endpoints write one answer: whole, or as the chunks of a stream."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from wisp.models.tokenizer import Tokenizer
-from wisp.openai import logprobs
 from wisp.openai.text import Delta, Entry
 
 Json = dict[str, Any]
 
+# The log-probability of what is impossible: OpenAI's number for it, as JSON has no infinity.
+_IMPOSSIBLE = -9999.0
 
-class Shape(ABC):
+
+class Rendering(ABC):
     """How one answer is written. One object for one answer: its id and time are in all chunks."""
 
     object: str
@@ -81,7 +83,7 @@ class Shape(ABC):
     def _last_choice(self) -> Json: ...
 
 
-class ChatShape(Shape):
+class ChatRendering(Rendering):
     object = "chat.completion"
     chunk_object = "chat.completion.chunk"
     id_prefix = "chatcmpl"
@@ -104,17 +106,17 @@ class ChatShape(Shape):
         return {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": None}
 
     def _logprobs(self, entries: list[Entry]) -> Json | None:
-        return None if self.num_logprobs is None else logprobs.chat(entries, self.tokenizer)
+        return None if self.num_logprobs is None else _chat_logprobs(entries, self.tokenizer)
 
 
-class CompletionShape(Shape):
+class CompletionRendering(Rendering):
     object = chunk_object = "text_completion"
     id_prefix = "cmpl"
 
     def _choice(self, text: str, entries: list[Entry]) -> Json:
         written = None
         if self.num_logprobs is not None:
-            written = logprobs.completion(entries, self.tokenizer)
+            written = _completion_logprobs(entries, self.tokenizer)
         return {"index": 0, "text": text, "logprobs": written, "finish_reason": None}
 
     def _text_choice(self, text: str, entries: list[Entry]) -> Json:
@@ -122,3 +124,44 @@ class CompletionShape(Shape):
 
     def _last_choice(self) -> Json:
         return {"index": 0, "text": "", "logprobs": None, "finish_reason": None}
+
+
+def _chat_logprobs(entries: Sequence[Entry], tokenizer: Tokenizer) -> dict[str, Any]:
+    content = []
+    for entry in entries:
+        top = [_described(token, value, tokenizer) for token, value in entry.logprob.top]
+        own = _described(entry.token, entry.logprob.logprob, tokenizer)
+        content.append(own | {"top_logprobs": top})
+    return {"content": content, "refusal": None}
+
+
+def _completion_logprobs(entries: Sequence[Entry], tokenizer: Tokenizer) -> dict[str, Any]:
+    return {
+        "tokens": [_name(tokenizer.token_bytes(entry.token)) for entry in entries],
+        "token_logprobs": [_finite(entry.logprob.logprob) for entry in entries],
+        "top_logprobs": [
+            {
+                _name(tokenizer.token_bytes(token)): _finite(value)
+                for token, value in entry.logprob.top
+            }
+            for entry in entries
+        ],
+        "text_offset": [entry.offset for entry in entries],
+    }
+
+
+def _described(token: int, value: float, tokenizer: Tokenizer) -> dict[str, Any]:
+    data = tokenizer.token_bytes(token)
+    return {"token": _name(data), "logprob": _finite(value), "bytes": list(data)}
+
+
+def _name(data: bytes) -> str:
+    """The token's text; one that is only a part of a character is named by its bytes."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
+
+
+def _finite(value: float) -> float:
+    return max(value, _IMPOSSIBLE)

@@ -5,21 +5,99 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine
+from types import TracebackType
 from typing import Any
 
 import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from wisp.core.request import Request
 from wisp.errors import InternalError, WispError
-from wisp.openai.backend import Backend, GenerationRequest
-from wisp.openai.errors import error_body
-from wisp.openai.generate import Completion, start
-from wisp.openai.render import Json, Shape
-from wisp.openai.text import Delta
+from wisp.openai.backend import Backend, Generation
+from wisp.openai.http_errors import error_body
+from wisp.openai.render import Json, Rendering
+from wisp.openai.text import Answer, Delta
 
 log = logging.getLogger(__name__)
 _DONE = b"data: [DONE]\n\n"
+
+
+class Completion:
+    """An async iterator of deltas; leaving its context frees the session, however it is left.
+
+    At a stop string it frees the session before it gives out the last delta.
+    """
+
+    def __init__(self, generation: Generation, request: Request, answer: Answer) -> None:
+        self._generation = generation
+        self._verdicts = aiter(generation)
+        self._request = request
+        self._answer = answer
+        self._finished = False
+        self._closed = False
+        self._stats: dict[str, float] = {}
+
+    def __aiter__(self) -> Completion:
+        return self
+
+    async def __anext__(self) -> Delta:
+        while not self._finished:
+            try:
+                verdict = await anext(self._verdicts)
+            except StopAsyncIteration:
+                raise InternalError("The generation ended without a reason.") from None
+            delta = self._answer.add(verdict)
+            if delta is None:
+                continue
+            if delta.finish_reason is not None:
+                self._finished = True
+                self._stats = self._generation.stats()
+                await self.aclose()
+            return delta
+        raise StopAsyncIteration
+
+    async def __aenter__(self) -> Completion:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        if not self._closed:
+            self._closed = True
+            await self._generation.aclose()
+
+    def usage(self) -> dict[str, Any]:
+        """OpenAI's counts, and WISP's own under the key `wisp`."""
+        counts = self._answer.counts
+        num_prompt = len(self._request.prompt)
+        drafted, steps = counts.num_drafted, counts.num_steps
+        alone_s = counts.alone_time_s
+        return {
+            "prompt_tokens": num_prompt,
+            "completion_tokens": counts.num_tokens,
+            "total_tokens": num_prompt + counts.num_tokens,
+            "wisp": {
+                "seed": self._request.sampling.seed,
+                "steps": steps,
+                "drafted_tokens": drafted,
+                "accepted_tokens": counts.num_accepted,
+                "acceptance": counts.num_accepted / drafted if drafted else None,
+                "ngram_drafted_tokens": counts.num_ngram_drafted,
+                "ngram_accepted_tokens": counts.num_ngram_accepted,
+                "tokens_per_step": counts.num_tokens / steps if steps else None,
+                "mean_step_s": counts.step_time_s / steps if steps else None,
+                "interference": counts.step_time_s / alone_s if alone_s else None,
+                **self._generation.attainment.usage(),
+                **self._stats,
+            },
+        }
 
 
 class Answering(Response):
@@ -28,8 +106,8 @@ class Answering(Response):
     def __init__(
         self,
         backend: Backend,
-        request: GenerationRequest,
-        shape: Shape,
+        request: Request,
+        rendering: Rendering,
         *,
         stops: list[str],
         stream: bool,
@@ -39,7 +117,7 @@ class Answering(Response):
         self.background = None
         self._backend = backend
         self._request = request
-        self._shape = shape
+        self._rendering = rendering
         self._stops = stops
         self._stream = stream
         self._include_usage = include_usage
@@ -48,12 +126,14 @@ class Answering(Response):
         await _until_client_leaves(receive, self._serve(scope, receive, send))
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with await start(self._backend, self._request, self._stops) as completion:
+        answer = Answer(self._backend.tokenizer, self._request.sampling, self._stops)
+        generation = await self._backend.generate(self._request)
+        async with Completion(generation, self._request, answer) as completion:
             if self._stream:
                 await self._send_events(completion, send)
             else:
                 deltas = [delta async for delta in completion]
-                body = self._shape.whole(deltas, completion.usage())
+                body = self._rendering.whole(deltas, completion.usage())
                 headers = self._seed_header() | {"content-type": "application/json"}
                 response = Response(msgspec.json.encode(body), headers=headers)
                 await response(scope, receive, send)
@@ -62,13 +142,13 @@ class Answering(Response):
         first = await anext(completion)  # until here an error is an HTTP status
         await send(self._stream_start())
         try:
-            for chunk in self._shape.first_chunks():
+            for chunk in self._rendering.first_chunks():
                 await self._send_chunk(chunk, send)
             await self._send_delta(first, send)
             async for delta in completion:
                 await self._send_delta(delta, send)
             if self._include_usage:
-                await _send_event(self._shape.usage_chunk(completion.usage()), send)
+                await _send_event(self._rendering.usage_chunk(completion.usage()), send)
             await _send_bytes(_DONE, send)
         except WispError as error:
             await _send_event(error_body(error), send)
@@ -79,7 +159,7 @@ class Answering(Response):
         await _send_bytes(b"", send, more=False)
 
     async def _send_delta(self, delta: Delta, send: Send) -> None:
-        for chunk in self._shape.chunks(delta):
+        for chunk in self._rendering.chunks(delta):
             await self._send_chunk(chunk, send)
 
     async def _send_chunk(self, chunk: Json, send: Send) -> None:

@@ -12,16 +12,17 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from wisp.core.card import ModelCard
 from wisp.errors import Unavailable
-from wisp.openai.admit import admit
-from wisp.openai.backend import Backend, ModelCard
-from wisp.openai.errors import HANDLERS
-from wisp.openai.parse import parse
-from wisp.openai.render import ChatShape, CompletionShape, Json, Shape
+from wisp.openai.backend import Backend
+from wisp.openai.http_errors import HANDLERS
+from wisp.openai.parse import SLO_HEADER, parse, to_request
+from wisp.openai.render import ChatRendering, CompletionRendering, Json, Rendering
 from wisp.openai.respond import Answering
 from wisp.openai.schemas import ChatRequest, CompletionRequest
-from wisp.openai.slo import SLO_HEADER
 
+# Of a request. Chosen: a prompt of a million tokens as JSON numbers fits, and nobody can fill the
+# memory with one request.
 MAX_BODY_BYTES = 16 * 2**20
 
 
@@ -47,11 +48,11 @@ class _Front:
 
     async def chat(self, request: Request) -> Response:
         fields = parse(ChatRequest, await json_body(request))
-        return await self._answer(fields, ChatShape, request)
+        return await self._answer(fields, ChatRendering, request)
 
     async def complete(self, request: Request) -> Response:
         fields = parse(CompletionRequest, await json_body(request))
-        return await self._answer(fields, CompletionShape, request)
+        return await self._answer(fields, CompletionRendering, request)
 
     async def models(self, _: Request) -> Response:
         card = await self._backend.model()
@@ -69,16 +70,16 @@ class _Front:
         return JSONResponse({"status": "ok"})
 
     async def _answer(
-        self, fields: ChatRequest | CompletionRequest, shape: type[Shape], request: Request
+        self, fields: ChatRequest | CompletionRequest, rendering: type[Rendering], request: Request
     ) -> Answering:
         card = await self._backend.model()
         tokenizer, slo = self._backend.tokenizer, request.headers.get(SLO_HEADER)
         loop = asyncio.get_running_loop()
-        admitted = await loop.run_in_executor(self._thread, admit, fields, card, tokenizer, slo)
+        asked = await loop.run_in_executor(self._thread, to_request, fields, card, tokenizer, slo)
         return Answering(
             self._backend,
-            admitted,
-            shape(fields.model, tokenizer, fields.num_logprobs),
+            asked,
+            rendering(fields.model, tokenizer, fields.num_logprobs),
             stops=fields.stop,
             stream=fields.stream,
             include_usage=fields.include_usage,

@@ -1,4 +1,7 @@
-"""The requests of the OpenAI API as WISP takes them. A field that is not here is refused."""
+"""The requests of the OpenAI API as WISP takes them. A field that is not here is refused.
+
+Types are checked here; the ranges of values are those of `wisp.core.request`, for every front.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,8 @@ from pydantic_core import PydanticCustomError
 
 from wisp.core.request import MAX_LOGPROBS, Structure
 
+# The bounds of a seed. OpenAI's is a signed integer of 64 bits, WISP's own an unsigned one: both
+# are taken, and the same 64 bits are the same seed.
 _INT64_MIN, _UINT64_MAX = -(2**63), 2**64 - 1
 
 
@@ -180,25 +185,22 @@ class GenerationFields(_Model, ABC):
     """What both endpoints take."""
 
     model: str
-    temperature: float = Field(1.0, ge=0, le=2)
-    top_p: float = Field(1.0, gt=0, le=1)
-    top_k: Annotated[int, Field(ge=0), BeforeValidator(_top_k)] = 0
-    min_p: float = Field(0.0, ge=0, le=1)
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: Annotated[int, BeforeValidator(_top_k)] = 0
+    min_p: float = 0.0
     n: _One = 1
     best_of: _One = 1
     stream: bool = False
     stream_options: StreamOptions | None = None
     stop: Annotated[list[_StopString], Field(max_length=4), BeforeValidator(_listed)] = []
     seed: int | None = Field(None, ge=_INT64_MIN, le=_UINT64_MAX)
-    presence_penalty: float = Field(0.0, ge=-2, le=2)
-    frequency_penalty: float = Field(0.0, ge=-2, le=2)
-    repetition_penalty: float = Field(1.0, gt=0, le=2)
-    logit_bias: Annotated[
-        dict[int, Annotated[float, Field(ge=-100, le=100)]],
-        BeforeValidator(_token_ids_as_keys),
-    ] = {}
-    max_tokens: int | None = Field(None, ge=1)
-    min_tokens: int = Field(0, ge=0)
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: Annotated[dict[int, float], BeforeValidator(_token_ids_as_keys)] = {}
+    max_tokens: int | None = None
+    min_tokens: int = 0
     stop_token_ids: list[int] = []
     ignore_eos: bool = False
     response_format: ResponseFormat = ResponseFormat()
@@ -235,8 +237,9 @@ class GenerationFields(_Model, ABC):
 
 class ChatRequest(GenerationFields):
     messages: list[Message] = Field(min_length=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = None
     logprobs: bool = False
+    # checked here as well as in `wisp.core.request`, which knows it by another name
     top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
     chat_template_kwargs: dict[str, Any] = {}
 

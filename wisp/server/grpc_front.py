@@ -17,16 +17,20 @@ from wisp import wire
 from wisp.config import Listen
 from wisp.core.drafts import Verdict
 from wisp.errors import ConfigError, InternalError, ProtocolError, WispError
-from wisp.metrics import ServerMetrics
+from wisp.server.server_session import ServerSession
 from wisp.server.service import Service
-from wisp.server.session import ServerSession
+from wisp.server.telemetry import Telemetry
 from wisp.status import RETRY_AFTER, code_of
 from wisp.v1 import wisp_pb2 as pb
 from wisp.v1 import wisp_pb2_grpc
 
 log = logging.getLogger(__name__)
 _SERVICE = pb.DESCRIPTOR.services_by_name["Wisp"].full_name
+
+# How long a stream may take to send its Open. Chosen: a long prompt over a slow line, but nobody
+# holds a stream for ever without saying a word.
 _OPEN_TIMEOUT_S = 10.0
+# The times are chosen: a peer that is gone without a word is found within half a minute.
 _OPTIONS = [
     ("grpc.so_reuseport", 0),  # a port in use is an error, not shared
     ("grpc.keepalive_time_ms", 20_000),  # a silent peer is found, its session freed
@@ -38,9 +42,9 @@ Context = grpc.aio.ServicerContext[pb.EdgeMessage, pb.ServerMessage]
 
 
 class WispServicer(wisp_pb2_grpc.WispServicer):
-    def __init__(self, service: Service, metrics: ServerMetrics) -> None:
+    def __init__(self, service: Service, telemetry: Telemetry) -> None:
         self._service = service
-        self._metrics = metrics
+        self._telemetry = telemetry
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.Model:
         card, tokenizer = self._service.card, self._service.tokenizer
@@ -85,14 +89,14 @@ class WispServicer(wisp_pb2_grpc.WispServicer):
             first = await asyncio.wait_for(anext(requests), _OPEN_TIMEOUT_S)
         except (StopAsyncIteration, TimeoutError) as error:
             raise ProtocolError("a stream must begin with Open") from error
-        return self._service.open(wire.decode_open(first), from_edge=True)
+        return self._service.open(*wire.decode_open(first))
 
     def _stamp(self, verdict: Verdict) -> Verdict:
         """With the time until it leaves this process, where it answers a block."""
         if not verdict.num_drafted:
             return verdict
         server_time_s = verdict.server_time_s + time.monotonic() - verdict.committed_s
-        self._metrics.round_overhead_s.observe(server_time_s - verdict.step_time_s)
+        self._telemetry.metrics.round_overhead_s.observe(server_time_s - verdict.step_time_s)
         return structs.replace(verdict, server_time_s=server_time_s)
 
 
@@ -121,10 +125,10 @@ async def _read_drafts(requests: AsyncIterator[pb.EdgeMessage], session: ServerS
 class GrpcFront:
     """The listening server, with the standard health service and reflection."""
 
-    def __init__(self, service: Service, metrics: ServerMetrics, listen: Listen) -> None:
+    def __init__(self, service: Service, telemetry: Telemetry, listen: Listen) -> None:
         self._server = grpc.aio.server(options=_OPTIONS)
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
-        servicer = WispServicer(service, metrics)
+        servicer = WispServicer(service, telemetry)
         wisp_pb2_grpc.add_WispServicer_to_server(servicer, self._server)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)

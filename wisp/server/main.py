@@ -18,24 +18,23 @@ from wisp.config import ServerConfig
 from wisp.engine.build import build_engine
 from wisp.engine.client import EngineClient
 from wisp.engine.engine import Engine
-from wisp.engine.messages import StepReport
 from wisp.errors import BadRequest
 from wisp.lifecycle import announce, stop_signal
 from wisp.metrics import ServerMetrics, metrics_route
 from wisp.models.tokenizer import Tokenizer
-from wisp.openai.front import HttpFront
+from wisp.openai.http_front import HttpFront
 from wisp.openai.routes import create_app, json_body
-from wisp.server.backend import ServerBackend
-from wisp.server.classes import SloClasses
 from wisp.server.grpc_front import GrpcFront
 from wisp.server.page import page_route
-from wisp.server.records import Records
-from wisp.server.service import Service
+from wisp.server.service import Service, slo_classes
+from wisp.server.telemetry import Telemetry
 from wisp.verifier.base import Verifier
 
 log = logging.getLogger(__name__)
 Build = Callable[[ServerConfig], tuple[Verifier, Engine]]
-_GRACE_S = 2.0  # for answers that are already written
+# What a drained server waits for answers that are written but not yet sent. Chosen: a round trip or
+# two over the slowest line.
+_GRACE_S = 2.0
 
 
 async def serve(config: ServerConfig, build: Build = build_engine) -> int:
@@ -44,27 +43,26 @@ async def serve(config: ServerConfig, build: Build = build_engine) -> int:
     `build` makes the engine, in its own process. Raises ConfigError if it cannot start.
     """
     tokenizer = Tokenizer(config.target)
-    metrics = ServerMetrics()
-    records = Records(SloClasses(config).all, metrics, time.monotonic())
-    engine = EngineClient(on_step=functools.partial(_count, metrics, records))
+    telemetry = Telemetry(slo_classes(config).all, ServerMetrics(), time.monotonic())
+    engine = EngineClient(on_step=lambda step: telemetry.stepped(step, time.monotonic()))
     await engine.start(functools.partial(build, config), config.log_level)
     try:
-        service = Service(engine, tokenizer, config, metrics, records)
-        return await _serve(config, engine, service, metrics)
+        service = Service(engine, tokenizer, config, telemetry)
+        return await _serve(config, engine, service, telemetry)
     finally:
         await engine.stop()
 
 
 async def _serve(
-    config: ServerConfig, engine: EngineClient, service: Service, metrics: ServerMetrics
+    config: ServerConfig, engine: EngineClient, service: Service, telemetry: Telemetry
 ) -> int:
     stats = Route("/v1/stats", _stats(service))
-    routes = [page_route(), metrics_route(metrics.registry), stats]
+    routes = [page_route(), metrics_route(telemetry.metrics.registry), stats]
     if config.scheduling.switchable:
         routes.append(Route("/v1/policy", _policy(service), methods=["POST"]))
-    app = create_app(ServerBackend(service), extra_routes=routes)
+    app = create_app(service, extra_routes=routes)
     http = HttpFront(app, config.http)
-    grpc = GrpcFront(service, metrics, config.grpc)
+    grpc = GrpcFront(service, telemetry, config.grpc)
     http.start()
     await grpc.start()
     stop = stop_signal()
@@ -101,25 +99,3 @@ def _policy(service: Service) -> Callable[[Request], Awaitable[Response]]:
         return Response(body, media_type="application/json")
 
     return policy
-
-
-def _count(metrics: ServerMetrics, records: Records, step: StepReport) -> None:
-    records.stepped(step, time.monotonic())
-    metrics.steps.inc()
-    metrics.step_s.observe(step.step_time_s)
-    metrics.loop_s.observe(step.loop_time_s - step.step_time_s)
-    metrics.step_sessions.observe(step.num_sessions)
-    metrics.step_tokens.observe(step.num_tokens)
-    metrics.committed.inc(step.num_committed)
-    metrics.verified.inc(step.num_drafted)
-    metrics.accepted.inc(step.num_accepted)
-    metrics.rejected.inc(step.num_drafted - step.num_accepted)
-    metrics.ngram_drafts.inc(step.num_ngram_drafted)
-    metrics.accepted_ngram_drafts.inc(step.num_ngram_accepted)
-    if step.forecast:
-        metrics.step_error.observe(abs(step.step_time_s / step.forecast.expected_s - 1.0))
-        metrics.step_over_upper.inc(step.step_time_s > step.forecast.upper_s)
-        metrics.estimator_drift.set(step.forecast.drift)
-        metrics.interference.observe(step.step_time_s / step.forecast.alone_s)
-    if step.marginal_cost is not None:
-        metrics.marginal_cost.set(step.marginal_cost)

@@ -1,11 +1,17 @@
-"""/v1/stats: what the records and a snapshot of the engine tell, joined."""
+"""/v1/stats: what the telemetry and a snapshot of the engine tell, joined."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
-from wisp.engine.messages import SessionState, Snapshot
-from wisp.server.records import ClassRecord, DeviceRecord, Records, SessionRecord
+from wisp.engine.messages import Forecast, SessionState, Snapshot, StepReport
+from wisp.server.telemetry import (
+    ClassRecord,
+    DeviceRecord,
+    SessionRecord,
+    Telemetry,
+    seconds_seen,
+)
 from wisp.stats import (
     BatchStats,
     ClassStats,
@@ -14,66 +20,82 @@ from wisp.stats import (
     SessionStats,
     Stats,
 )
+from wisp.verifier.base import Facts
 
 Pair = tuple[SessionRecord, SessionState]
 
 
 def report(
-    records: Records, snapshot: Snapshot, *, model: str, policy: str, max_sessions: int, now: float
+    telemetry: Telemetry, snapshot: Snapshot, *, facts: Facts, policy: str, now: float
 ) -> Stats:
-    records.num_devices(now)  # forgets those long gone
+    telemetry.num_devices(now)  # forgets those long gone
     pairs = [
         (record, state)
         for state in snapshot.sessions
-        if (record := records.sessions.get(state.session_id))  # else it has just ended
+        if (record := telemetry.sessions.get(state.session_id))  # else it has just ended
     ]
-    classes = [_class(kind, pairs, now) for kind in records.classes.values()]
-    _, _, _, measured_s, alone_s = records.forecasts.sums(now)
+    classes = [_class(kind, pairs, now) for kind in telemetry.classes.values()]
+    steps, last = telemetry.steps(now), telemetry.last_step
     return Stats(
-        model=model,
+        model=facts.model,
+        exact=facts.exact,
         policy=policy,
-        uptime_s=now - records.start_s,
-        max_sessions=max_sessions,
+        uptime_s=now - telemetry.start_s,
+        max_sessions=facts.max_sessions,
         num_sessions=len(pairs),
         num_with_edge=sum(record.device is not None for record, _ in pairs),
         committed_per_s=sum(kind.committed_per_s for kind in classes),
         goodput_per_s=sum(kind.goodput_per_s for kind in classes),
-        marginal_cost=records.last_step.marginal_cost if records.last_step else None,
-        interference=measured_s / alone_s if alone_s else None,
-        batch=_batch(records, now),
-        estimator=_estimator(records, now),
+        marginal_cost=last.marginal_cost if last else None,
+        interference=_interference(steps),
+        batch=_batch(steps, seconds_seen(telemetry.start_s, now)),
+        estimator=_estimator(steps),
         classes=classes,
-        devices=_devices(records, pairs, now),
+        devices=_devices(telemetry, pairs, now),
         sessions=[_session(record, state, now) for record, state in pairs],
     )
 
 
-def _batch(records: Records, now: float) -> BatchStats | None:
-    steps, time_s, seats, tokens, prefill, drafted, ngram = records.steps.sums(now)
+def _batch(steps: Sequence[StepReport], elapsed_s: float) -> BatchStats | None:
     if not steps:
         return None
-    per_s = records.steps.per_s(now)
+
+    def mean(figure: Callable[[StepReport], float]) -> float:
+        return sum(map(figure, steps)) / len(steps)
+
     return BatchStats(
-        steps_per_s=per_s[0],
-        busy_share=min(1.0, per_s[1]),
-        step_time_s=time_s / steps,
-        num_sessions=seats / steps,
-        num_tokens=tokens / steps,
-        num_prefill=prefill / steps,
-        num_drafted=drafted / steps,
-        num_ngram_drafted=ngram / steps,
-        num_plain=(tokens - prefill - drafted - ngram) / steps,
+        steps_per_s=len(steps) / elapsed_s,
+        busy_share=min(1.0, sum(step.step_time_s for step in steps) / elapsed_s),
+        step_time_s=mean(lambda step: step.step_time_s),
+        num_sessions=mean(lambda step: step.num_sessions),
+        num_tokens=mean(lambda step: step.num_tokens),
+        num_prefill=mean(lambda step: step.num_prefill),
+        num_drafted=mean(lambda step: step.num_drafted),
+        num_ngram_drafted=mean(lambda step: step.num_ngram_drafted),
+        num_plain=mean(lambda step: step.num_plain),
     )
 
 
-def _estimator(records: Records, now: float) -> EstimatorStats | None:
-    steps, error, over, _, _ = records.forecasts.sums(now)
-    last = records.last_step and records.last_step.forecast
-    if not steps or not last:
+def _estimator(steps: Sequence[StepReport]) -> EstimatorStats | None:
+    told = _forecasts(steps)
+    if not told:
         return None
     return EstimatorStats(
-        error_ratio=error / steps, over_upper_share=over / steps, drift=last.drift
+        error_ratio=sum(said.error(took_s) for said, took_s in told) / len(told),
+        over_upper_share=sum(took_s > said.upper_s for said, took_s in told) / len(told),
+        drift=told[-1][0].drift,
     )
+
+
+def _interference(steps: Sequence[StepReport]) -> float | None:
+    told = _forecasts(steps)
+    alone_s = sum(said.alone_s for said, _ in told)
+    return sum(took_s for _, took_s in told) / alone_s if alone_s else None
+
+
+def _forecasts(steps: Sequence[StepReport]) -> list[tuple[Forecast, float]]:
+    """Of the steps that had one, beside the time that they took."""
+    return [(step.forecast, step.step_time_s) for step in steps if step.forecast]
 
 
 def _class(kind: ClassRecord, pairs: list[Pair], now: float) -> ClassStats:
@@ -97,12 +119,12 @@ def _class(kind: ClassRecord, pairs: list[Pair], now: float) -> ClassStats:
     )
 
 
-def _devices(records: Records, pairs: list[Pair], now: float) -> list[DeviceStats]:
-    states: dict[str, list[SessionState]] = {name: [] for name in records.devices}
+def _devices(telemetry: Telemetry, pairs: list[Pair], now: float) -> list[DeviceStats]:
+    states: dict[str, list[SessionState]] = {name: [] for name in telemetry.devices}
     for record, state in pairs:
         if record.device is not None:
             states[record.device].append(state)
-    return [_device(name, device, states[name], now) for name, device in records.devices.items()]
+    return [_device(name, device, states[name], now) for name, device in telemetry.devices.items()]
 
 
 def _device(name: str, device: DeviceRecord, mine: list[SessionState], now: float) -> DeviceStats:

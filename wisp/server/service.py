@@ -10,47 +10,49 @@ from typing import Any
 import msgspec
 from msgspec import structs
 
-from wisp.config import ServerConfig
+from wisp.config import ServerConfig, SloClass
+from wisp.core.card import ModelCard
 from wisp.core.drafts import Directive
+from wisp.core.request import Request
+from wisp.core.slo import Slo, SloClasses
 from wisp.engine.build import policy_choice
 from wisp.engine.client import EngineClient
-from wisp.engine.messages import Open as EngineOpen
-from wisp.engine.messages import Snapshot, SwitchPolicy
+from wisp.engine.messages import Open, Snapshot, SwitchPolicy
 from wisp.errors import (
     BadRequest,
     HandshakeError,
     Overloaded,
-    PromptTooLong,
     Unavailable,
     WispError,
 )
-from wisp.metrics import ServerMetrics
 from wisp.models.tokenizer import Tokenizer
-from wisp.openai.backend import ModelCard
 from wisp.scheduler.policy import PolicyChoice
-from wisp.server.classes import SloClasses
-from wisp.server.records import Records
 from wisp.server.report import report
-from wisp.server.session import ServerSession, check_tokens
+from wisp.server.server_session import ServerSession
+from wisp.server.telemetry import Telemetry
 from wisp.stats import Stats
-from wisp.wire import PROTOCOL, Open, check_sampling
+from wisp.wire import PROTOCOL, Hello
 
 log = logging.getLogger(__name__)
 
+# How soon to try again when all sessions are taken. Chosen: the time in which one of a few dozen
+# sessions of some ten seconds each ends.
+_RETRY_AFTER_S = 1.0
+
 
 class Service:
+    """Also the `Backend` of the server's own HTTP front (wisp.openai.backend)."""
+
     def __init__(
         self,
         engine: EngineClient,
         tokenizer: Tokenizer,
         config: ServerConfig,
-        metrics: ServerMetrics,
-        records: Records,
+        telemetry: Telemetry,
     ) -> None:
         self._engine = engine
         self._config = config
-        self._metrics = metrics
-        self._records = records
+        self._telemetry = telemetry
         self._policy = policy_choice(config)
         self._draining = False
         self._stats: tuple[Snapshot, Stats] | None = None
@@ -64,9 +66,8 @@ class Service:
             eos_token_ids=facts.eos_token_ids,
             adapters=facts.adapters,
         )
-        self._classes = SloClasses(config)
-        metrics.sessions.set_function(lambda: engine.num_sessions)
-        metrics.devices.set_function(lambda: records.num_devices(time.monotonic()))
+        self._classes = slo_classes(config)
+        telemetry.metrics.sessions.set_function(lambda: engine.num_sessions)
 
     @property
     def directive(self) -> Directive:
@@ -77,59 +78,66 @@ class Service:
     def max_window(self) -> int:
         return self._config.speculation.max_window
 
-    def open(self, opening: Open, *, from_edge: bool) -> ServerSession:
-        """Admit a generation, or say at once why not.
+    def open(self, request: Request, hello: Hello | None = None) -> ServerSession:
+        """Admit a generation, or say at once why not; `hello` is an edge's, which may draft.
 
         Raises BadRequest, HandshakeError, Overloaded or Unavailable.
         """
         try:
             if reason := self.refusal():
                 raise Unavailable(reason)
-            adapter = self.card.adapter(opening.model) if opening.model else None
-            self._check(opening)
-            if from_edge:
-                self._check_edge(opening)
-            slo = self._classes.promise(opening.slo)
+            adapter = self.card.adapter(request.model) if request.model else None
+            self.card.check(request)
+            self._check_structure(request)
+            if hello:
+                self._check_edge(hello)
+            slo = self._classes.promise(request.slo)
             if not self._engine.can_admit(slo.priority):
                 raise Overloaded(
                     f"all {self._engine.facts.max_sessions} sessions are taken: try again later",
-                    retry_after_s=1.0,
+                    retry_after_s=_RETRY_AFTER_S,
                 )
         except WispError as error:
-            self._metrics.refused.labels(type(error).__name__).inc()
+            self._telemetry.refused(error)
             raise
         session = self._engine.open(
-            EngineOpen(
+            Open(
                 session_id=self._engine.next_id(),
-                prompt=opening.prompt,
-                committed=opening.committed,
-                sampling=opening.sampling,
+                request=request,
                 slo=slo,
                 adapter=adapter,
-                has_edge=from_edge and opening.drafts,
-                speculates=opening.drafts,
+                has_edge=hello is not None and request.speculation,
             )
         )
-        device = opening.device if from_edge else None
-        record = self._records.opened(session.id, slo, device, time.monotonic())
+        device = hello.device if hello else None
+        record = self._telemetry.opened(session.id, slo, device, time.monotonic())
         return ServerSession(
             session,
             record,
-            self._records,
+            self._telemetry,
             vocab_size=self.card.vocab_size,
             max_window=self.max_window,
         )
+
+    async def model(self) -> ModelCard:
+        return self.card
+
+    async def generate(self, request: Request) -> ServerSession:
+        """A session without an edge."""
+        return self.open(request)
+
+    async def health(self) -> str | None:
+        return self.refusal()
 
     async def stats(self) -> Stats:
         """At most as often as the engine is asked. Raises Unavailable if it does not answer."""
         snapshot = await self._engine.snapshot()
         if self._stats is None or self._stats[0] is not snapshot:
             stats = report(
-                self._records,
+                self._telemetry,
                 snapshot,
-                model=self.card.id,
+                facts=self._engine.facts,
                 policy=self._policy.policy,
-                max_sessions=self._engine.facts.max_sessions,
                 now=time.monotonic(),
             )
             self._stats = snapshot, stats
@@ -146,12 +154,12 @@ class Service:
             choice = msgspec.convert(default | asked, PolicyChoice)
         except msgspec.ValidationError as error:
             raise BadRequest(f"this is no policy: {error}") from error
-        for name, value, most in (
+        for name, value, limit in (
             ("window", choice.first.window, limits.speculation.max_window),
             ("max_step_tokens", choice.max_step_tokens, limits.scheduling.max_step_tokens),
         ):
-            if value > most:
-                raise BadRequest(f"{name} {value} exceeds the {most} that it started with", name)
+            if value > limit:
+                raise BadRequest(f"{name} {value} exceeds the {limit} that it started with", name)
         self._policy, self._stats = choice, None
         self._engine.send(SwitchPolicy(choice))
         return choice
@@ -172,45 +180,37 @@ class Service:
         except TimeoutError:
             log.warning("%d sessions are cut off after the drain", self._engine.num_sessions)
 
-    def _check(self, opening: Open) -> None:
-        card = self.card
-        if not opening.prompt:
-            raise BadRequest("the prompt is empty: send at least one token", param="prompt")
-        check_sampling(opening.sampling)
-        if opening.sampling.structure and not self._engine.facts.structures:
+    def _check_structure(self, request: Request) -> None:
+        if request.sampling.structure and not self._engine.facts.structures:
             raise BadRequest(
                 "this server's engine has no structured outputs: leave out response_format and "
                 "structured_outputs, or start it with the engine 'vllm'",
                 param="response_format",
             )
-        for name, ids in (
-            ("prompt", opening.prompt),
-            ("committed", opening.committed),
-            ("logit_bias", list(opening.sampling.logit_bias)),
-            ("stop_token_ids", list(opening.sampling.stop_token_ids)),
-        ):
-            check_tokens(ids, card.vocab_size, name, BadRequest)
-        wanted = len(opening.prompt) + opening.sampling.max_tokens
-        if wanted > card.max_model_len:
-            raise PromptTooLong(
-                f"{len(opening.prompt)} prompt tokens and max_tokens "
-                f"{opening.sampling.max_tokens} exceed the context of {card.max_model_len} "
-                f"tokens: shorten the prompt or lower max_tokens",
-                param="prompt",
-            )
-        if len(opening.committed) >= opening.sampling.max_tokens:
-            raise BadRequest("the generation to resume is already complete", param="committed")
 
-    def _check_edge(self, opening: Open) -> None:
-        if opening.protocol != PROTOCOL:
+    def _check_edge(self, hello: Hello) -> None:
+        if hello.protocol != PROTOCOL:
             raise HandshakeError(
-                f"the edge speaks protocol {opening.protocol}, this server {PROTOCOL}: "
+                f"the edge speaks protocol {hello.protocol}, this server {PROTOCOL}: "
                 "install the same version of WISP on both"
             )
-        if opening.tokenizer_fingerprint != self.tokenizer.fingerprint:
+        if hello.tokenizer_fingerprint != self.tokenizer.fingerprint:
             raise HandshakeError(
-                f"the drafter's tokenizer '{opening.tokenizer_name}' "
-                f"({opening.tokenizer_fingerprint}) is not that of the target "
+                f"the drafter's tokenizer '{hello.tokenizer_name}' "
+                f"({hello.tokenizer_fingerprint}) is not that of the target "
                 f"'{self.tokenizer.name}' ({self.tokenizer.fingerprint}): "
                 "use a drafter with the target's tokenizer"
             )
+
+
+def slo_classes(config: ServerConfig) -> SloClasses:
+    def slo(name: str, kind: SloClass) -> Slo:
+        return Slo(
+            name=name,
+            tokens_per_s=kind.tokens_per_s,
+            first_token_s=kind.first_token_s,
+            priority=kind.priority,
+        )
+
+    others = [slo(name, kind) for name, kind in config.slo_classes.items()]
+    return SloClasses(slo("default", config.slo), others)

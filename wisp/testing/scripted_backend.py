@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
+from wisp.core.card import ModelCard
 from wisp.core.drafts import REST, TokenLogprob, Verdict
-from wisp.core.request import FinishReason, Sampling
+from wisp.core.request import FinishReason, Request, Sampling
 from wisp.core.slo import Attainment, Slo
 from wisp.errors import InternalError, WispError
 from wisp.models.tokenizer import Tokenizer
-from wisp.openai.backend import GenerationRequest, ModelCard
 
 
 @dataclass(kw_only=True)
@@ -33,7 +33,7 @@ class Script:
 
 
 class ScriptedGeneration:
-    def __init__(self, script: Script, request: GenerationRequest, eos: int) -> None:
+    def __init__(self, script: Script, request: Request, eos: int) -> None:
         self.request = request
         self.num_closes = 0
         self.hanging = asyncio.Event()
@@ -100,8 +100,9 @@ class ScriptedBackend:
             raise self.model_error
         return self.card
 
-    async def generate(self, request: GenerationRequest) -> ScriptedGeneration:
+    async def generate(self, request: Request) -> ScriptedGeneration:
         await asyncio.sleep(0)
+        self.card.check(request)
         if self.script.open_error is not None:
             raise self.script.open_error
         generation = ScriptedGeneration(self.script, request, self.card.eos_token_ids[0])
@@ -113,7 +114,7 @@ class ScriptedBackend:
         return self.unhealthy
 
 
-def _steps(script: Script, request: GenerationRequest, eos: int) -> list[Verdict]:
+def _steps(script: Script, request: Request, eos: int) -> list[Verdict]:
     tokens, reason = _ended([*script.tokens, eos], request.sampling)
     verdicts: list[Verdict] = []
     start = 0

@@ -34,6 +34,8 @@ class Facts(Struct, frozen=True, kw_only=True):
     on_gpu: bool
     engine: str  # with its version and number format, as "vllm 0.26.0 bfloat16"
     adapters: tuple[str, ...] = ()  # what `Session.adapter` may be
+    # Whether a sample of logits had the same bits however they were computed; None: not looked at.
+    exact: bool | None = None
     structures: bool = False  # can keep an answer to `Sampling.structure`
 
 

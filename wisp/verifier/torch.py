@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,11 +15,14 @@ from wisp.core.batch import Batch, Seat
 from wisp.core.drafts import TokenLogprob
 from wisp.core.session import Session
 from wisp.errors import Overloaded
+from wisp.models.check import is_exact
 from wisp.models.slots import Item, SlotModel
 from wisp.sampling.accept import num_accepted
 from wisp.sampling.choice import choose
 from wisp.sampling.processors import Row
 from wisp.verifier.base import Facts, Outcome, Verifier
+
+log = logging.getLogger(__name__)
 
 
 class TorchVerifier(Verifier):
@@ -48,8 +52,15 @@ class TorchVerifier(Verifier):
             eos_token_ids=eos_token_ids(Path(directory), self._model.config.eos_token_id),
             device=_device_name(self._model.device, torch.get_num_threads()),
             on_gpu=self._model.device.type != "cpu",
+            exact=is_exact(self._model),
             engine=f"torch {torch.__version__} {str(self._model.dtype).removeprefix('torch.')}",
         )
+        if not self.facts.exact:
+            log.warning(
+                "texts may differ in near-ties on this machine (%s): a token's logits are not the "
+                "same bits in every batch",
+                self.facts.device,
+            )
         self._free = list(range(max_sessions))[::-1]
         self._slots: dict[int, int] = {}  # by session id
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import pytest
+from msgspec import structs
 
 from wisp.core.drafts import Directive, Verdict
 from wisp.core.slo import Slo
 from wisp.engine.messages import Forecast, SessionState, Snapshot, StepReport
 from wisp.errors import Overloaded, Shed
 from wisp.metrics import ServerMetrics
-from wisp.server.records import Records, SessionRecord
 from wisp.server.report import report
-from wisp.server.sliding_window import SlidingWindow
+from wisp.server.telemetry import SessionRecord, SlidingWindow, Telemetry
 from wisp.stats import Stats
+from wisp.testing.verifier import ScriptedVerifier
 
 GOLD = Slo(name="gold", tokens_per_s=10.0, first_token_s=1.0, priority=1)
 CUSTOM = Slo(name="custom", tokens_per_s=3.0, first_token_s=1.0)
@@ -24,8 +25,8 @@ def metrics() -> ServerMetrics:
 
 
 @pytest.fixture
-def records(metrics: ServerMetrics) -> Records:
-    return Records([GOLD], metrics, now=0.0)
+def telemetry(metrics: ServerMetrics) -> Telemetry:
+    return Telemetry([GOLD], metrics, now=0.0)
 
 
 def verdict(num_tokens: int, now: float, num_drafted: int = 0, window: int = 4) -> Verdict:
@@ -70,103 +71,113 @@ def state(session_id: int, window: int = 4) -> SessionState:
     )
 
 
-def told(records: Records, now: float, *states: SessionState) -> Stats:
-    return report(records, Snapshot([*states]), model="m", policy="wisp", max_sessions=8, now=now)
+def told(telemetry: Telemetry, now: float, *states: SessionState) -> Stats:
+    facts = ScriptedVerifier(model="m", max_sessions=8).facts
+    return report(telemetry, Snapshot([*states]), facts=facts, policy="wisp", now=now)
+
+
+@pytest.mark.parametrize("exact", [True, False, None])
+def test_stats_say_whether_texts_may_differ_in_near_ties(
+    telemetry: Telemetry, exact: bool | None
+) -> None:
+    facts = structs.replace(ScriptedVerifier().facts, exact=exact)
+    stats = report(telemetry, Snapshot([]), facts=facts, policy="wisp", now=1.0)
+    assert stats.exact is exact
 
 
 def sample(metrics: ServerMetrics, name: str, **labels: str) -> float | None:
     return metrics.registry.get_sample_value(name, labels)
 
 
-def run(records: Records, slo: Slo, *arrivals: tuple[int, float]) -> SessionRecord:
+def run(telemetry: Telemetry, slo: Slo, *arrivals: tuple[int, float]) -> SessionRecord:
     """A session of a device, opened at 0 s."""
-    record = records.opened(1, slo, "pi", 0.0)
+    record = telemetry.opened(1, slo, "pi", 0.0)
     for num_tokens, now in arrivals:
-        records.took(record, verdict(num_tokens, now))
+        telemetry.took(record, verdict(num_tokens, now))
     return record
 
 
-def test_a_class_counts_what_came_in_time(records: Records, metrics: ServerMetrics) -> None:
-    run(records, GOLD, (1, 0.5), (1, 0.6), (1, 9.0))
+def test_a_class_counts_what_came_in_time(telemetry: Telemetry, metrics: ServerMetrics) -> None:
+    run(telemetry, GOLD, (1, 0.5), (1, 0.6), (1, 9.0))
     assert sample(metrics, "wisp_class_tokens_total", slo_class="gold") == 3
     assert sample(metrics, "wisp_goodput_tokens_total", slo_class="gold") == 2
-    (kind,) = told(records, 9.0).classes
+    (kind,) = told(telemetry, 9.0).classes
     assert (kind.num_tokens, kind.num_in_time) == (3, 2)
     assert kind.goodput_per_s == pytest.approx(2 / 9.0)
     assert kind.committed_per_s == pytest.approx(3 / 9.0)
 
 
 def test_a_session_ends_once_with_both_promises_judged(
-    records: Records, metrics: ServerMetrics
+    telemetry: Telemetry, metrics: ServerMetrics
 ) -> None:
-    record = run(records, GOLD, (1, 0.5), (1, 9.0))
+    record = run(telemetry, GOLD, (1, 0.5), (1, 9.0))
     for _ in range(2):
-        records.closed(record)
+        telemetry.closed(record)
     assert sample(metrics, "wisp_sessions_ended_total", slo_class="gold") == 1
     assert sample(metrics, "wisp_sessions_first_token_attained_total", slo_class="gold") == 1
     assert sample(metrics, "wisp_sessions_rate_attained_total", slo_class="gold") == 0
-    (kind,) = told(records, 9.0).classes
+    (kind,) = told(telemetry, 9.0).classes
     assert (kind.num_ended, kind.num_first_token_attained, kind.num_rate_attained) == (1, 1, 0)
-    assert records.sessions == {}
+    assert telemetry.sessions == {}
 
 
 def test_a_session_that_got_nothing_is_judged_by_nothing(
-    records: Records, metrics: ServerMetrics
+    telemetry: Telemetry, metrics: ServerMetrics
 ) -> None:
-    record = run(records, GOLD)
-    records.failed(record, Overloaded("full"))
-    records.closed(record)
-    (kind,) = told(records, 1.0).classes
+    record = run(telemetry, GOLD)
+    telemetry.failed(record, Overloaded("full"))
+    telemetry.closed(record)
+    (kind,) = told(telemetry, 1.0).classes
     assert (kind.num_ended, kind.num_shed) == (0, 0)
     assert sample(metrics, "wisp_failed_total", reason="Overloaded") == 1
 
 
-def test_who_was_shed_is_counted_by_class(records: Records, metrics: ServerMetrics) -> None:
-    records.failed(run(records, GOLD), Shed("room"))
+def test_who_was_shed_is_counted_by_class(telemetry: Telemetry, metrics: ServerMetrics) -> None:
+    telemetry.failed(run(telemetry, GOLD), Shed("room"))
     assert sample(metrics, "wisp_shed_total", slo_class="gold") == 1
-    assert told(records, 1.0).classes[0].num_shed == 1
+    assert told(telemetry, 1.0).classes[0].num_shed == 1
 
 
 def test_drafts_that_were_never_verified_are_wasted(
-    records: Records, metrics: ServerMetrics
+    telemetry: Telemetry, metrics: ServerMetrics
 ) -> None:
-    record = run(records, GOLD)
+    record = run(telemetry, GOLD)
     record.num_arrived = 10
-    records.took(record, verdict(3, 0.1, num_drafted=4))
-    records.closed(record)
+    telemetry.took(record, verdict(3, 0.1, num_drafted=4))
+    telemetry.closed(record)
     assert sample(metrics, "wisp_unverified_drafts_total") == 6
 
 
-def test_numbers_of_ones_own_are_a_class_of_their_own(records: Records) -> None:
-    run(records, CUSTOM, (1, 0.5))
-    gold, custom = told(records, 1.0, state(1)).classes
+def test_numbers_of_ones_own_are_a_class_of_their_own(telemetry: Telemetry) -> None:
+    run(telemetry, CUSTOM, (1, 0.5))
+    gold, custom = told(telemetry, 1.0, state(1)).classes
     assert (gold.name, gold.tokens_per_s, gold.num_sessions) == ("gold", 10.0, 0)
     assert (custom.name, custom.tokens_per_s, custom.num_sessions) == ("custom", None, 1)
 
 
-def test_a_device_is_known_for_a_minute_after_its_last_session(records: Records) -> None:
-    record = run(records, GOLD, (1, 5.0))
-    records.took(record, verdict(1, 6.0))
-    assert records.num_devices(1000.0) == 1  # its session is still open
-    records.closed(record)
-    assert records.num_devices(65.0) == 1
-    assert records.num_devices(66.0) == 0
-    assert told(records, 66.0).devices == []
+def test_a_device_is_known_for_a_minute_after_its_last_session(telemetry: Telemetry) -> None:
+    record = run(telemetry, GOLD, (1, 5.0))
+    telemetry.took(record, verdict(1, 6.0))
+    assert telemetry.num_devices(1000.0) == 1  # its session is still open
+    telemetry.closed(record)
+    assert telemetry.num_devices(65.0) == 1
+    assert telemetry.num_devices(66.0) == 0
+    assert told(telemetry, 66.0).devices == []
 
 
 @pytest.mark.parametrize(
     ("sent", "kept"), [("x" * 1000, "x" * 64), ("a\x1b[2J\nb", "a[2Jb"), ("", "unnamed")]
 )
-def test_a_devices_name_can_be_shown(records: Records, sent: str, kept: str) -> None:
-    assert records.opened(1, GOLD, sent, 0.0).device == kept
-    assert records.devices.keys() == {kept}
+def test_a_devices_name_can_be_shown(telemetry: Telemetry, sent: str, kept: str) -> None:
+    assert telemetry.opened(1, GOLD, sent, 0.0).device == kept
+    assert telemetry.devices.keys() == {kept}
 
 
-def test_sessions_and_devices_join_what_the_engine_knows(records: Records) -> None:
-    run(records, GOLD, (2, 1.0))
-    records.opened(2, GOLD, "pi", 0.0)
-    records.opened(3, GOLD, None, 0.0)
-    stats = told(records, 2.0, state(1, window=8), state(2), state(3, window=0), state(99))
+def test_sessions_and_devices_join_what_the_engine_knows(telemetry: Telemetry) -> None:
+    run(telemetry, GOLD, (2, 1.0))
+    telemetry.opened(2, GOLD, "pi", 0.0)
+    telemetry.opened(3, GOLD, None, 0.0)
+    stats = told(telemetry, 2.0, state(1, window=8), state(2), state(3, window=0), state(99))
     assert [session.id for session in stats.sessions] == [1, 2, 3]  # 99 has just ended
     first = stats.sessions[0]
     assert (first.device, first.slo_class, first.priority) == ("pi", "gold", 1)
@@ -177,13 +188,13 @@ def test_sessions_and_devices_join_what_the_engine_knows(records: Records) -> No
     assert stats.classes[0].window == 6.0
 
 
-def test_steps_are_told_as_means_over_the_last_seconds(records: Records) -> None:
-    assert told(records, 0.0).batch is None
-    assert told(records, 0.0).estimator is None
-    records.stepped(step(step_time_s=9.0), 1.0)  # forgotten below
+def test_steps_are_told_as_means_over_the_last_seconds(telemetry: Telemetry) -> None:
+    assert told(telemetry, 0.0).batch is None
+    assert told(telemetry, 0.0).estimator is None
+    telemetry.stepped(step(step_time_s=9.0), 1.0)  # forgotten below
     for now in (20.0, 21.0):
-        records.stepped(step(0.2, Forecast(0.1, 0.15, 1.5, 0.05)), now)
-    stats = told(records, 22.0)
+        telemetry.stepped(step(0.2, Forecast(0.1, 0.15, 1.5, 0.05)), now)
+    stats = told(telemetry, 22.0)
     assert stats.batch is not None
     assert stats.batch.steps_per_s == pytest.approx(0.2)
     assert stats.batch.busy_share == pytest.approx(0.04)

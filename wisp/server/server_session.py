@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from wisp.core.drafts import DraftBlock, Verdict
+from wisp.core.request import check_tokens
 from wisp.core.slo import Attainment
 from wisp.engine.client import EngineSession
-from wisp.errors import BadRequest, ProtocolError, WispError
-from wisp.server.records import Records, SessionRecord
+from wisp.errors import ProtocolError, WispError
+from wisp.server.telemetry import SessionRecord, Telemetry
 
-_TIMES = 8  # the largest window, that may arrive for each verdict
+# How many times the largest window of draft tokens may arrive for each verdict. Chosen: an honest
+# edge fills its window once for a verdict, and once more when the stream was lost.
+_MAX_WINDOWS = 8
 
 
 class ServerSession:
@@ -20,17 +23,17 @@ class ServerSession:
         self,
         session: EngineSession,
         record: SessionRecord,
-        records: Records,
+        telemetry: Telemetry,
         *,
         vocab_size: int,
         max_window: int,
     ) -> None:
         self._session = session
         self._record = record
-        self._records = records
+        self._telemetry = telemetry
         self._vocab_size = vocab_size
         self._max_window = max_window
-        self._num_allowed = _TIMES * max_window
+        self._num_allowed = _MAX_WINDOWS * max_window
 
     @property
     def attainment(self) -> Attainment:
@@ -39,11 +42,11 @@ class ServerSession:
     async def __aiter__(self) -> AsyncIterator[Verdict]:
         try:
             async for verdict in self._session:
-                self._records.took(self._record, verdict)
-                self._num_allowed += _TIMES * self._max_window
+                self._telemetry.took(self._record, verdict)
+                self._num_allowed += _MAX_WINDOWS * self._max_window
                 yield verdict
         except WispError as error:
-            self._records.failed(self._record, error)
+            self._telemetry.failed(self._record, error)
             raise
 
     def draft(self, block: DraftBlock) -> None:
@@ -69,18 +72,10 @@ class ServerSession:
 
     def close(self) -> None:
         self._session.close()
-        self._records.closed(self._record)
+        self._telemetry.closed(self._record)
 
     async def aclose(self) -> None:
         self.close()
 
     def stats(self) -> dict[str, float]:
         return {}
-
-
-def check_tokens(ids: list[int], vocab_size: int, name: str, kind: type[BadRequest]) -> None:
-    if ids and not 0 <= min(ids) <= max(ids) < vocab_size:
-        wrong = next(id for id in ids if not 0 <= id < vocab_size)
-        raise kind(
-            f"{name} holds token {wrong}, outside the vocabulary of {vocab_size}", param=name
-        )

@@ -1,7 +1,10 @@
-"""What the server remembers of its sessions, classes and devices, for the metrics and the stats."""
+"""What the server remembers of its steps, sessions, classes and devices, and counts in metrics."""
 
 from __future__ import annotations
 
+import time
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from prometheus_client import Counter, Histogram
@@ -9,13 +12,56 @@ from prometheus_client import Counter, Histogram
 from wisp.core.drafts import Verdict
 from wisp.core.slo import Attainment, Slo
 from wisp.engine.messages import StepReport
-from wisp.errors import Shed
+from wisp.errors import Shed, WispError
 from wisp.metrics import ServerMetrics
-from wisp.server.sliding_window import SlidingWindow
 
-DEVICE_KEPT_S = 60.0
 UNNAMED = "unnamed"
+
+# How far the figures "of late" look back. Chosen: a person who watches sees a change within it, and
+# a few hundred steps make a steady mean.
+HORIZON_S = 10.0
+# The grain in which a sliding window forgets. Chosen: forty sums for each of a thousand sessions.
+_BUCKET_S = 0.25
+# How long a device is shown after its last session. Chosen: a person between two requests.
+DEVICE_KEPT_S = 60.0
+# The longest name of a device that is kept. Chosen: a host name's label has at most 63 characters.
 _MAX_NAME = 64
+
+
+class SlidingWindow:
+    """Sums of what happened in the last `HORIZON_S` seconds."""
+
+    def __init__(self, num_sums: int, now: float) -> None:
+        self._start_s = now
+        self._zeros = (0.0,) * num_sums
+        self._buckets: deque[tuple[int, list[float]]] = deque()
+
+    def add(self, now: float, *amounts: float) -> None:
+        bucket = int(now / _BUCKET_S)
+        if not self._buckets or self._buckets[-1][0] < bucket:
+            self._drop(now)
+            self._buckets.append((bucket, list(self._zeros)))
+        sums = self._buckets[-1][1]
+        for index, amount in enumerate(amounts):
+            sums[index] += amount
+
+    def sums(self, now: float) -> Sequence[float]:
+        self._drop(now)
+        rows = [self._zeros, *(sums for _, sums in self._buckets)]
+        return [sum(column) for column in zip(*rows, strict=True)]
+
+    def per_s(self, now: float) -> Sequence[float]:
+        elapsed_s = seconds_seen(self._start_s, now)
+        return [total / elapsed_s for total in self.sums(now)]
+
+    def _drop(self, now: float) -> None:
+        while self._buckets and self._buckets[0][0] <= (now - HORIZON_S) / _BUCKET_S:
+            self._buckets.popleft()
+
+
+def seconds_seen(start_s: float, now: float) -> float:
+    """How much of the last `HORIZON_S` seconds there was."""
+    return min(HORIZON_S, max(_BUCKET_S, now - start_s))
 
 
 @dataclass
@@ -56,22 +102,23 @@ class SessionRecord:
     closed: bool = False
 
 
-class Records:
+class Telemetry:
     """Times are arguments, in seconds of the monotonic clock."""
 
     def __init__(self, slos: list[Slo], metrics: ServerMetrics, now: float) -> None:
+        self.metrics = metrics
         self.start_s = now
         self.sessions: dict[int, SessionRecord] = {}
         self.devices: dict[str, DeviceRecord] = {}
         self.classes: dict[str, ClassRecord] = {}
-        # (steps, step time, seats, tokens, prefill, drafted, n-gram)
-        self.steps = SlidingWindow(7, now)
-        # (steps, error, over the upper bound, measured, alone)
-        self.forecasts = SlidingWindow(5, now)
         self.last_step: StepReport | None = None
-        self._metrics = metrics
+        self._steps: deque[tuple[float, StepReport]] = deque()
+        metrics.devices.set_function(lambda: self.num_devices(time.monotonic()))
         for slo in slos:
             self._add_class(slo.name, slo, slo.priority, now)
+
+    def refused(self, error: WispError) -> None:
+        self.metrics.refused.labels(type(error).__name__).inc()
 
     def opened(self, session_id: int, slo: Slo, device: str | None, now: float) -> SessionRecord:
         if slo.name not in self.classes:
@@ -91,7 +138,7 @@ class Records:
         now, num_tokens = verdict.committed_s, len(verdict.tokens)
         slo = record.attainment.slo
         if record.attainment.first_token_s is None:
-            self._metrics.first_token_s.observe(now - record.opened_s)
+            self.metrics.first_token_s.observe(now - record.opened_s)
         in_time = record.attainment.add(num_tokens, now)
         record.recent.add(now, num_tokens)
         record.num_verified += verdict.num_drafted
@@ -108,11 +155,11 @@ class Records:
             kind.window.observe(verdict.directive.window)
 
     def failed(self, record: SessionRecord, error: Exception) -> None:
-        self._metrics.failed.labels(type(error).__name__).inc()
+        self.metrics.failed.labels(type(error).__name__).inc()
         if isinstance(error, Shed):
             name = record.attainment.slo.name
             self.classes[name].num_shed += 1
-            self._metrics.shed.labels(name).inc()
+            self.metrics.shed.labels(name).inc()
 
     def closed(self, record: SessionRecord) -> None:
         """On every way out; a second time changes nothing."""
@@ -120,7 +167,7 @@ class Records:
             return
         record.closed = True
         del self.sessions[record.id]
-        self._metrics.unverified.inc(max(0, record.num_arrived - record.num_verified))
+        self.metrics.unverified.inc(max(0, record.num_arrived - record.num_verified))
         if record.device is not None:
             self.devices[record.device].num_sessions -= 1
         attainment = record.attainment
@@ -131,26 +178,38 @@ class Records:
         kind.num_ended += 1
         kind.num_first_token_attained += attainment.first_token_attained
         kind.num_rate_attained += attainment.rate_attained
-        self._metrics.ended.labels(name).inc()
-        self._metrics.first_token_attained.labels(name).inc(attainment.first_token_attained)
-        self._metrics.rate_attained.labels(name).inc(attainment.rate_attained)
+        self.metrics.ended.labels(name).inc()
+        self.metrics.first_token_attained.labels(name).inc(attainment.first_token_attained)
+        self.metrics.rate_attained.labels(name).inc(attainment.rate_attained)
 
     def stepped(self, step: StepReport, now: float) -> None:
         self.last_step = step
-        self.steps.add(
-            now,
-            1,
-            step.step_time_s,
-            step.num_sessions,
-            step.num_tokens,
-            step.num_prefill,
-            step.num_drafted,
-            step.num_ngram_drafted,
-        )
+        self._steps.append((now, step))
+        self._forget_steps(now)
+        metrics = self.metrics
+        metrics.steps.inc()
+        metrics.step_s.observe(step.step_time_s)
+        metrics.loop_s.observe(step.loop_time_s - step.step_time_s)
+        metrics.step_sessions.observe(step.num_sessions)
+        metrics.step_tokens.observe(step.num_tokens)
+        metrics.committed.inc(step.num_committed)
+        metrics.verified.inc(step.num_drafted)
+        metrics.accepted.inc(step.num_accepted)
+        metrics.rejected.inc(step.num_drafted - step.num_accepted)
+        metrics.ngram_drafts.inc(step.num_ngram_drafted)
+        metrics.accepted_ngram_drafts.inc(step.num_ngram_accepted)
         if forecast := step.forecast:
-            error = abs(step.step_time_s / forecast.expected_s - 1.0)
-            over = step.step_time_s > forecast.upper_s
-            self.forecasts.add(now, 1, error, over, step.step_time_s, forecast.alone_s)
+            metrics.step_error.observe(forecast.error(step.step_time_s))
+            metrics.step_over_upper.inc(step.step_time_s > forecast.upper_s)
+            metrics.estimator_drift.set(forecast.drift)
+            metrics.interference.observe(step.step_time_s / forecast.alone_s)
+        if step.marginal_cost is not None:
+            metrics.marginal_cost.set(step.marginal_cost)
+
+    def steps(self, now: float) -> list[StepReport]:
+        """Those of the last `HORIZON_S` seconds."""
+        self._forget_steps(now)
+        return [step for _, step in self._steps]
 
     def num_devices(self, now: float) -> int:
         """With a session now or within the last minute."""
@@ -163,9 +222,9 @@ class Records:
             slo,
             priority,
             SlidingWindow(2, now),
-            self._metrics.class_tokens.labels(name),
-            self._metrics.goodput.labels(name),
-            self._metrics.window.labels(name),
+            self.metrics.class_tokens.labels(name),
+            self.metrics.goodput.labels(name),
+            self.metrics.window.labels(name),
         )
 
     def _forget_devices(self, now: float) -> None:
@@ -174,3 +233,7 @@ class Records:
             for name, device in self.devices.items()
             if device.num_sessions or now - device.seen_s < DEVICE_KEPT_S
         }
+
+    def _forget_steps(self, now: float) -> None:
+        while self._steps and self._steps[0][0] <= now - HORIZON_S:
+            self._steps.popleft()

@@ -13,7 +13,14 @@ from starlette.types import ASGIApp
 from wisp.config import Listen
 from wisp.errors import ConfigError
 
+# How long a stopping server waits for answers that are still being sent when it has drained.
+# Chosen: a client that takes longer is not reading.
 _SHUTDOWN_S = 5
+
+
+# Connections that may wait to be accepted. Chosen: a fleet that comes back at once, and below the
+# 4096 that Linux allows by default.
+_BACKLOG = 1024
 
 
 class _Uvicorn(uvicorn.Server):
@@ -31,7 +38,7 @@ def _bind(listen: Listen) -> socket.socket:
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
-        bound.listen(1024)
+        bound.listen(_BACKLOG)
     except OSError:
         bound.close()
         raise

@@ -42,7 +42,9 @@ HTTP_CODES = {
     413: "request_too_large",
     415: "unsupported_media_type",
 }
-RETRY_AFTER_S = 1.0  # for a refusal that names no time of its own
+# What a refusal with 429 or 503 that names no time of its own asks its client to wait. Chosen: most
+# sessions are over, and most restarts begun, within seconds.
+RETRY_AFTER_S = 1.0
 
 
 class RequestError(errors.BadRequest):

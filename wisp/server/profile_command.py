@@ -23,9 +23,14 @@ from wisp.estimator.step_time import StepTimeEstimator, held_out
 from wisp.estimator.store import Key, save
 from wisp.verifier.base import Verifier
 
-_CPU_BUDGET_S = 10.0  # who asks for a profile waits longer for it than who starts a server
-_DRAFTS = 4  # of each session, in the table's second column
-_CONTEXT = 1000  # tokens
+# How long a profile measures on a CPU. Chosen: who asks for one waits longer than the two seconds
+# that a server's start takes for it.
+_CPU_BUDGET_S = 10.0
+# The draft tokens of each session in the second column of the table. Chosen: the default
+# `block_tokens` of speculation, so the column is a usual step.
+_NUM_DRAFTS = 4
+# The tokens of context whose time is told: chosen as a round number that a reader can multiply.
+_CONTEXT = 1000
 
 
 def run(config: ProfileConfig) -> int:
@@ -89,19 +94,20 @@ def _save(config: ProfileConfig, estimator: StepTimeEstimator, key: Key) -> Path
 
 
 def _describe(
-    estimator: StepTimeEstimator, observations: Sequence[Observation], most: int
+    estimator: StepTimeEstimator, observations: Sequence[Observation], max_tokens: int
 ) -> dict[str, Any]:
     """Times in ms. Tokens and seats are varied one at a time, without context."""
 
     def ms(tokens: int, seats: int, context: int = 0) -> float:
         return 1e3 * estimator.predict_s(SeatedShape(tokens, context, 0.0, seats))
 
-    sizes = [size for size in (2**power for power in range(16)) if size < most] + [most]
+    powers = range((max_tokens - 1).bit_length())
+    sizes = [*(2**power for power in powers), max_tokens]
     residuals = np.array(held_out(observations))
     return {
         "floor_ms": ms(1, 1),
-        "token_ms": (ms(most, 1) - ms(1, 1)) / max(1, most - 1),
-        "session_ms": ms(2, 2) - ms(2, 1) if most > 1 else 0.0,
+        "token_ms": (ms(max_tokens, 1) - ms(1, 1)) / max(1, max_tokens - 1),
+        "session_ms": ms(2, 2) - ms(2, 1) if max_tokens > 1 else 0.0,
         "context_ms": ms(1, 1, _CONTEXT) - ms(1, 1),
         "upper_margin": estimator.margin,
         "mape_held_out": 100.0 * float(np.abs(residuals).mean()) if len(residuals) else None,
@@ -109,7 +115,7 @@ def _describe(
             {
                 "tokens": size,
                 "plain_ms": ms(size, size),
-                "drafted_ms": ms(size, -(-size // (1 + _DRAFTS))),
+                "drafted_ms": ms(size, -(-size // (1 + _NUM_DRAFTS))),
             }
             for size in sizes
         ],
@@ -119,7 +125,7 @@ def _describe(
 def _print(console: Console, summary: dict[str, Any]) -> None:
     table = Table(title=f"Steps of {summary['model']} on {summary['device']}, {summary['engine']}")
     upper = 1.0 + summary["upper_margin"]
-    columns = "tokens", "1 a session", "95 % bound", f"{1 + _DRAFTS} a session", "95 % bound"
+    columns = "tokens", "1 a session", "95 % bound", f"{1 + _NUM_DRAFTS} a session", "95 % bound"
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
     for row in summary["table"]:
