@@ -7,9 +7,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+# The upper edges of the histograms' buckets. Of times; chosen: 1, 2 and 5 of each decade, from a
+# small model's step to a long wait for a first token.
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+# Of shares such as relative errors; chosen: 1, 2 and 5 of each decade again, from 1 % to 200 %.
 _SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2)
+# Of ratios that are at least 1; chosen: narrow where it counts, just above 1.
 _RATIOS = (1, 1.1, 1.25, 1.5, 2, 3, 5, 10, 20, 50)
+# Of counts of tokens and of sessions; chosen: the powers of two up to the largest usual step.
 _TOKENS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 

@@ -17,8 +17,9 @@ from wisp.config import TopConfig, load
 from wisp.errors import Unavailable
 from wisp.stats import Stats
 
-_MAX_ROWS = 30
-_TIMEOUT_S = 15.0  # the server answers within the ten that its engine gets
+_MAX_ROWS = 30  # of sessions and of devices shown; chosen: as many as an ordinary terminal holds
+# How long the server is waited for. Chosen: it answers within the ten seconds its engine gets.
+_TIMEOUT_S = 15.0
 Cells = Sequence[str]
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import random
-from typing import Any
 
 import msgspec
 import pytest
 
+from tests.engine.traffic import DIRECTIVE, PROMPT, draft, opening
 from wisp.core.batch import Batch
-from wisp.core.drafts import Directive, DraftBlock, Verdict
+from wisp.core.drafts import Verdict
 from wisp.core.request import FinishReason, Request, Sampling
 from wisp.core.slo import Slo
 from wisp.engine.engine import Engine
@@ -32,9 +32,6 @@ from wisp.scheduler.policy import POLICIES, Fcfs, PolicyName, make_policy
 from wisp.testing.clock import VirtualClock
 from wisp.testing.verifier import ScriptedVerifier
 
-DIRECTIVE = Directive(window=8, threshold=0.3)
-PROMPT = [5, 6, 7]
-
 
 @pytest.fixture
 def clock() -> VirtualClock:
@@ -50,20 +47,6 @@ def verifier() -> ScriptedVerifier:
 def engine(verifier: ScriptedVerifier, clock: VirtualClock) -> Engine:
     policy = Fcfs(DIRECTIVE, block_tokens=4, max_step_tokens=64)
     return Engine(verifier, policy, max_window=16, clock=clock)
-
-
-def opening(session_id: int = 1, *, has_edge: bool = False, **sampling: Any) -> Open:
-    asked: dict[str, Any] = {"max_tokens": 10, "seed": 3} | sampling
-    return Open(
-        session_id=session_id,
-        request=Request(prompt=PROMPT, sampling=Sampling(**asked)),
-        slo=Slo(tokens_per_s=10, first_token_s=1),
-        has_edge=has_edge,
-    )
-
-
-def draft(session_id: int, epoch: int, position: int, tokens: list[int], now: float = 0.0) -> Draft:
-    return Draft(session_id, DraftBlock(epoch, position, tokens, [0.9] * len(tokens)), now)
 
 
 def verdicts(published: list[FromEngine], session_id: int = 1) -> list[Verdict]:
@@ -236,6 +219,7 @@ def test_steps_taken_one_by_one_are_not_compared_with_their_forecast(
             raise RuntimeError("together they are poison")
 
     verifier.on_step = fail
+    # This policy needs no estimator: it is given one so that its steps have forecasts.
     engine._policy.estimator = FloorAndSlope()
     published = engine.turn([opening(1), opening(2)])
     assert [len(m.verdicts) for m in published if isinstance(m, Verdicts)] == [1, 1]

@@ -19,13 +19,17 @@ from torch import Tensor
 # attention on QUERIES tokens of one item and KEYS keys, the last of each filled up. They are
 # constants and not tuned at start, since a text must not depend on how busy the machine was then.
 #
-# Measured on an Intel Xeon with AVX-512 (docs/measurements.md): fewer ROWS make prompts slower,
+# Measured on an Intel Xeon with AVX-512 (docs/measurements/): fewer ROWS make prompts slower,
 # more make a single session slower, and likewise for QUERIES. 16 rows of float32 are also whole
 # cache lines, so every tile of a row begins at the same alignment.
 ROWS = 16
-QUERIES = 8
+QUERIES = 8  # the tokens of one item in a tile of attention; measured with ROWS, see above
+# The keys of a block of attention. Chosen: a block's keys and values of one head, in float32, stay
+# in a core's second cache while a tile's queries are held against them.
 KEYS = 128
-PAIRS = 32  # of tiles and key blocks that are weighed at once: their scores should fit a cache
+# The pairs of a tile and a block of keys that are weighed at once. Chosen: their scores fit a
+# core's second cache.
+PAIRS = 32
 
 
 class Item(NamedTuple):

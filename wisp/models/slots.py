@@ -19,7 +19,9 @@ from wisp.models.linear import tile_linears
 
 __all__ = ["Item", "SlotModel"]
 
-_GPU_QUERIES = 64  # the rows of a usual tile of a GPU's matrix kernels
+# The queries of a tile where the device is a GPU. Chosen: its matrix kernels usually work on tiles
+# of as many rows.
+_GPU_QUERIES = 64
 
 
 class SlotModel:
