@@ -34,7 +34,7 @@ from wisp.scheduler.policy import make_policy
 from wisp.testing.clock import VirtualClock
 from wisp.verifier.base import Collect, Outcome
 
-SEED = 3
+SEED = 3  # of everything drawn at random here; chosen: any number does, and one makes it repeatable
 BLOCK_TOKENS = 4
 WINDOWS = {"without draft-ahead": BLOCK_TOKENS, "with draft-ahead": 16}
 WORKLOAD = Workload(Lengths(64.0, sigma=0.0), Lengths(120.0, sigma=0.0), think_s=60.0)

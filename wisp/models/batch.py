@@ -24,11 +24,10 @@ from torch import Tensor
 # cache lines, so every tile of a row begins at the same alignment.
 ROWS = 16
 QUERIES = 8  # the tokens of one item in a tile of attention; measured with ROWS, see above
-# The keys of a block of attention. Chosen: a block's keys and values of one head, in float32, stay
-# in a core's second cache while a tile's queries are held against them.
+# The keys of a block of attention. Chosen: no measurement stands behind the number.
 KEYS = 128
-# The pairs of a tile and a block of keys that are weighed at once. Chosen: their scores fit a
-# core's second cache.
+# The pairs of a tile and a block of keys that are weighed at once. Chosen: their scores should fit
+# a core's cache.
 PAIRS = 32
 
 

@@ -14,8 +14,8 @@ from wisp.errors import Overloaded
 from wisp.models.slots import Item, SlotModel
 
 # The most tokens of one sequence in one forward. It bounds the memory that a long prompt takes, and
-# the time for which the drafts of others wait behind it; chosen: more tokens in one forward hardly
-# make a small model faster.
+# the time for which the drafts of others wait behind it. Chosen: no measurement stands behind the
+# number itself.
 CHUNK = 512
 
 

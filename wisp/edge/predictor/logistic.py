@@ -28,8 +28,8 @@ _MORE_WHEN_GREEDY = 0.8
 _GREEDY = (_MORE_WHEN_GREEDY, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 # As above, by definition: the less a target's temperature is, the more it is like the greedy one.
 _SAMPLED = (0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, _MORE_WHEN_GREEDY)
-# How unsure each of those weights is. Chosen: the constant term differs most between pairs, and the
-# other features, whose scales are about 1, may each move the logit by some 0.3 to 0.7.
+# How unsure each of those weights is. Chosen: no measurement stands behind them; the constant may
+# be off by about 1, and the others, whose features are scaled to about 1, by some 0.3 to 0.7.
 _VARIANCE = (1.0, 0.2, 0.2, 0.2, 0.2, 0.5, 0.1, 0.2, 0.2, 0.2)
 
 
