@@ -12,7 +12,7 @@ from benchmarks.sim.network import Way
 from benchmarks.sim.profiles import CELLULAR, DEVICES, WIFI, WIRED, Device, Network
 from benchmarks.sim.server import Server
 from benchmarks.sim.step_times import A100, QWEN3_32B, StepTimes, roofline
-from benchmarks.sim.target import Clock, SimulatedTarget
+from benchmarks.sim.target import SimulatedTarget
 from benchmarks.sim.text import BetaTexts, Texts
 from benchmarks.sim.workload import Presence, Workload, steady
 from wisp.core.drafts import REST, Directive
@@ -23,6 +23,7 @@ from wisp.estimator.base import Estimator
 from wisp.estimator.profile import profile
 from wisp.estimator.step_time import StepTimeEstimator
 from wisp.scheduler.policy import PolicyName, make_policy
+from wisp.testing.clock import VirtualClock
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +120,7 @@ def simulate(
     estimator: Estimator | None = None,
 ) -> Report:
     """`estimator`: None learns one from a profile of the target, as a server does at its start."""
-    events, clock = Events(), Clock()
+    events, clock = Events(), VirtualClock()
     target = make_target(setup, clock)
     first = _first(policy, tuning)
     engine = Engine(
@@ -161,7 +162,7 @@ def simulate(
     )
 
 
-def make_target(setup: Setup, clock: Clock) -> SimulatedTarget:
+def make_target(setup: Setup, clock: VirtualClock) -> SimulatedTarget:
     return SimulatedTarget(
         setup.step_times,
         clock,
@@ -173,7 +174,7 @@ def make_target(setup: Setup, clock: Clock) -> SimulatedTarget:
 
 def learn(setup: Setup, tuning: Tuning) -> StepTimeEstimator:
     """The startup profile of the real server, on the simulated target."""
-    clock = Clock()
+    clock = VirtualClock()
     estimator = StepTimeEstimator()
     observations = profile(
         make_target(setup, clock),

@@ -45,7 +45,7 @@ class DraftLoop:
         return room and num_prompt <= self._drafter.max_model_len
 
     def add(self, key: int, generation: EdgeGeneration) -> None:
-        generation.stream.longest = self._drafter.max_model_len
+        generation.stream.max_context = self._drafter.max_model_len
         self._generations[key] = generation
         self._thread.submit(self._drafter.open, key)
 

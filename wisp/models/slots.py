@@ -18,7 +18,9 @@ from wisp.models.layers import replace_layers
 
 __all__ = ["Item", "SlotModel"]
 
-_GPU_QUERIES = 64  # the rows of a usual tile of a GPU's matrix kernels
+# The queries of a tile where the device is a GPU. Chosen: its matrix kernels usually work on tiles
+# of as many rows.
+_GPU_QUERIES = 64
 
 
 class SlotModel:
