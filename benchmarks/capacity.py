@@ -10,6 +10,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks import search
+from benchmarks.search import ATTAINED
 from benchmarks.sim.fleet import Setup, Tuning, learn, simulate
 from benchmarks.sim.step_times import A100, QWEN3_32B, Fitted, StepTimes, implied_by_paper, roofline
 from benchmarks.sim.text import BetaTexts
@@ -18,7 +20,6 @@ from wisp.core.slo import Slo
 from wisp.estimator.store import read
 from wisp.scheduler.policy import PolicyName
 
-ATTAINED = 0.95
 FIRST_TOKEN_S = 2.0  # the default of wisp-server
 _GLANCE_S = 15.0  # measured to choose a tuning; the one chosen is then measured in full
 _LEARNED = Path(__file__).parent / "results" / "h200_32b_step_times.json"
@@ -109,42 +110,18 @@ def best_point(policy: PolicyName, fleet: int, setup: Setup) -> tuple[Point, Tun
     return point(policy, fleet, setup, tunings[0]), tunings[0]
 
 
-def best_capacity(policy: PolicyName, setup: Setup, most: int = 256) -> tuple[int, Tuning]:
-    """The most devices that hold `ATTAINED`, and the tuning that does it; to within 2 %."""
-    best, best_tuning = 0, TUNINGS[policy][0]
-    for tuning in TUNINGS[policy]:
-        if _holds(policy, best + _step(best), setup, tuning):
-            best, best_tuning = _climb(policy, best + _step(best), setup, tuning, most), tuning
-    return best, best_tuning
+def best_capacity(policy: PolicyName, setup: Setup, max_count: int = 256) -> tuple[int, Tuning]:
+    """The most devices whose promises are attained, and the tuning that does it; to within 2 %.
 
-
-def _climb(policy: PolicyName, held: int, setup: Setup, tuning: Tuning, most: int) -> int:
-    """From a load that holds: growing finds one that fails, halving the edge between them.
-
-    Attainment falls with the load but for noise, and the same devices ask for the same whatever
-    the load and the policy (common random numbers).
+    The same devices ask for the same whatever the load and the policy (common random numbers).
     """
-    count = failed = min(most, max(24, held * 3 // 2))
-    while _holds(policy, count, setup, tuning):
-        held = count
-        if count == most:
-            return most
-        count = failed = min(most, count * 3 // 2)
-    while failed - held > _step(held):
-        count = (held + failed) // 2
-        if _holds(policy, count, setup, tuning):
-            held = count
-        else:
-            failed = count
-    return held
 
+    def holds(tuning: Tuning, count: int) -> bool:
+        return point(policy, count, setup, tuning).attainment >= ATTAINED
 
-def _step(count: int) -> int:
-    return max(1, count // 50)
-
-
-def _holds(policy: PolicyName, count: int, setup: Setup, tuning: Tuning) -> bool:
-    return point(policy, count, setup, tuning).attainment >= ATTAINED
+    return search.best_capacity(
+        TUNINGS[policy], holds, start=24, max_count=max_count, resolution=0.02, growth=1.5
+    )
 
 
 class Burst(NamedTuple):

@@ -36,7 +36,7 @@ from wisp.estimator.linear import LinearEstimator
 from wisp.estimator.shape import SeatedShape
 from wisp.estimator.step_time import StepTimeEstimator
 
-SEED = 5
+SEED = 5  # of everything drawn at random here; chosen: any number does, and one makes it repeatable
 DATA = Path(__file__).parent / "data" / "h200_qwen3_8b_shape.csv"
 _NORMAL = NormalDist()
 _STEPS = [_NORMAL.inv_cdf(decile) / _NORMAL.inv_cdf(0.9) for decile in (0.1, 0.3, 0.5, 0.7, 0.9)]

@@ -35,7 +35,7 @@ from wisp.metrics import EdgeMetrics
 from wisp.models.tokenizer import Tokenizer
 from wisp.testing.drafter import ScriptedDrafter
 
-SEED = 7
+SEED = 7  # of everything drawn at random here; chosen: any number does, and one makes it repeatable
 NUM_HONEST, NUM_MORE = 20, 5
 NUM_TOKENS = 128
 ACCEPTANCE = 0.7

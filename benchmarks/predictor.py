@@ -45,7 +45,7 @@ from wisp.edge.predictor import ConfidencePredictor, Label, LogisticPredictor, f
 from wisp.edge.predictor.calibration import Calibration
 from wisp.edge.stream import Stream
 
-SEED = 7
+SEED = 7  # of everything drawn at random here; chosen: any number does, and one makes it repeatable
 TEMPERATURES = (0.0, 0.8)
 MAX_TOKENS = 80
 WINDOW = 12  # most drafts of a round, for every policy

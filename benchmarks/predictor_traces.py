@@ -20,7 +20,7 @@ from wisp.config import TINY
 from wisp.core.request import Sampling
 from wisp.edge.drafter.base import Proposal
 from wisp.edge.drafter.transformers import propose
-from wisp.edge.repeats import Repeats
+from wisp.edge.predictor.base import Repeats
 from wisp.models.slots import Item, SlotModel
 from wisp.models.tokenizer import Tokenizer
 from wisp.sampling.choice import choose

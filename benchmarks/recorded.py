@@ -11,8 +11,8 @@ import numpy as np
 from benchmarks.predictor_traces import record
 from benchmarks.sim.text import COLUMNS
 
-MAX_TOKENS = 80
-SEED = 7
+MAX_TOKENS = 80  # of a recorded text; chosen: as in benchmarks/predictor.py
+SEED = 7  # of everything drawn at random here; chosen: any number does, and one makes it repeatable
 
 
 def write(path: Path, target: Path, draft: Path, temperatures: Sequence[float]) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from wisp.launch import Process
 from wisp.metrics import EdgeMetrics
 from wisp.models.tokenizer import Tokenizer
 
-SEED = 7
+SEED = 7  # of everything drawn at random here; chosen: any number does, and one makes it repeatable
 MAX_TOKENS = 64
 PREDICTORS: dict[str, Callable[[], Predictor]] = {
     "logistic": LogisticPredictor,  # an edge's own: begins with its prior, learns as it goes

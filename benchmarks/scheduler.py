@@ -25,9 +25,10 @@ from wisp.core.slo import Slo
 from wisp.estimator.step_time import StepTimeEstimator
 from wisp.scheduler.policy import POLICIES, PolicyName, make_policy
 
-SEED = 7
+SEED = 7  # of everything drawn at random here; chosen: any number does, and one makes it repeatable
 NUM_SESSIONS = (100, 300, 1000)
-NUM_DRAFTS = 8
+NUM_DRAFTS = 8  # waiting for each session, chosen as the default window of wisp-server
+# Of every session: the defaults of wisp-server, as chosen in configs/server.yaml.
 FIRST = Directive(window=NUM_DRAFTS, threshold=0.3)
 
 

@@ -49,7 +49,7 @@ from wisp.config import TINY
 from wisp.edge.predictor import LogisticPredictor
 from wisp.scheduler.policy import POLICIES, PolicyName
 
-SEED = 1
+SEED = 1  # of everything drawn at random here; chosen: any number does, and one makes it repeatable
 # With it the paper's own scheduler (`wisp-paper`) comes out at its published capacity, 86 at 8
 # tokens/s, with the paper's step times: the acceptance of its pairs is not published.
 CALIBRATED = 0.9
@@ -65,6 +65,7 @@ PAPER_CAPACITY: dict[str, dict[float, int]] = {
     "centralized": {2.0: 97, 4.0: 80, 6.0: 54, 8.0: 41},
     "sled": {2.0: 83, 4.0: 42, 6.0: 27, 8.0: 21},
 }
+# Goodput in tokens/s, as the paper says.
 PAPER_GOODPUT = {"wisp": 631.86, "centralized": 326.12, "sled": 170.82}
 Row = dict[str, Any]
 T = TypeVar("T")

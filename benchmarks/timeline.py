@@ -22,18 +22,20 @@ from benchmarks.sim.fleet import Setup, Tuning, learn, make_target
 from benchmarks.sim.network import Way
 from benchmarks.sim.profiles import PHONE, Network
 from benchmarks.sim.server import Server
-from benchmarks.sim.target import Clock, SimulatedTarget
+from benchmarks.sim.target import SimulatedTarget
 from benchmarks.sim.text import BetaTexts
 from benchmarks.sim.workload import Lengths, Presence, Workload
 from wisp.core.batch import Batch
 from wisp.core.drafts import Directive, Verdict
 from wisp.core.slo import Slo
+from wisp.edge.predictor import ConfidencePredictor
 from wisp.engine.engine import Engine
 from wisp.engine.messages import Draft
 from wisp.scheduler.policy import make_policy
+from wisp.testing.clock import VirtualClock
 from wisp.verifier.base import Collect, Outcome
 
-SEED = 3
+SEED = 3  # of everything drawn at random here; chosen: any number does, and one makes it repeatable
 BLOCK_TOKENS = 4
 WINDOWS = {"without draft-ahead": BLOCK_TOKENS, "with draft-ahead": 16}
 WORKLOAD = Workload(Lengths(64.0, sigma=0.0), Lengths(120.0, sigma=0.0), think_s=60.0)
@@ -69,7 +71,9 @@ class LoggedWay(Way):
         super().send(arrive, *arguments, at_s=at_s)
 
 
-def logged(target: SimulatedTarget, clock: Clock, log: Callable[..., None]) -> SimulatedTarget:
+def logged(
+    target: SimulatedTarget, clock: VirtualClock, log: Callable[..., None]
+) -> SimulatedTarget:
     """Let it tell of each of its steps."""
     launch = target.launch
 
@@ -105,7 +109,7 @@ def timeline(case: str, round_trip_s: float) -> list[Span]:
                 spans.append(Span(case, "step", start_s, end_s, what.num_tokens, 0))
 
     setup = Setup(slo=Slo(tokens_per_s=1.0, first_token_s=2.0), texts=BetaTexts(0.8), seed=SEED)
-    events, clock, tuning = Events(), Clock(), Tuning()
+    events, clock, tuning = Events(), VirtualClock(), Tuning()
     first = Directive(WINDOWS[case], 0.05)
     policy = make_policy(
         "fcfs", estimator=learn(setup, tuning), first=first, block_tokens=BLOCK_TOKENS
@@ -125,7 +129,7 @@ def timeline(case: str, round_trip_s: float) -> list[Span]:
         workload=WORKLOAD,
         presence=Presence(0.0),
         texts=setup.texts,
-        predictor=None,
+        predictor=ConfidencePredictor(),
         drafts=True,
         block_tokens=BLOCK_TOKENS,
         seed=SEED,

@@ -30,9 +30,9 @@ from wisp.engine.step import InFlightStep
 from wisp.models.tokenizer import Tokenizer
 from wisp.sampling.processors import needs_processing
 
-SEED = 5
+SEED = 5  # of everything drawn at random here; chosen: any number does, and one makes it repeatable
 NUM_SESSIONS, MAX_WINDOW, MAX_STEP_TOKENS = 64, 7, 512
-SLO = Slo(tokens_per_s=10, first_token_s=10)
+SLO = Slo(tokens_per_s=10, first_token_s=10)  # of every session; chosen: nobody is judged by it
 SAMPLINGS: dict[str, dict[str, Any]] = {
     "greedy": {"temperature": 0.0},
     "temperature 0.8": {"temperature": 0.8},

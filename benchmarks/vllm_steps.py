@@ -34,11 +34,12 @@ from wisp.core.session import Session
 from wisp.core.slo import Slo
 from wisp.engine.step import InFlightStep
 
+# Of everything drawn at random here; chosen: any number does, and one makes it repeatable.
 SEED = 11
 MAX_WINDOW = 7
 MAX_STEP_TOKENS = 4096
 WARM_STEPS, TIMED_STEPS, PROFILED_STEPS = 4, 20, 5
-SLO = Slo(tokens_per_s=10, first_token_s=10)
+SLO = Slo(tokens_per_s=10, first_token_s=10)  # of every session; chosen: nobody is judged by it
 QWEN3 = {
     "architectures": ["Qwen3ForCausalLM"],
     "model_type": "qwen3",

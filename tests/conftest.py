@@ -35,6 +35,17 @@ def server(logs: Path) -> Iterator[Process]:
 
 
 @pytest.fixture(scope="session")
+def patient_server(logs: Path) -> Iterator[Process]:
+    """Drafts are in time however busy the machine is: it waits for them.
+
+    Its policy waits for a block until the next token is due, and none is due for 100 seconds.
+    """
+    slow = ("--slo.tokens_per_s=0.01", "--slo.first_token_s=100")
+    with start_server(logs, "--scheduling.policy=fcfs", *slow) as process:
+        yield process
+
+
+@pytest.fixture(scope="session")
 def edge(server: Process, logs: Path) -> Iterator[Process]:
     with start_edge(server, logs) as process:
         yield process

@@ -43,12 +43,13 @@ def test_a_text_that_differs_is_not_lossless() -> None:
     }
     answer = Reply("text", usage, time_s=0.5)
     pair = Comparison(Question("text", "prompt", 0.0, 1), 0, answer, replace(answer, time_s=1.0))
+    # The summary alone: the demo itself starts three processes.
     summary = demo._summarise([pair])
     assert summary["lossless"]
     assert (summary["speedup"], summary["acceptance"]) == (2.0, 0.5)
     assert (summary["tokens"], summary["tokens_per_step"]) == (4, 2.0)
     other = replace(pair, alone=replace(answer, text="other"))
-    assert not demo._summarise([pair, other])["lossless"]
+    assert not demo._summarise([pair, other])["lossless"]  # see above
 
 
 def test_a_missing_directory_gets_a_sentence() -> None:

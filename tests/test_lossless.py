@@ -29,6 +29,7 @@ from wisp.models.tokenizer import Tokenizer
 from wisp.sampling.choice import choose
 from wisp.sampling.processors import Row
 from wisp.scheduler.policy import PolicyName, make_policy
+from wisp.testing.clock import VirtualClock
 from wisp.verifier.base import Verifier
 from wisp.verifier.torch import TorchVerifier
 
@@ -41,13 +42,6 @@ SAMPLINGS: dict[str, dict[str, Any]] = {
     "hot": {"temperature": 1.2},
 }
 Propose = Callable[[Sequence[DraftJob]], list[tuple[int, float]]]  # (token, acceptance) of each
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Edge:
@@ -72,7 +66,7 @@ class World:
     """All sessions at once through one engine."""
 
     def __init__(self, verifier: Verifier, policy_name: PolicyName = "wisp") -> None:
-        self.clock = Clock()
+        self.clock = VirtualClock()
         policy = make_policy(
             policy_name, estimator=FloorAndSlope(), first=DIRECTIVE, max_step_tokens=512
         )

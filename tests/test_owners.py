@@ -9,8 +9,8 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 OWNER = ROOT / "wisp" / "core" / "session.py"
 # Other objects with attributes of the same names: a seat says whether its session's edge is late,
-# an edge's own end of the stream has a directive, a benchmark's edge drafts, and the scheduler
-# inside vLLM has due_s.
+# an edge's own end of the stream has a directive, a benchmark's edge has drafts, vLLM's scheduler
+# has deadlines.
 OTHERS = {"seat", "seats", "stream", "_stream", "edge", "scheduler"}
 
 

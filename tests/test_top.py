@@ -7,7 +7,6 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from wisp.core.drafts import Source
 from wisp.errors import Unavailable
 from wisp.stats import BatchStats, ClassStats, DeviceStats, EstimatorStats, SessionStats, Stats
 from wisp.top import draw, look
@@ -64,7 +63,7 @@ def busy() -> Stats:
             num_sessions=3.0,
             num_tokens=9.0,
             num_prefill=2.0,
-            num_drafted={Source.EDGE: 4.0, Source.NGRAM: 1.0},
+            num_drafted={"edge": 4.0, "ngram": 1.0},
             num_plain=2.0,
         ),
         estimator=EstimatorStats(error_ratio=0.031, over_upper_share=0.04, drift=1.1),

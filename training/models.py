@@ -12,6 +12,7 @@ from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
 from training.tokenizer import VOCAB_SIZE
 
+# By definition of SPECIALS in training/tokenizer.py, whose first and third these are.
 END_OF_TEXT_ID, IM_END_ID = 0, 2
 
 # No mask is built, so attention takes the causal kernel: windows hold no padding.

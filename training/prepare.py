@@ -16,6 +16,7 @@ from training.chat import Exchange, exchanges
 from training.corpus import Document, read_documents
 from training.tokenizer import END_OF_TEXT, IM_END, IM_START, save_tokenizer, train_tokenizer
 
+# Of everything drawn at random here; chosen: any number does, and one makes it repeatable.
 SEED = 20_260
 MAX_LENGTH = 2048
 SYSTEM_PROMPTS = ("You are a helpful assistant.", "You are an assistant for Python programmers.")

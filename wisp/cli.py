@@ -101,7 +101,7 @@ def _profile(arguments: Sequence[str]) -> int:
 
 
 def _train_predictor(arguments: Sequence[str]) -> int:
-    from wisp.edge.train import run
+    from wisp.edge.predictor.train import run
 
     return run(arguments)
 

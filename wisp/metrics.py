@@ -15,7 +15,8 @@ _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 
 _SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2)
 # How many times longer a step takes than a seat's own. Chosen: dense where a batch costs little.
 _RATIOS = (1, 1.1, 1.25, 1.5, 2, 3, 5, 10, 20, 50)
-# Tokens or sessions of a step, in powers of two up to four times the default `max_step_tokens`.
+# Tokens or sessions of a step. Chosen: powers of two, up to four times the default of
+# `max_step_tokens`.
 _TOKENS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 

@@ -9,8 +9,6 @@ from typing import Literal
 
 from msgspec import Struct
 
-from wisp.core.drafts import Source
-
 
 class BatchStats(Struct, frozen=True, kw_only=True):
     """Of the steps in the sliding window: means over them."""
@@ -21,7 +19,7 @@ class BatchStats(Struct, frozen=True, kw_only=True):
     num_sessions: float
     num_tokens: float  # of which:
     num_prefill: float
-    num_drafted: dict[Source, float]  # draft tokens by where they came from
+    num_drafted: dict[str, float]  # draft tokens by their source: edge, ngram
     num_plain: float  # the last committed token of each session that decodes
 
 

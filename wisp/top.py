@@ -21,7 +21,8 @@ from wisp.stats import Stats
 
 # The rows of a table that are drawn. Chosen: three tables of it are more than a terminal shows.
 _MAX_ROWS = 30
-# How long the server's answer is waited for: beyond the ten seconds that it waits for its engine.
+# How long the server's answer is waited for. Chosen: beyond the ten seconds that the server itself
+# waits for its engine.
 _TIMEOUT_S = 15.0
 
 Cells = Sequence[str]

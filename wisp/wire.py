@@ -15,10 +15,10 @@ from wisp.core.slo import Slo, SloChoice
 from wisp.errors import ProtocolError
 from wisp.v1 import wisp_pb2 as pb
 
-# The version of the wire that both ends must speak: the first, raised with each change that the
+# The version of the protocol that both ends must speak: the first, raised with each change that the
 # other end could misread.
 PROTOCOL = 1
-# An acceptance of 1 as the wire carries it: one byte a draft token, so its greatest value.
+# An acceptance of 1 in the protocol, which has one byte for each draft token: its greatest value.
 _BYTE = 255
 _FINISH = {
     None: pb.FINISH_REASON_UNSPECIFIED,

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.load.fleet import Fleet, Row, Server, measure
-from benchmarks.load.search import most_that_holds
 from benchmarks.load.worker import Demand
+from benchmarks.search import ATTAINED, best_capacity
 from wisp.core.slo import Slo
 
-ATTAINED = 0.95
 FIRST_TOKEN_S = 2.0  # the default of wisp-server
 PLAIN = "vllm"  # in the place of a policy: a server that knows none
 
@@ -125,23 +124,17 @@ class Campaign:
         resolution: float,
     ) -> int:
         """The most devices that hold `ATTAINED`, by the best tuning. Raises as `point`."""
-        best = 0
+
+        def holds(tuning: dict[str, Any], devices: int) -> bool:
+            row = self.point(policy, rate, acceptance, devices, tuning)
+            return bool(row["attainment"] >= ATTAINED)
+
         kept = self.best_tuning.get(policy)
-        for tuning in sorted(TUNINGS.get(policy, ({},)), key=lambda each: each != kept):
-
-            def holds(devices: int, tuning: dict[str, Any] = tuning) -> bool:
-                row = self.point(policy, rate, acceptance, devices, tuning)
-                return bool(row["attainment"] >= ATTAINED)
-
-            more = best + max(1, int(resolution * best))
-            if best and not holds(more):
-                continue
-            self.best_tuning[policy] = tuning
-            first = start if not best else 2 * more
-            best = most_that_holds(
-                holds, first, most, held=more if best else 0, resolution=resolution
-            )
-        return best
+        tunings = sorted(TUNINGS.get(policy, ({},)), key=lambda each: each != kept)
+        count, self.best_tuning[policy] = best_capacity(
+            tunings, holds, start=start, max_count=most, resolution=resolution
+        )
+        return count
 
     def _switch(self, policy: str, tuning: dict[str, Any]) -> None:
         choice = {"policy": policy, **tuning}

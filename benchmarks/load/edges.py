@@ -28,7 +28,6 @@ from wisp.edge.generation import EdgeGeneration
 from wisp.edge.link import Link
 from wisp.edge.predictor import Predictor
 from wisp.edge.stream import Begun
-from wisp.edge.waste import Cost
 from wisp.metrics import EdgeMetrics
 from wisp.v1 import wisp_pb2 as pb
 
@@ -188,12 +187,7 @@ class Edge:
     def _drafted(self, generation: EdgeGeneration, begun: Begun, time_s: float) -> None:
         self._drafting = False
         if generation is self._generation:
-            cost = Cost(time_s, begun.overlapped)
-            if generation.stream.can_take(begun):
-                features = generation.features(self._proposal(generation, begun))
-                generation.append(features, self._predictor.acceptance(features), cost)
-            else:
-                generation.stream.discard(cost)
+            generation.finish_token(begun, self._proposal(generation, begun), time_s)
         self._draft()
 
     def _proposal(self, generation: EdgeGeneration, begun: Begun) -> Proposal:

@@ -18,7 +18,7 @@ from benchmarks.sim.profiles import CELLULAR, DEVICES, WIFI, WIRED, Network
 from benchmarks.sim.workload import SHARE_GPT, Lengths, Workload
 from benchmarks.vllm_steps import SHAPES
 
-SEED = 1
+SEED = 1  # of everything drawn at random here; chosen: any number does, and one makes it repeatable
 
 
 @contextlib.contextmanager

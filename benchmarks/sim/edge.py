@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from random import Random
 
 from benchmarks.sim.events import Events
@@ -13,9 +14,10 @@ from benchmarks.sim.workload import Presence, Workload
 from wisp.core.drafts import Directive, Verdict
 from wisp.core.request import Request, Sampling
 from wisp.core.slo import Attainment, Slo
+from wisp.edge.drafter.base import Proposal
 from wisp.edge.predictor import Predictor
 from wisp.edge.stream import Begun, Stream
-from wisp.edge.waste import Cost, Waste
+from wisp.edge.waste import Waste
 from wisp.engine.messages import Draft, Failed, Open
 
 
@@ -82,7 +84,7 @@ class Edge:
         workload: Workload,
         presence: Presence,
         texts: Texts,
-        predictor: Predictor | None,
+        predictor: Predictor,
         drafts: bool,
         block_tokens: int,
         seed: int,
@@ -181,9 +183,8 @@ class Edge:
         self._events.at(self._events.now + think_s, self._ask)
 
     def _learn(self) -> None:
-        if self._predictor is not None:
-            for label in self._stream.take_labels():
-                self._predictor.learn(label)
+        for label in self._stream.take_labels():
+            self._predictor.learn(label)
 
     def _draft(self) -> None:
         stream = self._stream
@@ -192,22 +193,20 @@ class Edge:
         self._drafting = True
         time_s = self._speed.lognormvariate(0.0, self._profile.jitter) / self._profile.tokens_per_s
         token = stream.begin_token()
-        self._events.at(self._events.now + time_s, self._drafted, stream, token, time_s)
+        proposal = self._text.proposal(token.position, token.position - stream.num_prompt)
+        self._events.at(self._events.now + time_s, self._drafted, stream, token, proposal, time_s)
 
-    def _drafted(self, stream: Stream, token: Begun, time_s: float) -> None:
+    def _drafted(self, stream: Stream, token: Begun, proposal: Proposal, time_s: float) -> None:
         self._drafting = False
-        cost = Cost(time_s, token.overlapped)
-        if stream is self._stream and stream.can_take(token):
-            proposal = self._text.proposal(token.position, token.position - stream.num_prompt)
-            if self._predictor is None:
-                stream.append(proposal.token, proposal.confidence, cost)
-            else:
-                features = stream.features(proposal, self._texts.temperature)
-                acceptance = self._predictor.acceptance(features)
-                stream.append(proposal.token, acceptance, cost, features)
+        if stream.finish_token(
+            token,
+            proposal,
+            time_s,
+            predictor=self._predictor,
+            temperature=self._texts.temperature,
+            vocab_size=sys.maxsize,
+        ):
             self._flush()
-        else:
-            stream.discard(cost)
         self._draft()
 
     def _flush(self) -> None:

@@ -12,17 +12,18 @@ from benchmarks.sim.network import Way
 from benchmarks.sim.profiles import CELLULAR, DEVICES, WIFI, WIRED, Device, Network
 from benchmarks.sim.server import Server
 from benchmarks.sim.step_times import A100, QWEN3_32B, StepTimes, roofline
-from benchmarks.sim.target import Clock, SimulatedTarget
+from benchmarks.sim.target import SimulatedTarget
 from benchmarks.sim.text import BetaTexts, Texts
 from benchmarks.sim.workload import Presence, Workload, steady
 from wisp.core.drafts import REST, Directive
 from wisp.core.slo import Slo
-from wisp.edge.predictor import Predictor
+from wisp.edge.predictor import ConfidencePredictor, Predictor
 from wisp.engine.engine import Engine
 from wisp.estimator.base import Estimator
 from wisp.estimator.profile import profile
 from wisp.estimator.step_time import StepTimeEstimator
 from wisp.scheduler.policy import PolicyName, make_policy
+from wisp.testing.clock import VirtualClock
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ class Setup:
     networks: Sequence[Network] = (WIRED, WIFI, CELLULAR)  # equal shares
     workload: Workload = CHAT
     texts: Texts = field(default_factory=lambda: BetaTexts(0.7))
-    predictor: Callable[[], Predictor] | None = None  # one for all; None: drafters' confidence
+    predictor: Callable[[], Predictor] = ConfidencePredictor  # makes the one for all devices
     edge_block_tokens: int = 2  # the default of wisp-edge
     warm_up_s: float = 20.0
     measured_s: float = 100.0
@@ -119,7 +120,7 @@ def simulate(
     estimator: Estimator | None = None,
 ) -> Report:
     """`estimator`: None learns one from a profile of the target, as a server does at its start."""
-    events, clock = Events(), Clock()
+    events, clock = Events(), VirtualClock()
     target = make_target(setup, clock)
     first = _first(policy, tuning)
     engine = Engine(
@@ -138,7 +139,7 @@ def simulate(
         clock=clock,
     )
     server = Server(events, engine, clock, first)
-    predictor = setup.predictor() if setup.predictor else None
+    predictor = setup.predictor()
     tally = Tally(setup.warm_up_s)
     presences = (
         steady(num_devices, setup.warm_up_s, setup.seed)
@@ -161,7 +162,7 @@ def simulate(
     )
 
 
-def make_target(setup: Setup, clock: Clock) -> SimulatedTarget:
+def make_target(setup: Setup, clock: VirtualClock) -> SimulatedTarget:
     return SimulatedTarget(
         setup.step_times,
         clock,
@@ -173,7 +174,7 @@ def make_target(setup: Setup, clock: Clock) -> SimulatedTarget:
 
 def learn(setup: Setup, tuning: Tuning) -> StepTimeEstimator:
     """The startup profile of the real server, on the simulated target."""
-    clock = Clock()
+    clock = VirtualClock()
     estimator = StepTimeEstimator()
     observations = profile(
         make_target(setup, clock),
@@ -200,7 +201,7 @@ def _add_edge(
     events: Events,
     server: Server,
     setup: Setup,
-    predictor: Predictor | None,
+    predictor: Predictor,
     first: Directive,
     tally: Tally,
 ) -> None:

@@ -44,9 +44,9 @@ class Network(NamedTuple):
     resend_s: float = 0.2  # the least retransmission timeout of TCP on Linux
 
 
-WIRED = Network("wired", 0.010, 0.001, 0.0)
-WIFI = Network("wifi", 0.030, 0.004, 0.002)
-CELLULAR = Network("cellular", 0.060, 0.012, 0.005)
-FAR = Network("far", 0.120, 0.015, 0.005)
+WIRED = Network("wired", 0.010, 0.001, 0.0)  # chosen: all its numbers are assumed
+WIFI = Network("wifi", 0.030, 0.004, 0.002)  # chosen: all its numbers are assumed
+CELLULAR = Network("cellular", 0.060, 0.012, 0.005)  # chosen: all its numbers are assumed
+FAR = Network("far", 0.120, 0.015, 0.005)  # chosen: all its numbers are assumed
 
 NETWORKS = {network.name: network for network in (WIRED, WIFI, CELLULAR, FAR)}

@@ -8,10 +8,10 @@ from msgspec import structs
 
 from benchmarks.sim.events import Events
 from benchmarks.sim.network import Way
-from benchmarks.sim.target import Clock
 from wisp.core.drafts import Directive, Verdict
 from wisp.engine.engine import Engine
 from wisp.engine.messages import Draft, Failed, Open, ToEngine, Verdicts
+from wisp.testing.clock import VirtualClock
 
 _MIN_WAIT_S = 1e-3  # of a policy that seats nobody and yet wants to be asked again at once
 
@@ -27,7 +27,9 @@ class Client(Protocol):
 class Server:
     """`directive`: what an edge may do before its first verdict."""
 
-    def __init__(self, events: Events, engine: Engine, clock: Clock, directive: Directive) -> None:
+    def __init__(
+        self, events: Events, engine: Engine, clock: VirtualClock, directive: Directive
+    ) -> None:
         self._events = events
         self.engine = engine
         self._clock = clock

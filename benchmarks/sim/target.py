@@ -10,19 +10,10 @@ from wisp.core.request import Sampling
 from wisp.core.session import Session
 from wisp.errors import Overloaded
 from wisp.estimator.shape import shape_of
+from wisp.testing.clock import VirtualClock
 from wisp.verifier.base import Collect, Facts, Outcome, Verifier
 
 _USABLE = 0.95  # of the KV memory, by who joins; the rest is there to grow into
-
-
-class Clock:
-    """The server's own: within a step it is ahead of the events."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class SimulatedTarget(Verifier):
@@ -36,7 +27,7 @@ class SimulatedTarget(Verifier):
     def __init__(
         self,
         step_times: StepTimes,
-        clock: Clock,
+        clock: VirtualClock,
         *,
         kv_tokens: int,
         max_sessions: int,

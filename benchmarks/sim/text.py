@@ -1,7 +1,7 @@
 """The text of a session without a model: where a draft token is right, and what its drafter sees.
 
 The target's choice at a position is the position itself, so any two positions differ, and nothing
-repeats: neither `wisp.core.ngram` nor `wisp.edge.repeats` finds anything in it.
+repeats: neither `wisp.core.ngram` nor `wisp.edge.predictor.base` finds anything in it.
 """
 
 from __future__ import annotations

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
-
 from benchmarks.load.score import Stats, Tally, Watched
-from benchmarks.load.search import most_that_holds
 from wisp.core.slo import Slo
 
 SLO = Slo(tokens_per_s=10.0, first_token_s=1.0)
@@ -96,18 +93,3 @@ def test_processes_are_added_up() -> None:
         Stats(num_judged=1, gaps_s=[0.2]),
     )
     assert one.plus(other) == Stats(num_judged=3, num_attained=1, gaps_s=[0.1, 0.2])
-
-
-@pytest.mark.parametrize("capacity", [0, 1, 2, 7, 30, 64, 65, 150, 400, 1000])
-@pytest.mark.parametrize("start", [1, 32, 300])
-def test_the_search_finds_the_capacity(capacity: int, start: int) -> None:
-    asked: list[int] = []
-
-    def holds(count: int) -> bool:
-        asked.append(count)
-        return count <= capacity
-
-    found = most_that_holds(holds, start, 400, resolution=0.05)
-    assert found <= capacity
-    assert found == 400 or holds(found + max(1, round(0.06 * found) + 1)) is False
-    assert len(asked) <= 18

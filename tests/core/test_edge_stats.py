@@ -2,17 +2,14 @@ from __future__ import annotations
 
 import random
 
-import numpy as np
 import pytest
 
-from wisp.core.acceptance import cumulative_acceptance
+from wisp.core.drafts import DraftBlock
 from wisp.core.edge_stats import EdgeStats
 
 
-def test_cumulative_acceptance_is_the_running_product_of_calibrated_predictions() -> None:
-    acceptance = np.array([[0.8, 0.5], [1.0, 1.0], [0.9, 0.0]])
-    found = cumulative_acceptance(acceptance, np.array([1.0, 0.5, 2.0]))
-    assert found == pytest.approx(np.array([[0.8, 0.4], [0.5, 0.25], [1.0, 0.0]]))
+def block(epoch: int, position: int) -> DraftBlock:
+    return DraftBlock(epoch, position, [1, 2], [0.5, 0.5], draft_time_s=0.2)
 
 
 def test_an_honest_edge_keeps_its_calibration() -> None:
@@ -35,10 +32,26 @@ def test_a_liar_counts_as_rubbish_soon() -> None:
     assert calibrations[-1] < 0.05
 
 
-def test_tokens_behind_a_rejected_one_tell_nothing() -> None:
+def test_the_round_trip_is_from_the_contradicting_verdict_to_the_block_that_answers_it() -> None:
     stats = EdgeStats()
-    stats.learn([0.9, 0.9, 0.9], 0)
-    assert stats.acceptance.examined == pytest.approx(0.98 * EdgeStats().acceptance.examined + 1)
+    stats.answered(5, now=1.0)
+    stats.arrived(block(epoch=1, position=5), 1.5, begins_epoch=True)
+    assert stats.round_trip_s == pytest.approx(0.3)  # without the drafting
+    assert stats.draft_time_s == pytest.approx(0.1)
+    stats.arrived(block(epoch=1, position=7), 9.0, begins_epoch=False)  # goes on: answers nothing
+    assert stats.round_trip_s == pytest.approx(0.3)
+    assert stats.usual_s(4) == pytest.approx(0.7)
+
+
+def test_a_probe_is_judged_by_what_it_brings_alone() -> None:
+    stats = EdgeStats()
+    stats.count(4, 3, 100)
+    stats.probe_begun(2.0)
+    assert (stats.committed, stats.probed_from, stats.switched_s) == (0.0, 100, 2.0)
+    stats.probe_ended(3.0, paid=False)
+    assert (stats.probed_from, stats.switched_s, stats.num_failed_probes) == (None, 3.0, 1)
+    stats.probe_ended(4.0, paid=True)
+    assert stats.num_failed_probes == 0
 
 
 def test_forgetting_keeps_the_ratios_and_lets_new_evidence_decide() -> None:

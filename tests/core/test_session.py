@@ -1,10 +1,11 @@
-"""The rules of the draft stream at the server's end."""
+"""The rules of the draft stream at the server's end, and what happens to a session."""
 
 from __future__ import annotations
 
 import pytest
 
-from wisp.core.drafts import Directive, DraftBlock
+from wisp.core.drafts import Directive, DraftBlock, Source
+from wisp.core.edge_stats import EdgeStats
 from wisp.core.request import FinishReason, Sampling
 from wisp.core.session import Session
 from wisp.core.slo import Slo
@@ -172,3 +173,56 @@ def test_the_promised_rate_begins_with_the_first_token(resumed: list[int], first
     session.commit([11, 12], now=first_s + 0.1)
     assert session.promised_s == pytest.approx(first_s + 0.3)
     assert first_s + 0.25 < session.aimed_s < session.promised_s
+
+
+def test_drafts_of_the_edge_come_before_those_of_the_text_itself() -> None:
+    sampling = Sampling(max_tokens=20, seed=0)
+    session = Session(1, [5, 6, 7, 5, 6], sampling, SLO, has_edge=True, max_ngram=2)
+    session.commit([7], now=0)
+    assert (session.drafts.source, session.drafts.tokens) == (Source.NGRAM, [5, 6])
+    session.offer(block(1, 6, 9), now=0)
+    assert (session.drafts.source, session.drafts.tokens) == (Source.EDGE, [9])
+    session.commit([5], now=0)  # contradicts the edge, and the text repeats itself on
+    assert (session.drafts.source, session.drafts.tokens) == (Source.NGRAM, [6, 7])
+
+
+def test_what_is_verified_teaches_its_source_alone() -> None:
+    sampling = Sampling(max_tokens=20, seed=0)
+    session = Session(
+        1, [5, 6, 7, 5, 6], sampling, SLO, directive=Directive(8, 0.3), has_edge=True, max_ngram=2
+    )
+    session.commit([7], now=0)
+    (before,) = set(session.drafts.acceptance)
+    taken = session.verified(Source.NGRAM, 2, [5, 6, 7], 0.0, edge_late=False)
+    assert taken == [5, 6, 7]
+    assert min(session.drafts.acceptance) > before
+    edge = session.edge_stats
+    assert edge.acceptance == EdgeStats().acceptance
+    assert (edge.num_committed, edge.verified, edge.from_edge) == (3, 0.0, 0.0)
+    session.offer(block(1, 9, 5, 6), now=0)
+    session.verified(Source.EDGE, 2, [5, 8], 0.0, edge_late=False)
+    assert edge.acceptance.rate < EdgeStats().acceptance.rate
+    assert (edge.num_committed, edge.verified, edge.from_edge) == (5, 2.0, 1.0)
+
+
+def test_a_session_is_decoded_behind_a_step_that_only_chooses_its_next_token() -> None:
+    session = Session(1, PROMPT, Sampling(max_tokens=20, seed=0), SLO, overlaps=True)
+    session.computed(2)
+    session.launched(chooses_one=True)
+    assert session.free
+    assert (session.num_missing, session.num_computed) == (1, 3)
+    session.launched(chooses_one=True)
+    assert not session.free
+    session.landed(chooses_one=True)
+    session.landed(chooses_one=True)
+    assert (session.num_in_flight, session.num_pending, session.num_computed) == (0, 0, 2)
+    session.launched(chooses_one=False)
+    assert not session.free
+
+
+def test_a_late_edge_is_waited_for_again_when_it_sends() -> None:
+    session = make_session()
+    session.verified(Source.EDGE, 0, [10], 0.0, edge_late=True)
+    assert not session.waits_for_edge
+    session.offer(block(1, 4, 11), now=0)
+    assert session.waits_for_edge

@@ -60,13 +60,14 @@ def test_only_new_tokens_are_computed_and_long_prompts_in_chunks(
     drafter: TransformersDrafter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     computed: list[list[int]] = []
+    # What is computed shows nowhere but in the model's own calls.
     forward = drafter._model.forward
 
     def counted(items: Any) -> Tensor:
         computed.append([len(item.tokens) for item in items])
         return forward(items)
 
-    monkeypatch.setattr(drafter._model, "forward", counted)
+    monkeypatch.setattr(drafter._model, "forward", counted)  # see above
     tokens = random.Random(1).choices(range(VOCAB_SIZE), k=1000)
     drafter.open(1)
     drafter.open(2)

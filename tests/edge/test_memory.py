@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.edge.test_predictor import labels, overconfident
+from tests.edge.synthetic import labels, overconfident
 from wisp.edge.predictor import LogisticPredictor, Memory
 from wisp.edge.predictor.memory import path_of
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from wisp.edge.repeats import Repeats
+from wisp.edge.predictor.base import Repeats
 
 
 def test_it_tells_what_followed_the_last_time() -> None:

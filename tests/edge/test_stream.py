@@ -10,7 +10,9 @@ from wisp.core.drafts import Directive, DraftBlock, Verdict
 from wisp.core.request import FinishReason, Sampling
 from wisp.core.session import Session
 from wisp.core.slo import Slo
-from wisp.edge.stream import Stream
+from wisp.edge.drafter.base import Proposal
+from wisp.edge.predictor import ConfidencePredictor
+from wisp.edge.stream import Begun, Stream
 from wisp.edge.waste import Cost
 from wisp.errors import ProtocolError
 
@@ -60,7 +62,7 @@ def test_it_leaves_the_last_token_to_the_target() -> None:
 
 def test_it_rests_where_its_drafter_can_hold_no_more() -> None:
     stream = make_stream()
-    stream.longest = 4
+    stream.max_context = 4
     draft(stream, 10)
     assert stream.wants_token  # behind 4 tokens
     draft(stream, 11)
@@ -199,3 +201,26 @@ def test_both_ends_agree_whatever_the_network_does(seed: int) -> None:
     assert session.finish_reason is FinishReason.LENGTH or down == []
     stream.finish()
     assert stream.num_drafted == stream.num_accepted + stream.waste.num_tokens
+
+
+def test_a_finished_token_joins_the_stream_unless_a_verdict_overtook_it() -> None:
+    stream = Stream([1], 10)
+    stream.directive = DIRECTIVE
+
+    def finish(begun: Begun, token: int) -> bool:
+        return stream.finish_token(
+            begun,
+            Proposal(token, 0.8, 0.0, 0.0, 0.0),
+            0.5,
+            predictor=ConfidencePredictor(),
+            temperature=0.0,
+            vocab_size=100,
+        )
+
+    late = stream.begin_token()
+    assert finish(stream.begin_token(), 7)
+    assert not finish(late, 8)
+    assert finish(stream.begin_token(), 100)  # the target has no such token
+    assert stream.drafted == [7, 0]
+    assert stream.cumulative_acceptance == 0.0
+    assert (stream.num_drafted, stream.waste.num_tokens) == (3, 1)

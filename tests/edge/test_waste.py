@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 import pytest
@@ -20,6 +20,7 @@ from wisp.edge.predictor import ConfidencePredictor
 from wisp.edge.stream import Stream
 from wisp.edge.waste import Cost, Waste
 from wisp.metrics import EdgeMetrics
+from wisp.testing.clock import VirtualClock
 from wisp.testing.drafter import ScriptedDrafter
 from wisp.v1 import wisp_pb2 as pb
 
@@ -143,7 +144,10 @@ async def generate(link: Any, step_s: float) -> tuple[dict[str, float], EdgeMetr
     def truth(key: int, position: int, previous: int) -> int:
         return 5
 
-    drafter = ScriptedDrafter(truth, acceptance=0.0, on_step=clock.advance_by(step_s))
+    def step(jobs: Sequence[DraftJob]) -> None:
+        clock.now += step_s
+
+    drafter = ScriptedDrafter(truth, acceptance=0.0, on_step=step)
     metrics = EdgeMetrics()
     loop = DraftLoop(drafter, ConfidencePredictor(), 1, metrics, clock)
     generation = EdgeGeneration(
@@ -164,20 +168,6 @@ async def generate(link: Any, step_s: float) -> tuple[dict[str, float], EdgeMetr
     await generation.aclose()
     await loop.stop()
     return generation.stats(), metrics
-
-
-class VirtualClock:
-    def __init__(self) -> None:
-        self._now = 0.0
-
-    def __call__(self) -> float:
-        return self._now
-
-    def advance_by(self, step_s: float) -> Callable[[Sequence[DraftJob]], None]:
-        def step(jobs: Sequence[DraftJob]) -> None:
-            self._now += step_s
-
-        return step
 
 
 async def test_an_edge_counts_both_kinds() -> None:

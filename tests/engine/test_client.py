@@ -9,22 +9,31 @@ import pytest
 from wisp.engine.client import EngineClient
 from wisp.engine.messages import Fatal, FromEngine, Snapshot, TakeSnapshot, ToEngine
 from wisp.errors import ConfigError, Unavailable
+from wisp.testing.clock import VirtualClock
 
 
 class Fake(EngineClient):
     """Keeps what it would send."""
 
     def __init__(self) -> None:
-        self.now = 0.0
+        self.clock = VirtualClock()
         self.sent: list[ToEngine] = []
         self.said: asyncio.Future[FromEngine] = asyncio.get_running_loop().create_future()
-        super().__init__(clock=lambda: self.now)
+        super().__init__(clock=self.clock)
 
     def send(self, message: ToEngine) -> None:
         self.sent.append(message)
 
     async def _receive(self) -> FromEngine:
         return await self.said
+
+    def hear(self, message: FromEngine) -> None:
+        """As if the engine had sent it."""
+        self._handle(message)
+
+    async def first_words(self) -> FromEngine:
+        """What a start waits for."""
+        return await self._first_words()
 
 
 async def test_the_engine_is_asked_once_for_all_and_once_a_second() -> None:
@@ -33,17 +42,17 @@ async def test_the_engine_is_asked_once_for_all_and_once_a_second() -> None:
     await asyncio.sleep(0)
     assert client.sent == [TakeSnapshot()]
     first = Snapshot([])
-    client._handle(first)
+    client.hear(first)
     assert [await task is first for task in asking] == [True] * 3
-    client.now = 0.9
+    client.clock.now = 0.9
     assert await client.snapshot() is first
     assert len(client.sent) == 1
-    client.now = 1.0
+    client.clock.now = 1.0
     again = asyncio.create_task(client.snapshot())
     await asyncio.sleep(0)
     assert len(client.sent) == 2
     second = Snapshot([])
-    client._handle(second)
+    client.hear(second)
     assert await again is second
 
 
@@ -53,7 +62,7 @@ async def test_who_gives_up_waiting_takes_the_answer_from_nobody() -> None:
     await asyncio.sleep(0)
     impatient.cancel()
     await asyncio.wait([impatient])
-    client._handle(Snapshot([]))
+    client.hear(Snapshot([]))
     assert await patient == Snapshot([])
 
 
@@ -68,7 +77,7 @@ async def test_an_engine_that_is_gone_is_not_asked() -> None:
 async def test_why_an_engine_could_not_start_is_heard_after_its_end() -> None:
     client = Fake()
     client.lost.set()  # the process is gone before the socket has delivered what it said
-    hearing = asyncio.create_task(client._first_words())
+    hearing = asyncio.create_task(client.first_words())
     for _ in range(5):
         await asyncio.sleep(0)
     client.said.set_result(Fatal("no such model"))
@@ -82,4 +91,4 @@ async def test_an_engine_that_ends_without_a_word_is_told_of(
     client = Fake()
     client.lost.set()
     with pytest.raises(ConfigError, match="ended while it loaded"):
-        await client._first_words()
+        await client.first_words()

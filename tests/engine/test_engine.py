@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import random
-from typing import Any
 
 import msgspec
 import pytest
 
+from tests.engine.traffic import DIRECTIVE, PROMPT, draft, opening
 from wisp.core.batch import Batch
-from wisp.core.drafts import Directive, DraftBlock, Source, Verdict
+from wisp.core.drafts import Source, Verdict
 from wisp.core.request import FinishReason, Request, Sampling
 from wisp.core.slo import Slo
 from wisp.engine.engine import Engine
@@ -29,22 +29,13 @@ from wisp.estimator.floor_and_slope import FloorAndSlope
 from wisp.estimator.shape import SeatedShape
 from wisp.estimator.step_time import StepTimeEstimator
 from wisp.scheduler.policy import POLICIES, Fcfs, PolicyName, make_policy
+from wisp.testing.clock import VirtualClock
 from wisp.testing.verifier import ScriptedVerifier
-
-DIRECTIVE = Directive(window=8, threshold=0.3)
-PROMPT = [5, 6, 7]
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> VirtualClock:
+    return VirtualClock()
 
 
 @pytest.fixture
@@ -53,23 +44,9 @@ def verifier() -> ScriptedVerifier:
 
 
 @pytest.fixture
-def engine(verifier: ScriptedVerifier, clock: Clock) -> Engine:
+def engine(verifier: ScriptedVerifier, clock: VirtualClock) -> Engine:
     policy = Fcfs(DIRECTIVE, block_tokens=4, max_step_tokens=64)
     return Engine(verifier, policy, max_window=16, clock=clock)
-
-
-def opening(session_id: int = 1, *, has_edge: bool = False, **sampling: Any) -> Open:
-    asked: dict[str, Any] = {"max_tokens": 10, "seed": 3} | sampling
-    return Open(
-        session_id=session_id,
-        request=Request(prompt=PROMPT, sampling=Sampling(**asked)),
-        slo=Slo(tokens_per_s=10, first_token_s=1),
-        has_edge=has_edge,
-    )
-
-
-def draft(session_id: int, epoch: int, position: int, tokens: list[int], now: float = 0.0) -> Draft:
-    return Draft(session_id, DraftBlock(epoch, position, tokens, [0.9] * len(tokens)), now)
 
 
 def verdicts(published: list[FromEngine], session_id: int = 1) -> list[Verdict]:
@@ -136,7 +113,7 @@ def test_wrong_drafts_cost_nothing_but_themselves(
 
 
 def test_the_server_decodes_on_when_no_draft_comes(
-    engine: Engine, verifier: ScriptedVerifier, clock: Clock
+    engine: Engine, verifier: ScriptedVerifier, clock: VirtualClock
 ) -> None:
     message = opening(has_edge=True)
     assert verdicts(engine.turn([message]))
@@ -213,7 +190,7 @@ def test_a_session_that_fails_the_step_takes_nobody_along(
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_a_report_says_what_was_expected_of_the_step(
-    name: PolicyName, verifier: ScriptedVerifier, clock: Clock
+    name: PolicyName, verifier: ScriptedVerifier, clock: VirtualClock
 ) -> None:
     def advance(batch: Batch) -> None:
         clock.now += 0.05
@@ -242,6 +219,7 @@ def test_steps_taken_one_by_one_are_not_compared_with_their_forecast(
             raise RuntimeError("together they are poison")
 
     verifier.on_step = fail
+    # This policy needs no estimator: it is given one so that its steps have forecasts.
     engine._policy.estimator = FloorAndSlope()
     published = engine.turn([opening(1), opening(2)])
     assert [len(m.verdicts) for m in published if isinstance(m, Verdicts)] == [1, 1]
@@ -293,7 +271,7 @@ def test_a_resumed_session_goes_on_where_it_was(engine: Engine, verifier: Script
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_random_sessions_all_get_their_text(seed: int, clock: Clock) -> None:
+def test_random_sessions_all_get_their_text(seed: int, clock: VirtualClock) -> None:
     """Sessions join, draft rightly and wrongly, and leave, in random order and any number."""
     chance = random.Random(seed)
     verifier = ScriptedVerifier(max_sessions=64, vocab_size=50)
@@ -348,7 +326,7 @@ def test_random_sessions_all_get_their_text(seed: int, clock: Clock) -> None:
 
 @pytest.mark.parametrize("speculation", [True, False])
 def test_a_text_that_repeats_itself_is_drafted_without_an_edge(
-    clock: Clock, speculation: bool
+    clock: VirtualClock, speculation: bool
 ) -> None:
     verifier = ScriptedVerifier(max_sessions=4, vocab_size=8)
     policy = make_policy("wisp", estimator=FloorAndSlope(), first=DIRECTIVE)

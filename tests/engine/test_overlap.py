@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from tests.engine.test_engine import DIRECTIVE, PROMPT, Clock, draft, opening
+from tests.engine.traffic import DIRECTIVE, PROMPT, draft, opening
 from wisp.core.batch import Batch, Seat
 from wisp.core.drafts import Verdict
 from wisp.core.request import Sampling
@@ -18,6 +18,7 @@ from wisp.engine.step import InFlightStep, Pace
 from wisp.estimator.floor_and_slope import FloorAndSlope
 from wisp.estimator.step_time import StepTimeEstimator
 from wisp.scheduler.policy import POLICIES, PolicyName, make_policy
+from wisp.testing.clock import VirtualClock
 from wisp.testing.verifier import ScriptedVerifier
 
 LAUNCH_S, STEP_S = 0.002, 0.010
@@ -26,7 +27,7 @@ LAUNCH_S, STEP_S = 0.002, 0.010
 class Gpu:
     """Steps take turns on it, each `STEP_S`; the host needs `LAUNCH_S` to launch one."""
 
-    def __init__(self, clock: Clock, *, overlaps: bool) -> None:
+    def __init__(self, clock: VirtualClock, *, overlaps: bool) -> None:
         self.clock = clock
         self.overlaps = overlaps
         self.free_s = 0.0
@@ -54,7 +55,7 @@ class Host:
     """An engine, and all that it says."""
 
     def __init__(self, policy: PolicyName = "centralized", *, overlaps: bool = True) -> None:
-        self.clock = Clock()
+        self.clock = VirtualClock()
         self.gpu = Gpu(self.clock, overlaps=overlaps)
         self.verifier = ScriptedVerifier(on_step=self.gpu.launch, max_sessions=64)
         if overlaps:
@@ -83,6 +84,10 @@ class Host:
         wait_s = self.engine.wait_s()
         self.clock.now += 0.0 if wait_s is None else wait_s
         return found
+
+    @property
+    def in_flight(self) -> InFlightStep | None:
+        return self.engine._in_flight  # the engine has no reason to tell; the test has to be sure
 
     def run(self) -> None:
         while self.engine.sessions:
@@ -162,17 +167,17 @@ def test_a_draft_that_comes_while_a_step_runs_is_in_the_next_one() -> None:
     edge = opening(1, max_tokens=60, has_edge=True)
     truth = host.verifier.expected(PROMPT, edge.request.sampling, 60)
     host.turn(edge, *(opening(number, max_tokens=200) for number in range(2, 9)))
-    while host.engine._in_flight is None or host.engine.sessions[1].num_in_flight:
+    while host.in_flight is None or host.engine.sessions[1].num_in_flight:
         host.turn()
-    in_flight = host.engine._in_flight
+    in_flight = host.in_flight
     host.clock.now = host.gpu.free_s - 0.7 * STEP_S  # it has just begun
     published = host.engine.turn([draft(1, 1, len(PROMPT) + 1, truth[1:5])])
-    assert host.engine._in_flight is in_flight  # nothing was decided
+    assert host.in_flight is in_flight  # nothing was decided
     assert not published
     host.clock.now += host.engine.wait_s() or 0.0
     host.turn()
-    assert host.engine._in_flight is not in_flight
-    assert 1 in [seat.session.id for seat in host.engine._in_flight.batch.seats]
+    assert host.in_flight is not in_flight
+    assert 1 in [seat.session.id for seat in host.in_flight.batch.seats]
     (verdict,) = (verdict for number, verdict in host.turn() if number == 1)
     assert verdict.num_accepted == 4
 

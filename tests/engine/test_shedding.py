@@ -13,6 +13,7 @@ from wisp.engine.engine import Engine
 from wisp.engine.messages import Failed, FromEngine, Open, ToEngine, Verdicts
 from wisp.estimator.floor_and_slope import FloorAndSlope
 from wisp.scheduler.policy import Fcfs, PolicyName, make_policy
+from wisp.testing.clock import VirtualClock
 from wisp.testing.verifier import ScriptedVerifier
 
 DIRECTIVE = Directive(window=8, threshold=0.3)
@@ -30,7 +31,7 @@ def opening(number: int, priority: int, max_tokens: int = 10, rate: float = 10.0
 def make_engine(num_slots: int) -> tuple[Engine, ScriptedVerifier]:
     verifier = ScriptedVerifier(max_sessions=num_slots)
     policy = Fcfs(DIRECTIVE, block_tokens=4, max_step_tokens=64)
-    return Engine(verifier, policy, max_window=16, clock=lambda: 0.0), verifier
+    return Engine(verifier, policy, max_window=16, clock=VirtualClock()), verifier
 
 
 def failures(published: list[FromEngine]) -> list[tuple[int, str]]:
@@ -64,8 +65,8 @@ def test_each_is_answered_exactly_once(name: PolicyName, seed: int) -> None:
     chance = random.Random(seed)
     verifier = ScriptedVerifier(max_sessions=6)
     policy = make_policy(name, estimator=FloorAndSlope(), first=DIRECTIVE)
-    now = 0.0
-    engine = Engine(verifier, policy, max_window=16, clock=lambda: now)
+    clock = VirtualClock()
+    engine = Engine(verifier, policy, max_window=16, clock=clock)
     openings = [
         opening(n, chance.randrange(3), chance.randrange(1, 30), chance.choice([1, 20, 150]))
         for n in range(60)
@@ -87,7 +88,7 @@ def test_each_is_answered_exactly_once(name: PolicyName, seed: int) -> None:
                     texts[number] += verdict.tokens
                     if verdict.finish_reason:
                         ends[number] = "finished"
-        now += 0.01
+        clock.now += 0.01
     assert ends.keys() == texts.keys()
     assert set(ends.values()) == {"finished", "shed", "overloaded"}
     assert verifier.num_open == 0

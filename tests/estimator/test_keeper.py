@@ -11,6 +11,7 @@ from wisp.estimator.keeper import Keeper, keep
 from wisp.estimator.shape import SeatedShape
 from wisp.estimator.step_time import StepTimeEstimator
 from wisp.estimator.store import Key, load
+from wisp.testing.clock import VirtualClock
 from wisp.testing.verifier import ScriptedVerifier
 
 KEY = Key(model="scripted", gpu="none", engine="scripted")
@@ -21,20 +22,13 @@ def kept(verifier: ScriptedVerifier, folder: Path | None, profile_s: float = 60.
     return keep(verifier, folder, KEY, profile_s=profile_s, max_step_tokens=128, max_window=4)
 
 
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
+@pytest.fixture
+def clock() -> VirtualClock:
+    return VirtualClock()
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def keeper(tmp_path: Path, clock: Clock) -> Keeper:
+def keeper(tmp_path: Path, clock: VirtualClock) -> Keeper:
     return Keeper(StepTimeEstimator(), tmp_path, KEY, clock)
 
 
@@ -74,7 +68,7 @@ def test_a_profile_that_fails_is_no_reason_not_to_serve(
     assert "out of memory" in caplog.text
 
 
-def test_it_is_saved_now_and_then(keeper: Keeper, clock: Clock, tmp_path: Path) -> None:
+def test_it_is_saved_now_and_then(keeper: Keeper, clock: VirtualClock, tmp_path: Path) -> None:
     learn(keeper, 64)
     keeper.rest()
     assert load(tmp_path, KEY) is None

@@ -7,6 +7,7 @@ from wisp.core.batch import Batch
 from wisp.estimator.profile import profile
 from wisp.estimator.shape import SeatedShape, shape_of
 from wisp.estimator.step_time import StepTimeEstimator
+from wisp.testing.clock import VirtualClock
 from wisp.testing.verifier import ScriptedVerifier
 
 
@@ -14,18 +15,15 @@ class Bench:
     """A scripted target whose steps advance a virtual clock by a known model."""
 
     def __init__(self, slower: float = 1.0, max_sessions: int = 32, max_len: int = 2048) -> None:
-        self.now = 0.0
+        self.clock = VirtualClock()
         self.slower = slower
         self.verifier = ScriptedVerifier(
             max_sessions=max_sessions, max_model_len=max_len, on_step=self._on_step
         )
 
-    def clock(self) -> float:
-        return self.now
-
     def _on_step(self, batch: Batch) -> None:
         assert batch.num_tokens <= 1024
-        self.now += self.slower * known_s(shape_of(batch))
+        self.clock.now += self.slower * known_s(shape_of(batch))
 
     def profile(self, budget_s: float = 20.0) -> list[tuple[SeatedShape, float]]:
         found = profile(
@@ -62,7 +60,9 @@ def test_it_keeps_to_its_budget(slower: float) -> None:
     bench = Bench(slower)
     found = bench.profile(budget_s=5.0)
     assert found
-    assert bench.now < 5.0 + 4 * slower * 0.04  # a step for each context may end behind its share
+    assert (
+        bench.clock.now < 5.0 + 4 * slower * 0.04
+    )  # a step for each context may end behind its share
 
 
 def test_little_time_is_not_spent_on_long_prompts() -> None:
@@ -97,7 +97,7 @@ def test_progress_goes_from_nothing_to_all() -> None:
 
 def test_a_clock_that_stands_still_does_not_hold_it() -> None:
     verifier = ScriptedVerifier(max_sessions=8)
-    found = profile(verifier, max_step_tokens=64, max_window=3, clock=lambda: 0.0)
+    found = profile(verifier, max_step_tokens=64, max_window=3, clock=VirtualClock())
     assert found
     assert verifier.num_open == 0
 

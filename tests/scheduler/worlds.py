@@ -16,6 +16,7 @@ from wisp.estimator.base import Estimator, StepShape
 from wisp.estimator.floor_and_slope import FloorAndSlope
 from wisp.estimator.shape import shape_of
 from wisp.scheduler.base import Policy
+from wisp.testing.clock import VirtualClock
 from wisp.testing.verifier import ScriptedVerifier
 
 FIRST = Directive(window=8, threshold=0.3)
@@ -101,18 +102,18 @@ class World:
     """Steps take as long as the estimator says; edges answer `delay_s` after their verdict."""
 
     def __init__(self, policy: Policy, costs: Estimator, seed: int = 0) -> None:
-        self.now = 0.0
+        self.clock = VirtualClock()
         self.chance = random.Random(seed)
         self.costs = costs
         self.verifier = ScriptedVerifier(max_sessions=1000, vocab_size=1000, on_step=self._step)
-        self.engine = Engine(self.verifier, policy, max_window=64, clock=lambda: self.now)
+        self.engine = Engine(self.verifier, policy, max_window=64, clock=self.clock)
         self.edges: dict[int, Edge] = {}
         self.inbox: list[ToEngine] = []
         self.batches: list[list[tuple[int, int]]] = []  # (session, draft tokens) of each seat
 
     def _step(self, batch: Batch) -> None:
         self.batches.append([(s.session.id, len(s.draft)) for s in batch.seats])
-        self.now += self.costs.predict_s(shape_of(batch))
+        self.clock.now += self.costs.predict_s(shape_of(batch))
 
     def open(
         self,
@@ -152,7 +153,7 @@ class World:
                     self._tell(number, verdict)
             if not published:
                 wait_s = self.engine.wait_s()
-                self.now += min(0.005, 0.005 if wait_s is None else max(wait_s, 1e-4))
+                self.clock.now += min(0.005, 0.005 if wait_s is None else max(wait_s, 1e-4))
         return found
 
     def _tell(self, number: int, verdict: Verdict) -> None:
@@ -160,16 +161,16 @@ class World:
         edge.tokens += verdict.tokens
         if edge.ready_s == float("inf"):  # else a block is under way: it may be overtaken in part
             edge.base = len(edge.tokens)
-            edge.ready_s = self.now + edge.delay_s
+            edge.ready_s = self.clock.now + edge.delay_s
 
     def _drafts(self) -> list[ToEngine]:
         found: list[ToEngine] = []
         for number, session in self.engine.sessions.items():
             edge, window = self.edges[number], session.directive.window
-            if session.has_edge and edge.alive and edge.ready_s <= self.now and window > 0:
+            if session.has_edge and edge.alive and edge.ready_s <= self.clock.now and window > 0:
                 edge.ready_s = float("inf")
                 edge.epoch += 1
-                found.append(Draft(number, self._block(edge, min(4, window)), self.now))
+                found.append(Draft(number, self._block(edge, min(4, window)), self.clock.now))
         return found
 
     def _block(self, edge: Edge, count: int) -> DraftBlock:

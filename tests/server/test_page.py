@@ -6,7 +6,7 @@ import base64
 import hashlib
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from openai import OpenAI
 
 from tests.browser import Browser, Page, chromium
 from tests.conftest import start_edge, start_server
-from wisp.core.drafts import Source
+from tests.waiting import wait_until
 from wisp.launch import Process
 from wisp.stats import Stats
 
@@ -50,7 +50,7 @@ def busy(pair: tuple[Process, Process]) -> Iterator[Process]:
             for process, slo in ((edge, "batch"), (server, "interactive"))
         ]
         try:
-            wait_until(lambda: is_busy(told(server)))
+            wait_until(lambda: is_busy(told(server)), "both generations run")
             yield server
         finally:
             over.set()
@@ -78,10 +78,11 @@ def is_busy(stats: Stats) -> bool:
     return stats.num_sessions == 2 and bool(stats.batch and stats.estimator and stats.interference)
 
 
-def wait_until(holds: Callable[[], bool]) -> None:
-    """Ask again and again (each asking is a round trip): pytest's time-out bounds it."""
-    while not holds():
-        pass
+def wait_for_state(page: Page, state: str, num_requests: int = 0) -> None:
+    wait_until(
+        lambda: text(page, "#state") == state and len(page.requests) >= num_requests,
+        f"the page says '{state}' and has made {num_requests} requests",
+    )
 
 
 def told(server: Process) -> Stats:
@@ -137,7 +138,7 @@ def expected(stats: Stats) -> dict[str, Any]:
         "error": f"{estimator.error_ratio:.1%}".replace("%", " %"),
         "batch": [
             f"plain tokens {batch.num_plain:.1f}",
-            f"drafts of edges {batch.num_drafted[Source.EDGE]:.1f}",
+            f"drafts of edges {batch.num_drafted['edge']:.1f}",
         ],
         "classes": [
             [kind.name, str(kind.num_sessions), f"{kind.committed_per_s:.1f}"]
@@ -156,9 +157,9 @@ def test_it_shows_what_the_server_says(browser: Browser, busy: Process, size: st
     page = browser.page()
     page.open(f"{busy.url}/", width, height, dark=dark)
     # Both ask once a second, and the server answers all who ask within a second alike.
-    wait_until(lambda: shown(page) == expected(told(busy)))
+    wait_until(lambda: shown(page) == expected(told(busy)), "the page shows what is told")
     first = text(page, "#goodput")
-    wait_until(lambda: text(page, "#goodput") != first)  # it lives
+    wait_until(lambda: text(page, "#goodput") != first, "the page goes on")
     assert text(page, "#state") == "live"
     assert rows(page, "fleet")[1][0] == DEVICE
     assert page.evaluate("document.querySelectorAll('img').length") == 0
@@ -172,31 +173,31 @@ def test_it_shows_what_the_server_says(browser: Browser, busy: Process, size: st
 def test_it_does_not_ask_while_nobody_looks(browser: Browser, busy: Process) -> None:
     page = browser.page()
     page.open(busy.url, *SIZES["desktop"][:2])
-    wait_until(lambda: text(page, "#state") == "live")
+    wait_for_state(page, "live")
     other = browser.page(beside=True)
     other.open(busy.url, *SIZES["desktop"][:2])
-    wait_until(lambda: text(page, "#state") == "paused")
+    wait_for_state(page, "paused")
     before = len(page.requests)
-    wait_until(lambda: text(other, "#state") == "live" and len(other.requests) >= 5)
+    wait_for_state(other, "live", num_requests=5)
     assert len(page.requests) <= before + 1  # one may have been on its way
     page.call("Page.bringToFront")
-    wait_until(lambda: text(page, "#state") == "live" and len(page.requests) >= before + 2)
+    wait_for_state(page, "live", num_requests=before + 2)
 
 
 def test_a_lost_server_is_told_of_until_it_is_back(browser: Browser, logs: Path) -> None:
     page = browser.page()
     with start_server(logs, "--scheduling.policy=fcfs") as first:
         page.open(first.url, *SIZES["phone"][:2])
-        wait_until(lambda: text(page, "#state") == "live")
+        wait_for_state(page, "live")
         assert not page.evaluate("document.querySelector('#alarm').checkVisibility()")
         first.kill()
         first.wait()
-        wait_until(lambda: text(page, "#state") == "server lost")
+        wait_for_state(page, "server lost")
         assert page.evaluate("document.querySelector('#alarm').checkVisibility()")
         assert "The server has not answered since" in text(page, "#alarm")
         assert page.evaluate("document.documentElement.scrollWidth") == SIZES["phone"][0]
     with start_server(logs, "--scheduling.policy=fcfs", f"--http.port={first.facts['http']}"):
-        wait_until(lambda: text(page, "#state") == "live")
+        wait_for_state(page, "live")
         assert not page.evaluate("document.querySelector('#alarm').checkVisibility()")
 
 
@@ -224,4 +225,7 @@ def test_the_page_need_not_be_told_of_each_session(busy: Process) -> None:
         assert found["sessions"] == []
         return found
 
-    wait_until(lambda: (brief()["num_sessions"], brief()["num_with_edge"]) == (2, 1))
+    wait_until(
+        lambda: (brief()["num_sessions"], brief()["num_with_edge"]) == (2, 1),
+        "both sessions are counted, one with an edge",
+    )

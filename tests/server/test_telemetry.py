@@ -145,6 +145,13 @@ def test_drafts_that_were_never_verified_are_wasted(
     assert sample(metrics, "wisp_drafts_unverified_total") == 6
 
 
+def test_drafts_of_every_source_are_told_before_the_first(
+    telemetry: Telemetry, metrics: ServerMetrics
+) -> None:
+    for source in Source:
+        assert sample(metrics, "wisp_drafts_verified_total", source=source) == 0
+
+
 def test_numbers_of_ones_own_are_a_class_of_their_own(telemetry: Telemetry) -> None:
     run(telemetry, CUSTOM, (1, 0.5))
     gold, custom = told(telemetry, 1.0, state(1)).classes
@@ -197,7 +204,7 @@ def test_steps_are_told_as_means_over_the_last_seconds(telemetry: Telemetry) -> 
     assert stats.batch.busy_share == pytest.approx(0.04)
     assert stats.batch.step_time_s == pytest.approx(0.2)
     assert (stats.batch.num_tokens, stats.batch.num_prefill) == (12, 6)
-    assert stats.batch.num_drafted == {Source.EDGE: 4.0, Source.NGRAM: 1.0}
+    assert stats.batch.num_drafted == {"edge": 4.0, "ngram": 1.0}
     assert stats.batch.num_plain == 1.0
     assert stats.estimator is not None
     assert stats.estimator.error_ratio == pytest.approx(1.0)

@@ -183,7 +183,7 @@ def _gap(
     """How much the score of `other` is below the best, after the tokens of `probe`."""
     tokens = probe.tokens
     captured: list[torch.Tensor] = []
-    model = writer._model
+    model = writer._model  # whose logits no verifier gives away
     forward = model.forward
 
     def capture(items: object) -> torch.Tensor:

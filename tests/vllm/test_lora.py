@@ -109,6 +109,7 @@ def test_after_a_failed_step_each_keeps_its_adapter(
 def test_no_more_adapters_in_a_step_than_fit(
     verifier: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # As if vLLM had been started so, which takes half a minute.
     monkeypatch.setattr(verifier._core.vllm_config.lora_config, "max_loras", 1)
     plan, planned = verifier.scheduler.plan, []
 
@@ -166,7 +167,7 @@ def test_what_vllm_cannot_serve_is_refused_by_name(verifier: Any, tmp_path: Path
     adapter = write_adapter(tmp_path / "wide", 0, rank=16)
     request = lora_requests({"one": adapter, "two": adapter, "mine": adapter})["mine"]
     with pytest.raises(ConfigError, match=r"vLLM refuses the adapter 'mine': .*rank 16"):
-        add(verifier._core, [request])
+        add(verifier._core, [request])  # as the verifier does when it starts
 
 
 def test_a_name_is_of_one_model(modules: dict[str, Path]) -> None:

@@ -90,6 +90,7 @@ def test_a_runner_that_is_told_at_once_writes_the_same(
     verifier: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As models with recurrent layers need it."""
+    # The worker's own part is reached through vLLM's engine only.
     runner = verifier._core.model_executor.driver_worker.worker
     monkeypatch.setattr(runner.wisp_chooser, "tells_at_once", True)
     sampling = Sampling(max_tokens=24, seed=3, temperature=0.8)

@@ -12,7 +12,6 @@ from wisp.core.drafts import REST
 from wisp.edge.drafter.base import Drafter, DraftJob
 from wisp.edge.generation import EdgeGeneration
 from wisp.edge.predictor import Predictor
-from wisp.edge.waste import Cost
 from wisp.metrics import EdgeMetrics
 
 log = logging.getLogger(__name__)
@@ -46,7 +45,7 @@ class DraftLoop:
         return room and num_prompt <= self._drafter.max_model_len
 
     def add(self, key: int, generation: EdgeGeneration) -> None:
-        generation.stream.longest = self._drafter.max_model_len
+        generation.stream.max_context = self._drafter.max_model_len
         self._generations[key] = generation
         self._thread.submit(self._drafter.open, key)
 
@@ -88,9 +87,4 @@ class DraftLoop:
         step_s = self._clock() - start_s
         self._metrics.draft_s.observe(step_s)
         for generation, token, proposal in zip(wanting.values(), begun, proposals, strict=True):
-            cost = Cost(step_s / len(jobs), token.overlapped)
-            if generation.stream.can_take(token):
-                features = generation.features(proposal)
-                generation.append(features, self.predictor.acceptance(features), cost)
-            else:
-                generation.stream.discard(cost)
+            generation.finish_token(token, proposal, step_s / len(jobs))

@@ -17,9 +17,8 @@ from wisp.core.request import Request
 from wisp.core.slo import Attainment
 from wisp.edge.drafter.base import Proposal
 from wisp.edge.link import Backoff, Link
-from wisp.edge.predictor import Features, Predictor
-from wisp.edge.stream import Stream
-from wisp.edge.waste import Cost
+from wisp.edge.predictor import Predictor
+from wisp.edge.stream import Begun, Stream
 from wisp.errors import InternalError, Unavailable, WispError
 from wisp.metrics import EdgeMetrics
 from wisp.v1 import wisp_pb2 as pb
@@ -73,18 +72,17 @@ class EdgeGeneration:
             if item.finish_reason:
                 return
 
-    def features(self, proposal: Proposal) -> Features:
-        """What the predictor is told of a proposal for the stream's next position."""
-        return self.stream.features(proposal, self._request.sampling.temperature)
-
-    def append(self, features: Features, acceptance: float, cost: Cost) -> None:
-        """Take a proposal into the stream, and send what is ready."""
-        token = features.proposal.token
-        if token < self._vocab_size:
-            self.stream.append(token, acceptance, cost, features)
-        else:  # a drafter's padded vocabulary may be the larger one
-            self.stream.append(0, 0.0, cost)
-        self.flush()
+    def finish_token(self, begun: Begun, proposal: Proposal, time_s: float) -> None:
+        """Take a proposal into the stream if it still fits there, and send what is ready."""
+        if self.stream.finish_token(
+            begun,
+            proposal,
+            time_s,
+            predictor=self._predictor,
+            temperature=self._request.sampling.temperature,
+            vocab_size=self._vocab_size,
+        ):
+            self.flush()
 
     def flush(self) -> None:
         """Send what the stream has ready."""

@@ -27,7 +27,9 @@ from wisp.openai.routes import create_app
 
 log = logging.getLogger(__name__)
 
-SAVE_EVERY_S = 60.0  # what an edge that is killed has learned in vain at most
+# Between two saves of what the predictor learned: as much is lost when an edge is killed. Chosen: a
+# minute of labels is little beside what a pair's predictor rests on, and a save is a few kilobytes.
+SAVE_EVERY_S = 60.0
 
 
 async def serve(config: EdgeConfig) -> int:
@@ -88,7 +90,7 @@ async def serve(config: EdgeConfig) -> int:
 async def _save_now_and_then(memory: Memory) -> None:
     while True:
         await asyncio.sleep(SAVE_EVERY_S)
-        memory.save()  # a few kilobytes
+        memory.save()
 
 
 def open_log(config: EdgeConfig, draft: str) -> RoundLog | None:

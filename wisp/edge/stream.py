@@ -1,6 +1,7 @@
 """The edge's end of one draft stream. Pure: no I/O, no clock.
 
-The mirror of `wisp.core.Session`: the server decides what is committed, the edge owns the epochs.
+The mirror of `wisp.core.session.Session`: the server decides what is committed, the edge owns the
+epochs.
 """
 
 from __future__ import annotations
@@ -12,18 +13,19 @@ from typing import NamedTuple
 
 from wisp.core.drafts import REST, Directive, DraftBlock, Verdict
 from wisp.edge.drafter.base import Proposal
-from wisp.edge.predictor.base import TYPICAL_ACCEPTANCE, Features, Label
-from wisp.edge.repeats import Repeats
+from wisp.edge.predictor.base import TYPICAL_ACCEPTANCE, Features, Label, Predictor, Repeats
 from wisp.edge.waste import Cost, Waste
 from wisp.errors import ProtocolError
 
-_BYTE = 255
+_BYTE = 255  # the steps of an acceptance in the protocol, one byte for each token
 _FREE = Cost()
-RECENT_RATE = 0.1  # weight of the newest label in the session's recent acceptance
+# The weight of the newest label in a session's recent acceptance. Chosen: it looks back over some
+# ten tokens, so that a passage which is easy or hard to draft shows while it lasts.
+RECENT_RATE = 0.1
 
 
 class Begun(NamedTuple):
-    """What held when a draft token was begun; much may have changed when it is there."""
+    """What was so when a draft token was begun; much may have changed when it is there."""
 
     epoch: int
     position: int
@@ -37,7 +39,7 @@ class Stream:
         self.committed: list[int] = list(prompt)
         self.num_prompt = len(prompt)
         self.max_tokens = max_tokens
-        self.longest = sys.maxsize  # tokens that its drafter can draft behind
+        self.max_context = sys.maxsize  # the most tokens that its drafter can draft behind
         self.epoch = 1
         self.directive: Directive = REST
         self.drafted: list[int] = []  # for positions len(committed), ...
@@ -75,8 +77,9 @@ class Stream:
 
     @property
     def wants_token(self) -> bool:
-        most = min(self.directive.window, self.num_remaining - 1)  # the last is the target's own
-        if len(self.drafted) >= most or self.end > self.longest:
+        # The last token of an answer is the target's own choice in any case.
+        max_drafts = min(self.directive.window, self.num_remaining - 1)
+        if len(self.drafted) >= max_drafts or self.end > self.max_context:
             return False
         return self.cumulative_acceptance >= self.directive.threshold
 
@@ -121,6 +124,31 @@ class Stream:
         self._acceptance.append(math.floor(acceptance * _BYTE) / _BYTE)
         self._costs.append(cost)
         self.num_drafted += 1
+
+    def finish_token(
+        self,
+        begun: Begun,
+        proposal: Proposal,
+        time_s: float,
+        *,
+        predictor: Predictor,
+        temperature: float,
+        vocab_size: int,
+    ) -> bool:
+        """The drafter has made its proposal for a token that was begun: take it, if it still fits.
+
+        Returns whether it did.
+        """
+        cost = Cost(time_s, begun.overlapped)
+        if not self.can_take(begun):
+            self.discard(cost)
+            return False
+        if proposal.token < vocab_size:
+            features = self.features(proposal, temperature)
+            self.append(proposal.token, predictor.acceptance(features), cost, features)
+        else:  # a drafter's padded vocabulary may be the larger one
+            self.append(0, 0.0, cost)
+        return True
 
     def discard(self, cost: Cost) -> None:
         """A token was drafted for nothing: a verdict overtook it."""

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import re
-import tempfile
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 
 from wisp.estimator.step_time import State, StepTimeEstimator
+from wisp.files import write_whole
 
 log = logging.getLogger(__name__)
 
@@ -43,18 +42,8 @@ def path_of(folder: Path, key: Key) -> Path:
 def save(estimator: StepTimeEstimator, folder: Path, key: Key) -> Path:
     """Atomic: a reader sees the old file or the new one. Raises OSError if neither can be."""
     path = path_of(folder, key)
-    folder.mkdir(parents=True, exist_ok=True)
-    content = msgspec.json.encode(_File(format=_FORMAT, key=key, state=estimator.state()))
-    descriptor, name = tempfile.mkstemp(dir=folder, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    content = _File(format=_FORMAT, key=key, state=estimator.state())
+    write_whole(path, msgspec.json.encode(content))
     return path
 
 

@@ -19,13 +19,16 @@ from torch import Tensor
 # attention on QUERIES tokens of one item and KEYS keys, the last of each filled up. They are
 # constants and not tuned at start, since a text must not depend on how busy the machine was then.
 #
-# Measured on an Intel Xeon with AVX-512 (docs/measurements.md): fewer ROWS make prompts slower,
+# Measured on an Intel Xeon with AVX-512 (docs/measurements/): fewer ROWS make prompts slower,
 # more make a single session slower, and likewise for QUERIES. 16 rows of float32 are also whole
 # cache lines, so every tile of a row begins at the same alignment.
 ROWS = 16
-QUERIES = 8
+QUERIES = 8  # the tokens of one item in a tile of attention; measured with ROWS, see above
+# The keys of a block of attention. Chosen: no measurement stands behind the number.
 KEYS = 128
-PAIRS = 32  # of tiles and key blocks that are weighed at once: their scores should fit a cache
+# The pairs of a tile and a block of keys that are weighed at once. Chosen: their scores should fit
+# a core's cache.
+PAIRS = 32
 
 
 class Item(NamedTuple):
@@ -65,7 +68,7 @@ class Group:
     # One of each for each pair of a tile and a block, tile after tile, blocks by position:
     tiles: list[int]
     blocks: list[int]  # indices into the cache
-    bias: Tensor  # [pairs, 1, queries * group, keys]: 0 where a query may look, else -inf
+    bias: Sequence[Tensor]  # [queries * group, keys]: 0 where a query may look, else -inf
 
 
 @dataclass(slots=True)
@@ -180,7 +183,7 @@ def _groups(
                 num_blocks,
                 [index for index in range(first, stop) for _ in range(num_blocks)],
                 [tile.first_block + block for tile in members for block in range(num_blocks)],
-                causal_bias(starts, num_blocks, shape, dtype).unsqueeze(1),
+                causal_bias(starts, num_blocks, shape, dtype).unbind(),
             )
         )
         first = stop

@@ -10,8 +10,11 @@ from wisp.models.batch import KEYS, ROWS
 from wisp.models.slots import Item, SlotModel
 
 _LENGTH = KEYS + ROWS  # reaches into a second block of keys, so that sums are continued
-_NUM_LAST = 8  # tokens looked at: of one query tile whole, and of several in part
-_NUM_OTHERS = 3  # sequences beside, as far as there are slots
+# The tokens looked at. Chosen: they take a tile of queries whole, or several of them in part.
+_NUM_LAST = 8
+# The sequences beside the one looked at, as far as there are slots. Chosen: a few already fill
+# tiles that two of them share, and the check takes little time.
+_NUM_OTHERS = 3
 
 
 def is_exact(model: SlotModel) -> bool:

@@ -21,7 +21,8 @@ class Code(NamedTuple):
     code: str | None
 
 
-# The nearest class in an error's ancestry decides.
+# What each error is over HTTP: the nearest class in its ancestry decides. Types and codes are those
+# of the OpenAI API as far as it has one.
 TABLE: dict[type[errors.WispError], Code] = {
     errors.BadRequest: Code(400, "invalid_request_error", "invalid_value"),
     errors.ModelNotFound: Code(404, "invalid_request_error", "model_not_found"),
@@ -35,7 +36,8 @@ TABLE: dict[type[errors.WispError], Code] = {
     errors.ConfigError: Code(500, "server_error", "internal_error"),
     errors.WispError: Code(500, "server_error", "internal_error"),
 }
-# What starlette itself raises, and what the reading of a body adds.
+# The codes of what starlette itself raises, and of what the reading of a body adds, by status (the
+# standard RFC 9110).
 HTTP_CODES = {
     404: "unknown_url",
     405: "method_not_allowed",

@@ -24,12 +24,17 @@ if TYPE_CHECKING:  # an edge need not have torch, so only the functions that use
 
 Words = TypeVar("Words", NDArray[Any], "Tensor")
 
-MASK = 0xFFFFFFFF
+MASK = 0xFFFFFFFF  # of a word: the 32 bits by definition of Philox 4x32
+# What each round multiplies two of the four words by: Salmon, Moraes, Dror and Shaw, "Parallel
+# Random Numbers: As Easy as 1, 2, 3" (2011).
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
-WEYL = (0x9E3779B9, 0xBB67AE85)  # what each round adds to the key
-NUM_ROUNDS = 10
+# What each round adds to the two words of the key, in the same paper: 32 bits each of the golden
+# ratio and of the root of 3, less 1.
+WEYL = (0x9E3779B9, 0xBB67AE85)
+NUM_ROUNDS = 10  # of a choice's noise; the number that the same paper recommends
 
-GREEDY_BELOW = 1e-5  # a temperature below this is 0: no noise, and no quotient that overflows
+# A temperature below this is 0: no noise, and no quotient that overflows. It is vLLM's own number.
+GREEDY_BELOW = 1e-5
 
 
 def philox(

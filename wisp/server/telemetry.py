@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from prometheus_client import Counter, Histogram
 
-from wisp.core.drafts import Verdict
+from wisp.core.drafts import Source, Verdict
 from wisp.core.slo import Attainment, Slo
 from wisp.engine.messages import StepReport
 from wisp.errors import Shed, WispError
@@ -114,6 +114,9 @@ class Telemetry:
         self.last_step: StepReport | None = None
         self._steps: deque[tuple[float, StepReport]] = deque()
         metrics.devices.set_function(lambda: self.num_devices(time.monotonic()))
+        for source in Source:
+            for drafts in (metrics.verified, metrics.accepted, metrics.rejected):
+                drafts.labels(source)  # shown before the first
         for slo in slos:
             self._add_class(slo.name, slo, slo.priority, now)
 

@@ -16,7 +16,7 @@ from wisp.errors import Overloaded
 from wisp.sampling.accept import num_accepted
 from wisp.verifier.base import Collect, Facts, Outcome, Verifier
 
-_MASK = (1 << 64) - 1
+_MASK = (1 << 64) - 1  # of the 64-bit words of splitmix64 (Steele, Lea and Flood, 2014)
 
 
 def scripted_choice(seed: int, position: int, previous: int, vocab_size: int) -> int:

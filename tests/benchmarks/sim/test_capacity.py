@@ -49,7 +49,7 @@ def test_no_device_and_every_device(holds_up_to: Callable[[dict[Tuning, int]], N
     holds_up_to({Tuning(): 0})
     assert best_capacity("sled", SETUP)[0] == 0
     holds_up_to({Tuning(): 10_000})
-    assert best_capacity("sled", SETUP, most=100)[0] == 100
+    assert best_capacity("sled", SETUP, max_count=100)[0] == 100
 
 
 def test_the_benchmark_prints_one_object(

@@ -11,15 +11,25 @@ from wisp.edge.predictor.calibration import Calibration
 from wisp.edge.predictor.online import OnlineLogistic
 from wisp.sampling.philox import GREEDY_BELOW
 
-_TINY = 1e-4  # keeps logarithms of probabilities finite
+# What is added to a probability whose logarithm is taken, so that it stays finite. Chosen: a
+# drafter that is surer than this is not told apart from one that is certain.
+_TINY = 1e-4
 
 # What is believed of a pair before its first label, by feature in the order of `_transform`.
 # A target that samples chooses the draft's likeliest token about as often as the draft itself says
 # (logit P = logit confidence: a draft calibrated on the target's text). One that takes its argmax
 # does so more often: it sides with the likelier of two close tokens. All else is left to learning.
+
+# How much higher the logit is where the target takes its argmax. Chosen: a guess on the safe side
+# of 1, which some dozens of labels outweigh.
 _MORE_WHEN_GREEDY = 0.8
+# The weights before the first label, of targets that take their argmax and of those that sample;
+# 1 and 0 by definition of the belief above.
 _GREEDY = (_MORE_WHEN_GREEDY, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+# As above, by definition: the less a target's temperature is, the more it is like the greedy one.
 _SAMPLED = (0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, _MORE_WHEN_GREEDY)
+# How unsure each of those weights is. Chosen: no measurement stands behind them; the constant may
+# be off by about 1, and the others, whose features are scaled to about 1, by some 0.3 to 0.7.
 _VARIANCE = (1.0, 0.2, 0.2, 0.2, 0.2, 0.5, 0.1, 0.2, 0.2, 0.2)
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import re
 from pathlib import Path
 
 from wisp.edge.predictor.logistic import LogisticPredictor
+from wisp.files import write_whole
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1  # raise it when a feature or its scale changes
+FORMAT = 1  # of the file, by definition: raise it when a feature or its scale changes
 
 
 def path_of(folder: Path, target: str, draft: str) -> Path:
@@ -27,13 +27,7 @@ def save(predictor: LogisticPredictor, folder: Path, target: str, draft: str) ->
     """Atomic: a reader sees the old file or the new one. Raises OSError if neither can be."""
     path = path_of(folder, target, draft)
     content = {"format": FORMAT, "target": target, "draft": draft, "predictor": predictor.state()}
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        partial.write_text(json.dumps(content))
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_whole(path, json.dumps(content).encode())
     return path
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 # Every `FADE_EVERY` labels this share of the certainty gained is kept, so a label weighs 1/e after
-# about 6,400 others, and a pair that changes is followed.
+# about 6,400 others. Chosen: that many labels are a few dozen answers, within which a pair that
+# changes is followed, and inverting a matrix once in 64 labels costs next to nothing.
 KEPT, FADE_EVERY = 0.99, 64
 
 

@@ -25,7 +25,7 @@ _Share = Annotated[float, Meta(ge=0, le=1)]
 _Positive = Annotated[float, Meta(ge=0)]
 
 
-class Pair(Struct, frozen=True, tag="pair", tag_field="kind"):
+class ModelPair(Struct, frozen=True, tag="pair", tag_field="kind"):
     target: str
     draft: str
 
@@ -42,18 +42,18 @@ class _Line(Struct, frozen=True, tag="label", tag_field="kind"):
     accepted: bool
 
 
-_decoder = msgspec.json.Decoder(Pair | _Line)
+_decoder = msgspec.json.Decoder(ModelPair | _Line)
 
 
 class RoundLog:
-    """Appends to a file until it has `most_bytes`; a failure to write ends the log, not the edge.
+    """Appends to a file until it has `max_bytes`; a failure to write ends the log, not the edge.
 
     Raises OSError if the file cannot be opened.
     """
 
-    def __init__(self, path: Path, draft: str, most_bytes: int) -> None:
+    def __init__(self, path: Path, draft: str, max_bytes: int) -> None:
         self._draft = draft
-        self._most_bytes = most_bytes
+        self._max_bytes = max_bytes
         self._file = path.open("ab+")
         if self._file.tell():
             self._file.seek(-1, os.SEEK_END)
@@ -63,7 +63,7 @@ class RoundLog:
 
     def begin(self, target: str) -> None:
         """Labels from now on are of this target."""
-        self._write(Pair(target, self._draft))
+        self._write(ModelPair(target, self._draft))
 
     def add(self, label: Label) -> None:
         proposal, temperature, recent, run, repeats = label.features
@@ -86,12 +86,12 @@ class RoundLog:
         except OSError as error:
             log.warning("the last rounds are not in the log: %s", error)
 
-    def _write(self, line: Pair | _Line) -> None:
+    def _write(self, line: ModelPair | _Line) -> None:
         if self._full:
             return
         content = msgspec.json.encode(line) + b"\n"
         try:
-            if self._file.tell() + len(content) <= self._most_bytes:
+            if self._file.tell() + len(content) <= self._max_bytes:
                 self._file.write(content)
                 return
             log.warning("%s is full: no more rounds are logged", self._file.name)
@@ -123,7 +123,7 @@ class LoggedPredictor:
 class Rounds:
     """What logs hold."""
 
-    labels: dict[Pair, list[Label]] = field(default_factory=dict)
+    labels: dict[ModelPair, list[Label]] = field(default_factory=dict)
     num_unreadable: int = 0  # lines
 
     def read(self, lines: Iterable[bytes]) -> None:
@@ -135,7 +135,7 @@ class Rounds:
             except ValueError:  # msgspec's errors are
                 self.num_unreadable += 1
                 continue
-            if isinstance(found, Pair):
+            if isinstance(found, ModelPair):
                 of_pair = self.labels.setdefault(found, [])
             elif of_pair is None:
                 self.num_unreadable += 1

@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from wisp.verifier.vllm.verifier import VllmVerifier
+    from wisp.verifier.vllm.driver import VllmVerifier
 
 
 def load(*args: Any, **kwargs: Any) -> VllmVerifier:
@@ -22,6 +22,6 @@ def load(*args: Any, **kwargs: Any) -> VllmVerifier:
     from wisp.verifier.vllm import versions
 
     versions.prepare()
-    from wisp.verifier.vllm.verifier import VllmVerifier
+    from wisp.verifier.vllm.driver import VllmVerifier
 
     return VllmVerifier(*args, **kwargs)

@@ -17,7 +17,9 @@ from vllm.v1.structured_output.backend_xgrammar import validate_xgrammar_grammar
 from wisp.core.request import Sampling, Structure
 from wisp.errors import BadRequest, InternalError
 
-_WAIT_S = 0.01  # for a grammar when there is nothing else to do; then messages are read again
+# How long a step waits for a grammar when there is nothing else to do; then messages are read
+# again. Chosen: it is less than a step of a large target, so that no message waits longer for it.
+_WAIT_S = 0.01
 
 
 def params_of(structure: Structure) -> StructuredOutputsParams:

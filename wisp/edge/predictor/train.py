@@ -18,7 +18,7 @@ from rich.progress import track
 from wisp.edge.predictor import Label, LogisticPredictor, Predictor
 from wisp.edge.predictor.calibration import Calibration
 from wisp.edge.predictor.memory import save
-from wisp.edge.predictor.rounds import Pair, Rounds
+from wisp.edge.predictor.rounds import ModelPair, Rounds
 from wisp.errors import ConfigError
 
 DESCRIPTION = """\
@@ -79,7 +79,7 @@ def _read(paths: Sequence[Path], console: Console) -> Rounds:
     return rounds
 
 
-def _train(pair: Pair, labels: list[Label], folder: Path, console: Console) -> dict[str, Any]:
+def _train(pair: ModelPair, labels: list[Label], folder: Path, console: Console) -> dict[str, Any]:
     predictor, prior = LogisticPredictor(), LogisticPredictor()
     trained, untrained = _Judgement(), _Judgement()
     bar = track(labels, f"fitting {pair.target}", console=console, transient=True)
