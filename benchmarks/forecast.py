@@ -92,7 +92,7 @@ def noise_mape() -> float:
     session = Session(1, [7] * 100, Sampling(max_tokens=10, seed=SEED), slo)
     verifier.open(session)
     verifier.step(Batch([Seat(session, 100)]))
-    session.num_computed = 99
+    session.computed(99)
     times_s = []
     for _ in range(NUM_REPEATS):
         start_s = time.perf_counter()

@@ -72,7 +72,7 @@ async def measure(
 
 def summarise(generations: list[list[Verdict]], time_s: float) -> dict[str, float]:
     verdicts = [verdict for generation in generations for verdict in generation]
-    rounds = [verdict for verdict in verdicts if verdict.num_drafted]
+    rounds = [verdict for verdict in verdicts if verdict.edge_drafts.num_drafted]
     overheads_ms = [1000 * (v.server_time_s - v.step_time_s) for v in rounds]
     steps_ms = [1000 * verdict.step_time_s for verdict in verdicts]
     num_tokens = sum(len(v.tokens) for v in verdicts)

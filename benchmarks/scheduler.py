@@ -47,9 +47,9 @@ def _make_session(number: int, chance: random.Random) -> Session:
         directive=FIRST,
         has_edge=True,
     )
-    session.num_computed = length
-    session.commit([0], now=0.0)
-    session.promised_s = session.aimed_s = chance.uniform(0.1, 0.5)
+    session.computed(length)
+    # Its next token is due in 0.1 to 0.5 s.
+    session.commit([0], now=chance.uniform(0.1, 0.5) - 1.0 / session.slo.tokens_per_s)
     acceptance = [chance.uniform(0.3, 1.0) for _ in range(NUM_DRAFTS)]
     session.offer(DraftBlock(1, length + 1, list(range(NUM_DRAFTS)), acceptance, 0.08), now=0.0)
     return session

@@ -80,9 +80,8 @@ def _compare(verifier: Any, name: str, options: argparse.Namespace) -> dict[str,
         return Sampling(max_tokens=options.tokens, seed=index, **SAMPLINGS[name])
 
     def session(index: int) -> Session:
-        made = Session(index, prompts[index], sampling(index), SLO)
-        made.overlaps = not needs_processing(made.sampling)
-        return made
+        how = sampling(index)
+        return Session(index, prompts[index], how, SLO, overlaps=not needs_processing(how))
 
     start_s = time.perf_counter()
     plain = _write(verifier, [session(i) for i in range(len(prompts))], _everybody, ahead=False)
@@ -152,7 +151,7 @@ def _write(
         for seat, outcome in zip(step.batch.seats, outcomes, strict=True):
             if live.get(seat.session.id) is not seat.session:
                 continue
-            seat.session.num_computed = outcome.computed_after(seat)
+            seat.session.computed(outcome.computed_after(seat), seat.num_context)
             if outcome.tokens:
                 seat.session.commit(outcome.tokens, now=0.0)
             if seat.session.finish_reason:

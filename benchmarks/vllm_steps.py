@@ -150,11 +150,11 @@ class Fleet:
                 [self._chance.randrange(self._vocab_size) for _ in range(context)],
                 Sampling(max_tokens=250, seed=index, temperature=temperature),
                 SLO,
+                overlaps=True,
             )
             for index in range(number)
         ]
         for session in self.sessions:
-            session.overlaps = True
             verifier.open(session)
         each = max(1, MAX_STEP_TOKENS // context)
         for first in range(0, number, each):
@@ -204,7 +204,7 @@ class Fleet:
         outcomes = step.collect()
         step.landed()
         for seat, outcome in zip(step.batch.seats, outcomes, strict=True):
-            seat.session.num_computed = outcome.computed_after(seat)
+            seat.session.computed(outcome.computed_after(seat), seat.num_context)
             seat.session.commit(outcome.tokens, now=0.0)
 
 

@@ -15,11 +15,11 @@ ROOT = Path(__file__).parent.parent
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "files": set(),
-    "stats": set(),
     "metrics": set(),
     "lifecycle": set(),
     "config": {"errors"},
     "core": {"errors"},
+    "stats": {"core"},
     "status": {"errors"},
     "launch": {"errors"},
     "models": {"errors"},

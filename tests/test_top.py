@@ -7,6 +7,7 @@ import msgspec
 import pytest
 from rich.console import Console
 
+from wisp.core.drafts import Source
 from wisp.errors import Unavailable
 from wisp.stats import BatchStats, ClassStats, DeviceStats, EstimatorStats, SessionStats, Stats
 from wisp.top import draw, look
@@ -63,8 +64,7 @@ def busy() -> Stats:
             num_sessions=3.0,
             num_tokens=9.0,
             num_prefill=2.0,
-            num_drafted=4.0,
-            num_ngram_drafted=1.0,
+            num_drafted={Source.EDGE: 4.0, Source.NGRAM: 1.0},
             num_plain=2.0,
         ),
         estimator=EstimatorStats(error_ratio=0.031, over_upper_share=0.04, drift=1.1),
@@ -120,7 +120,7 @@ def test_a_busy_server() -> None:
         "goodput 110.5 tok/s of 120.0 committed",
         "marginal cost 0.125",
         "interference 1.75 x",
-        "busy 90%: 3.0 sessions, 9.0 tokens (4.0 drafts, 2.0 prompt)",
+        "busy 90%: 3.0 sessions, 9.0 tokens (5.0 drafts, 2.0 prompt)",
         "estimator error 3.1%",
         "sessions (40, 10 more below)",
         "pi[bold]",

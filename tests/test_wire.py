@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wisp import wire
-from wisp.core.drafts import Directive, DraftBlock, TokenLogprob, Verdict
+from wisp.core.drafts import Directive, DraftBlock, Source, TokenLogprob, Verdict
 from wisp.core.request import FinishReason, Request, Sampling, Structure
 from wisp.core.slo import Slo
 from wisp.errors import ProtocolError
@@ -90,13 +90,15 @@ def test_a_block_takes_a_time(time_s: float) -> None:
         wire.decode_draft(pb.EdgeMessage(draft=pb.Draft(epoch=1, draft_time_s=time_s)))
 
 
+@pytest.mark.parametrize("source", Source)
 @pytest.mark.parametrize("reason", [None, *FinishReason])
-def test_verdict_there_and_back(reason: FinishReason | None) -> None:
+def test_verdict_there_and_back(reason: FinishReason | None, source: Source) -> None:
     verdict = Verdict(
         position=5,
         tokens=[1, 2],
         num_drafted=3,
         num_accepted=1,
+        source=source,
         directive=Directive(4, 0.25),
         finish_reason=reason,
         logprobs=[TokenLogprob(-1.0, [(1, -1.0), (9, -2.0)]), TokenLogprob(-0.5)],
@@ -105,6 +107,13 @@ def test_verdict_there_and_back(reason: FinishReason | None) -> None:
         alone_time_s=0.125,
     )
     assert wire.decode_verdict(wire.encode_verdict(verdict).verdict) == verdict
+
+
+def test_drafts_of_a_source_unknown_here_are_not_counted() -> None:
+    message = pb.Verdict(position=5, tokens=[1, 2], num_drafted=3, num_accepted=1)
+    message.source = 99  # type: ignore[assignment]  # as a newer server may send
+    verdict = wire.decode_verdict(message)
+    assert (verdict.tokens, verdict.num_drafted, verdict.num_accepted) == ([1, 2], 0, 0)
 
 
 def test_absent_parameters_are_neutral() -> None:

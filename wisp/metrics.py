@@ -64,18 +64,18 @@ class ServerMetrics:
             registry=r,
         )
         self.committed = Counter("wisp_committed_tokens_total", "Tokens committed", registry=r)
-        self.verified = Counter("wisp_verified_drafts_total", "Draft tokens verified", registry=r)
-        self.accepted = Counter("wisp_accepted_drafts_total", "Draft tokens accepted", registry=r)
-        self.ngram_drafts = Counter("wisp_ngram_drafts_total", "N-gram drafts verified", registry=r)
-        self.accepted_ngram_drafts = Counter(
-            "wisp_accepted_ngram_drafts_total", "N-gram drafts accepted", registry=r
+        self.verified = Counter(
+            "wisp_drafts_verified_total", "Draft tokens verified", ["source"], registry=r
+        )
+        self.accepted = Counter(
+            "wisp_drafts_accepted_total", "Of these, those accepted", ["source"], registry=r
         )
         self.rejected = Counter(
-            "wisp_rejected_drafts_total", "Draft tokens verified in vain", registry=r
+            "wisp_drafts_rejected_total", "Of these, those in vain", ["source"], registry=r
         )
         self.unverified = Counter(
-            "wisp_unverified_drafts_total",
-            "Draft tokens that came and were never verified: overtaken, contradicted or left over",
+            "wisp_drafts_unverified_total",
+            "Draft tokens of edges that no step verified: overtaken, contradicted or left over",
             registry=r,
         )
         self.marginal_cost = Gauge(

@@ -9,6 +9,8 @@ from typing import Literal
 
 from msgspec import Struct
 
+from wisp.core.drafts import Source
+
 
 class BatchStats(Struct, frozen=True, kw_only=True):
     """Of the steps in the sliding window: means over them."""
@@ -19,8 +21,7 @@ class BatchStats(Struct, frozen=True, kw_only=True):
     num_sessions: float
     num_tokens: float  # of which:
     num_prefill: float
-    num_drafted: float  # of edges
-    num_ngram_drafted: float  # n-gram drafts
+    num_drafted: dict[Source, float]  # draft tokens by where they came from
     num_plain: float  # the last committed token of each session that decodes
 
 

@@ -83,7 +83,7 @@ def _headline(stats: Stats) -> Text:
         lines.append(
             f"step {batch.step_time_s * 1000:.1f} ms, {batch.steps_per_s:.1f}/s, busy "
             f"{batch.busy_share:.0%}: {batch.num_sessions:.1f} sessions, {batch.num_tokens:.1f} "
-            f"tokens ({batch.num_drafted:.1f} drafts, {batch.num_prefill:.1f} prompt)"
+            f"tokens ({sum(batch.num_drafted.values()):.1f} drafts, {batch.num_prefill:.1f} prompt)"
         )
     else:
         lines.append("no step in 10 s")

@@ -9,7 +9,7 @@ import math
 
 from msgspec import Struct
 
-from wisp.core.drafts import Directive, DraftBlock, TokenLogprob, Verdict
+from wisp.core.drafts import Directive, DraftBlock, DraftCounts, Source, TokenLogprob, Verdict
 from wisp.core.request import FinishReason, Request, Sampling, Structure
 from wisp.core.slo import Slo, SloChoice
 from wisp.errors import ProtocolError
@@ -26,6 +26,8 @@ _FINISH = {
     FinishReason.LENGTH: pb.FINISH_REASON_LENGTH,
 }
 _FINISH_BACK = {number: reason for reason, number in _FINISH.items()}
+_SOURCE = {Source.EDGE: pb.SOURCE_EDGE, Source.NGRAM: pb.SOURCE_NGRAM}
+_SOURCE_BACK = {number: source for source, number in _SOURCE.items()}
 
 
 class Hello(Struct, frozen=True, kw_only=True):
@@ -189,8 +191,7 @@ def encode_verdict(verdict: Verdict) -> pb.ServerMessage:
             tokens=verdict.tokens,
             num_drafted=verdict.num_drafted,
             num_accepted=verdict.num_accepted,
-            num_ngram_drafted=verdict.num_ngram_drafted,
-            num_ngram_accepted=verdict.num_ngram_accepted,
+            source=_SOURCE[verdict.source],
             directive=_encode_directive(verdict.directive),
             finish_reason=_FINISH[verdict.finish_reason],
             logprobs=[
@@ -213,13 +214,15 @@ def decode_verdict(verdict: pb.Verdict) -> Verdict:
         TokenLogprob(token.logprob, list(zip(token.top_tokens, token.top_logprobs, strict=True)))
         for token in verdict.logprobs
     ]
+    # Drafts of a source that this release does not know are nobody's that it could count them for.
+    source = _SOURCE_BACK.get(verdict.source)
+    drafts = DraftCounts(verdict.num_drafted, verdict.num_accepted) if source else DraftCounts()
     return Verdict(
         position=verdict.position,
         tokens=list(verdict.tokens),
-        num_drafted=verdict.num_drafted,
-        num_accepted=verdict.num_accepted,
-        num_ngram_drafted=verdict.num_ngram_drafted,
-        num_ngram_accepted=verdict.num_ngram_accepted,
+        num_drafted=drafts.num_drafted,
+        num_accepted=drafts.num_accepted,
+        source=source or Source.EDGE,
         directive=decode_directive(verdict.directive),
         finish_reason=_FINISH_BACK[verdict.finish_reason],
         logprobs=logprobs or None,

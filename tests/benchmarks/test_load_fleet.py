@@ -89,7 +89,7 @@ def test_the_target_chooses_the_successor_of_every_token(target: Path) -> None:
         draft = chain(start + length + first, min(63, session.num_remaining - 1), VOCAB_SIZE)
         seat = Seat(session, session.num_missing, draft)
         (outcome,) = verifier.step(Batch([seat]))
-        session.num_computed = outcome.computed_after(seat)
+        session.computed(outcome.computed_after(seat))
         session.commit(outcome.tokens, 0.0)
     assert session.tokens == chain(start, VOCAB_SIZE, VOCAB_SIZE)
     assert len(set(session.tokens)) == VOCAB_SIZE

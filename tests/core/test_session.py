@@ -30,7 +30,7 @@ def test_blocks_join_in_the_buffer() -> None:
     session.offer(block(1, 3, 10, 11), now=1)
     session.offer(block(1, 5, 12), now=2)
     assert session.buffer == [10, 11, 12]
-    assert session.block_arrived_s == 2
+    assert session.stream.arrived_s == 2
 
 
 def test_a_duplicate_changes_nothing() -> None:
@@ -38,7 +38,7 @@ def test_a_duplicate_changes_nothing() -> None:
     session.offer(block(1, 3, 10, 11), now=0)
     session.offer(block(1, 3, 10, 11), now=0)
     assert session.buffer == [10, 11]
-    assert len(session.acceptance) == 2
+    assert len(session.stream.acceptance) == 2
 
 
 def test_an_older_epoch_is_ignored() -> None:
@@ -104,7 +104,7 @@ def test_the_buffer_lives_on_behind_an_agreeing_commit() -> None:
     session.offer(block(1, 3, 10, 11, 12, 13), now=0)
     session.commit([10, 11, 12], now=0)  # two drafts verified, and the own choice agrees
     assert session.buffer == [13]
-    assert len(session.acceptance) == 1
+    assert len(session.stream.acceptance) == 1
 
 
 def test_the_own_choice_kills_a_contradicting_rest() -> None:

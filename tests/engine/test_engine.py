@@ -9,7 +9,7 @@ import pytest
 
 from tests.engine.traffic import DIRECTIVE, PROMPT, draft, opening
 from wisp.core.batch import Batch
-from wisp.core.drafts import Verdict
+from wisp.core.drafts import Source, Verdict
 from wisp.core.request import FinishReason, Request, Sampling
 from wisp.core.slo import Slo
 from wisp.engine.engine import Engine
@@ -339,7 +339,8 @@ def test_a_text_that_repeats_itself_is_drafted_without_an_edge(
         found += verdicts(engine.turn([]))
     tokens = [token for verdict in found for token in verdict.tokens]
     assert tokens == verifier.expected(PROMPT, message.request.sampling, 100)
-    accepted = sum(verdict.num_ngram_accepted for verdict in found)
+    drafted = [verdict for verdict in found if verdict.num_drafted]
+    accepted = sum(verdict.num_accepted for verdict in drafted)
+    assert all(verdict.source is Source.NGRAM for verdict in drafted)
     assert len(found) == 100 - accepted
     assert (accepted > 0) == speculation
-    assert not any(verdict.num_drafted or verdict.num_accepted for verdict in found)

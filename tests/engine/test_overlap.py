@@ -185,8 +185,9 @@ def test_a_draft_that_comes_while_a_step_runs_is_in_the_next_one() -> None:
 def opened(verifier: ScriptedVerifier, number: int, *, has_edge: bool) -> Session:
     slo = Slo(tokens_per_s=10, first_token_s=1)
     sampling = Sampling(max_tokens=50, seed=0)
-    session = Session(number, [5], sampling, slo, directive=DIRECTIVE, has_edge=has_edge)
-    session.overlaps = True
+    session = Session(
+        number, [5], sampling, slo, directive=DIRECTIVE, has_edge=has_edge, overlaps=True
+    )
     verifier.open(session)
     return session
 

@@ -19,7 +19,7 @@ from wisp.estimator.shape import SeatedShape, mean_seat, shape_of
 def session(num_tokens: int, num_computed: int) -> Session:
     sampling = Sampling(max_tokens=8, seed=1)
     made = Session(1, [1] * num_tokens, sampling, Slo(tokens_per_s=1.0, first_token_s=1.0))
-    made.num_computed = num_computed
+    made.computed(num_computed)
     return made
 
 

@@ -25,7 +25,7 @@ def make_session(session_id: int, *, has_edge: bool, num_prompt: int = 1) -> Ses
 def decoding(session_id: int, *, has_edge: bool) -> Session:
     """A session with all its KV but the last token's, whose next token is due at 0.1 s."""
     session = make_session(session_id, has_edge=has_edge)
-    session.num_computed = 1
+    session.computed(1)
     session.commit([7], now=0.0)
     return session
 
@@ -84,7 +84,7 @@ def test_a_complete_block_is_verified_however_short(policy: Fcfs) -> None:
 def test_the_last_token_is_left_to_the_target(policy: Fcfs) -> None:
     session = decoding(1, has_edge=True)
     session.commit([7] * 7, now=0.0)  # two tokens remain
-    session.num_computed = len(session.tokens) - 1
+    session.computed(len(session.tokens) - 1)
     draft(session, 1, 2, 3)
     assert policy.schedule([session], 0.0).seats[0].draft == [1]
 

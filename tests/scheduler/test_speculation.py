@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wisp.core.drafts import REST, Directive
-from wisp.core.edge_stats import EdgeHistory, count, learn
+from wisp.core.edge_stats import EdgeStats
 from wisp.core.request import Sampling
 from wisp.core.session import Session
 from wisp.core.slo import Slo
@@ -31,8 +31,8 @@ class Edge:
     ) -> None:
         sampling, slo = Sampling(max_tokens=100, seed=0), Slo(tokens_per_s=10, first_token_s=1)
         self.session = Session(1, [1], sampling, slo, directive=FIRST, has_edge=True)
-        self.history = self.session.history
-        self.history.draft_time_s, self.history.round_trip_s = draft_time_s, rtt_s
+        self.stats = self.session.edge_stats
+        self.stats.draft_time_s, self.stats.round_trip_s = draft_time_s, rtt_s
         self.acceptance = acceptance
         self._chance = random.Random(seed)
 
@@ -41,8 +41,8 @@ class Edge:
         if self.session.directive.window:
             accepted = [self._chance.random() < self.acceptance for _ in range(4)]
             number = (*accepted, False).index(False)
-            learn(self.history, [self.acceptance] * 4, number)
-            count(self.history, 4, number, number + 1)
+            self.stats.learn([self.acceptance] * 4, number)
+            self.stats.count(4, number, number + 1)
 
     def run(self, controller: SpeculationController, load: Load, time_s: float) -> list[int]:
         """The windows of the verdicts."""
@@ -87,7 +87,7 @@ def test_the_edge_rests_when_drafts_do_not_pay(
 def test_an_edge_whose_drafts_never_come_in_time_rests(controller: SpeculationController) -> None:
     edge = Edge(0.8)
     for _ in range(100):
-        count(edge.history, 0, 0, 1)
+        edge.stats.count(0, 0, 1)
     assert controller.directive(edge.session, FREE) == REST
 
 
@@ -120,7 +120,7 @@ def test_noise_does_not_make_it_flap(seed: int, acceptance: float) -> None:
     chance, edge = random.Random(seed), Edge(acceptance, seed=seed)
     edge.run(controller, FREE, 5.0)
     # The load at which drafting neither pays nor costs: the worst case for a switch.
-    level = time_per_token_s(edge.history, SCARCE)
+    level = time_per_token_s(edge.stats, SCARCE)
     switches, before = 0, True
     for _ in range(1200):  # one minute
         load = SCARCE._replace(plain_s=level * chance.uniform(0.95, 1.05))
@@ -133,8 +133,8 @@ def test_noise_does_not_make_it_flap(seed: int, acceptance: float) -> None:
 @given(st.floats(0.001, 0.1), st.floats(0.0, 0.5), st.floats(0.001, 0.1))
 def test_the_window_covers_the_round_trip(draft_s: float, rtt_s: float, step_s: float) -> None:
     controller = SpeculationController(FIRST, block_tokens=4, max_window=64)
-    history = EdgeHistory(draft_time_s=draft_s, round_trip_s=rtt_s)
-    window = controller.window(history, FREE._replace(step_s=step_s))
+    stats = EdgeStats(draft_time_s=draft_s, round_trip_s=rtt_s)
+    window = controller.window(stats, FREE._replace(step_s=step_s))
     assert window == 64 or (window - 4) * draft_s >= rtt_s + step_s - 1e-9
 
 
@@ -150,7 +150,7 @@ def test_gain_rises_with_acceptance_and_falls_with_price_and_distance(
     near, far, poor = Edge(0.8), Edge(0.8, rtt_s=0.2), Edge(0.4)
     for edge in (near, far, poor):
         edge.run(controller, FREE, 5.0)
-    assert gain(near.history, FREE) > gain(poor.history, FREE)
-    assert gain(near.history, FREE) > gain(near.history, SCARCE._replace(eager=True))
-    assert gain(near.history, SCARCE) > gain(far.history, SCARCE)
-    assert gain(near.history, FREE) > gain(near.history, FREE._replace(round_cost=1.0))
+    assert gain(near.stats, FREE) > gain(poor.stats, FREE)
+    assert gain(near.stats, FREE) > gain(near.stats, SCARCE._replace(eager=True))
+    assert gain(near.stats, SCARCE) > gain(far.stats, SCARCE)
+    assert gain(near.stats, FREE) > gain(near.stats, FREE._replace(round_cost=1.0))

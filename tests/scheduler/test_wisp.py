@@ -159,8 +159,7 @@ def test_who_decodes_in_the_running_step_decodes_on_unless_its_drafts_are_worth_
     policy.schedule([make_session(9, due_s=1.0)], 0.0)
     sessions = [make_session(n, due_s=1.0, acceptance=[p] * 4) for n, p in enumerate((0.5, 0.9))]
     for session in sessions:
-        session.num_in_flight = session.num_pending = 1
-        session.num_computed += 1
+        session.launched(chooses_one=True)
     (seat,) = policy.schedule(sessions, 0.0).seats
     assert (seat.session.id, seat.draft) == (0, [])
 
@@ -241,7 +240,7 @@ def crowd() -> list[Session]:
         for first, drafts in ((0, [0.99] * 4), (100, None))
     )
     for session in waiting:
-        session.history.draft_time_s, session.history.round_trip_s = 0.005, 0.01
+        session.edge_stats.draft_time_s, session.edge_stats.round_trip_s = 0.005, 0.01
         session.committed_s = -0.005
     return with_drafts + waiting
 

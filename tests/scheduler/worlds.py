@@ -63,7 +63,7 @@ def make_session(
         directive=FIRST,
         has_edge=has_edge,
     )
-    session.num_computed = length - missing
+    session.computed(length - missing)
     session.due_s = session.promised_s = session.aimed_s = due_s
     if acceptance:
         tokens = list(range(len(acceptance)))
@@ -77,7 +77,7 @@ def value(batch: Batch) -> float:
     for seat in batch.seats:
         cumulative = 1.0
         total += seat.chooses
-        for p in seat.session.acceptance[: len(seat.draft)]:
+        for p in seat.session.stream.acceptance[: len(seat.draft)]:
             cumulative *= p
             total += cumulative
     return total

@@ -19,6 +19,7 @@ from openai import OpenAI
 from tests.browser import Browser, Page, chromium
 from tests.conftest import start_edge, start_server
 from tests.waiting import wait_until
+from wisp.core.drafts import Source
 from wisp.launch import Process
 from wisp.stats import Stats
 
@@ -138,7 +139,7 @@ def expected(stats: Stats) -> dict[str, Any]:
         "error": f"{estimator.error_ratio:.1%}".replace("%", " %"),
         "batch": [
             f"plain tokens {batch.num_plain:.1f}",
-            f"drafts of edges {batch.num_drafted:.1f}",
+            f"drafts of edges {batch.num_drafted[Source.EDGE]:.1f}",
         ],
         "classes": [
             [kind.name, str(kind.num_sessions), f"{kind.committed_per_s:.1f}"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec import structs
 
-from wisp.core.drafts import Directive, Verdict
+from wisp.core.drafts import Directive, DraftCounts, Source, Verdict
 from wisp.core.slo import Slo
 from wisp.engine.messages import Forecast, SessionState, Snapshot, StepReport
 from wisp.errors import Overloaded, Shed
@@ -44,10 +44,7 @@ def step(step_time_s: float = 0.1, forecast: Forecast | None = None) -> StepRepo
         num_sessions=2,
         num_tokens=12,
         num_prefill=6,
-        num_drafted=4,
-        num_accepted=3,
-        num_ngram_drafted=0,
-        num_ngram_accepted=0,
+        drafts={Source.EDGE: DraftCounts(4, 3), Source.NGRAM: DraftCounts(1, 0)},
         num_committed=5,
         step_time_s=step_time_s,
         loop_time_s=step_time_s,
@@ -145,7 +142,7 @@ def test_drafts_that_were_never_verified_are_wasted(
     record.num_arrived = 10
     telemetry.took(record, verdict(3, 0.1, num_drafted=4))
     telemetry.closed(record)
-    assert sample(metrics, "wisp_unverified_drafts_total") == 6
+    assert sample(metrics, "wisp_drafts_unverified_total") == 6
 
 
 def test_numbers_of_ones_own_are_a_class_of_their_own(telemetry: Telemetry) -> None:
@@ -200,6 +197,8 @@ def test_steps_are_told_as_means_over_the_last_seconds(telemetry: Telemetry) -> 
     assert stats.batch.busy_share == pytest.approx(0.04)
     assert stats.batch.step_time_s == pytest.approx(0.2)
     assert (stats.batch.num_tokens, stats.batch.num_prefill) == (12, 6)
+    assert stats.batch.num_drafted == {Source.EDGE: 4.0, Source.NGRAM: 1.0}
+    assert stats.batch.num_plain == 1.0
     assert stats.estimator is not None
     assert stats.estimator.error_ratio == pytest.approx(1.0)
     assert (stats.estimator.over_upper_share, stats.estimator.drift) == (1.0, 1.5)

@@ -22,7 +22,7 @@ def opened(verifier: ScriptedVerifier, session_id: int = 1) -> Session:
 
 def advance(verifier: ScriptedVerifier, seat: Seat) -> list[int]:
     outcome = verifier.step(Batch([seat]))[0]
-    seat.session.num_computed += seat.num_context + outcome.num_accepted
+    seat.session.computed(outcome.computed_after(seat), seat.num_context)
     return seat.session.commit(outcome.tokens, 0.0)
 
 
@@ -50,7 +50,7 @@ def test_rejected_drafts_may_not_be_counted_as_computed() -> None:
     verifier = ScriptedVerifier()
     session = opened(verifier)
     advance(verifier, Seat(session, 3, [0, 0]))
-    session.num_computed += 1
+    session.computed(session.num_computed + 1)
     session.commit([9], 0.0)
     with pytest.raises(AssertionError, match="not the committed"):
         verifier.step(Batch([Seat(session, 1)]))
@@ -71,7 +71,7 @@ def test_faults_of_the_caller_are_found() -> None:
     for message, seats in faults.items():
         with pytest.raises(AssertionError, match=message):
             verifier.step(Batch(seats))
-    session.num_computed = 2
+    session.computed(2)
     with pytest.raises(AssertionError, match="never computed"):
         verifier.step(Batch([Seat(session, 1)]))
     assert verifier.num_steps == 0

@@ -70,9 +70,14 @@ class Crowd:
     ) -> None:
         self.number += 1
         driver = Driver(
-            self.number, prompt, sampling, committed=committed, adapter=adapter, due_s=self.now
+            self.number,
+            prompt,
+            sampling,
+            committed=committed,
+            adapter=adapter,
+            overlaps=not needs_processing(sampling),
+            due_s=self.now,
         )
-        driver.session.overlaps = not needs_processing(sampling)
         self.verifier.open(driver.session)
         self.live[self.number] = driver
         self.drafters[self.number] = drafter(self.number, prompt, sampling, 0.05, adapter)

@@ -60,11 +60,19 @@ class Driver:
         *,
         committed: Sequence[int] = (),
         adapter: str | None = None,
+        overlaps: bool = False,
         due_s: float = 0.0,
     ) -> None:
         self.prompt = list(prompt)
         self.session = Session(
-            number, prompt, sampling, SLO, committed=committed, adapter=adapter, now=due_s
+            number,
+            prompt,
+            sampling,
+            SLO,
+            committed=committed,
+            adapter=adapter,
+            overlaps=overlaps,
+            now=due_s,
         )
         self.num_steps = 0
         self.num_accepted = 0
@@ -87,7 +95,7 @@ class Driver:
 
     def take(self, seat: Seat, outcome: Outcome, now: float = 0.0) -> None:
         self.num_steps += 1
-        self.session.num_computed = outcome.computed_after(seat)
+        self.session.computed(outcome.computed_after(seat), seat.num_context)
         if outcome.tokens:
             self.num_accepted += outcome.num_accepted
             taken = self.session.commit(outcome.tokens, now)

@@ -135,7 +135,7 @@ def test_an_answer_survives_the_loss_of_its_kv(verifier: Any, hoard: Callable[[i
     while parted.session.num_output < 5:
         step(verifier, [(parted, parted.seat(64))])
     verifier.scheduler.evict(next(iter(verifier.scheduler.requests.values())))
-    parted.session.num_computed = 0
+    parted.session.computed(0)
     while not parted.done:
         step(verifier, [(parted, parted.seat(64))])
     verifier.close(parted.session)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from msgspec import Struct
 
+from wisp.core.drafts import Source
 from wisp.core.session import Session
 
 
@@ -13,9 +14,9 @@ class Seat(Struct, gc=False):  # a thousand are made for one step; nothing refer
     """One session's part in a step."""
 
     session: Session
-    num_context: int  # committed tokens to compute, from session.num_computed on
-    draft: list[int] = []  # verified behind them, if they reach the end
-    is_ngram: bool = False  # made of n-grams, not by the edge
+    num_context: int  # how many committed tokens to compute, from session.num_computed on
+    draft: list[int] = []  # draft tokens to verify behind them, if they reach the text's end
+    source: Source = Source.EDGE  # where `draft` comes from
     edge_late: bool = False  # its edge was waited for until the deadline, in vain
 
     @property

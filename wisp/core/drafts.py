@@ -1,19 +1,31 @@
-"""What goes over the wire of a draft stream: blocks up, verdicts and directives down."""
+"""What is drafted, and what goes over the wire of a draft stream: blocks up, verdicts down."""
 
 from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from array import array
+from enum import StrEnum
 
 from msgspec import Struct
 
 from wisp.core.request import FinishReason
 
 
+class Source(StrEnum):
+    """Where drafts come from; a session's step verifies those of one source."""
+
+    EDGE = "edge"  # a device's drafter, over the wire
+    NGRAM = "ngram"  # the server's own, from the text itself
+
+
 class Directive(Struct, frozen=True):
     """What the server asks of an edge from now on."""
 
-    window: int  # most draft tokens beyond the committed text; 0: rest
-    threshold: float  # draft on while cumulative acceptance is at least this
+    window: int  # how many draft tokens may lie beyond the committed text; 0: the edge rests
+    threshold: float  # it drafts on while the cumulative acceptance is not below this
 
 
+# By definition the directive under which an edge drafts nothing.
 REST = Directive(window=0, threshold=1.0)
 
 
@@ -23,16 +35,53 @@ class DraftBlock(Struct, frozen=True):
     epoch: int
     position: int
     tokens: list[int]
-    acceptance: list[float]  # of each: P(accepted | all before it were)
-    draft_time_s: float = 0.0
+    acceptance: list[float]  # of each token: P(accepted | all before it were)
+    draft_time_s: float = 0.0  # that the drafter spent on all of them
     complete: bool = False  # the edge sends no more before it hears a verdict
+
+
+class Drafts(ABC):
+    """What one source proposes for the positions right behind a session's committed text."""
+
+    source: Source
+
+    def __init__(self) -> None:
+        self.tokens: list[int] = []
+        self.acceptance = array(
+            "d"
+        )  # of each: P(accepted | all before it were), as its source says
+
+    @property
+    def calibration(self) -> float:
+        """What the source's acceptances are to be multiplied by."""
+        return 1.0
+
+    @abstractmethod
+    def learn(self, num_drafted: int, num_accepted: int) -> None:
+        """A step verified the first so many of its tokens; `committed` is told afterwards."""
+
+    @abstractmethod
+    def committed(self, tokens: list[int]) -> None:
+        """The text went on with these tokens, whoever drafted them."""
+
+
+class DraftCounts(Struct, frozen=True):
+    """Draft tokens of one source."""
+
+    num_drafted: int = 0  # that steps verified
+    num_accepted: int = 0  # of these
+
+    def __add__(self, other: DraftCounts) -> DraftCounts:
+        return DraftCounts(
+            self.num_drafted + other.num_drafted, self.num_accepted + other.num_accepted
+        )
 
 
 class TokenLogprob(Struct, frozen=True):
     """Of one committed token, from the model's unprocessed distribution (OpenAI's meaning)."""
 
     logprob: float
-    top: list[tuple[int, float]] = []  # (token, logprob), the most likely first
+    top: list[tuple[int, float]] = []  # (token, logprob) of the likeliest tokens, in this order
 
 
 class Verdict(Struct, frozen=True, kw_only=True):
@@ -41,13 +90,19 @@ class Verdict(Struct, frozen=True, kw_only=True):
     position: int  # of tokens[0] in the whole token sequence
     tokens: list[int]
     num_drafted: int = 0  # draft tokens that the step verified
-    num_accepted: int = 0  # the first so many of `tokens` came from the edge
-    num_ngram_drafted: int = 0  # n-gram drafts (wisp.core.ngram) that the step verified
-    num_ngram_accepted: int = 0  # the first so many of `tokens` came from those
+    num_accepted: int = 0  # the first so many of `tokens` are these
+    source: Source = Source.EDGE  # of those drafts
     directive: Directive
-    finish_reason: FinishReason | None = None
-    logprobs: list[TokenLogprob] | None = None
-    server_time_s: float = 0.0  # from the arrival of the last block it used until it left
-    step_time_s: float = 0.0  # of that, inside the verifier
-    alone_time_s: float = 0.0  # a step of its mean seat alone, by the estimator; 0: unknown
-    committed_s: float = 0.0  # when, on the server's clock; stays on the server
+    finish_reason: FinishReason | None = None  # None: the session goes on
+    logprobs: list[TokenLogprob] | None = None  # of `tokens`, if they were asked for
+    server_time_s: float = 0.0  # from the arrival of the last block it answers until it left
+    step_time_s: float = 0.0  # the part of it that was spent inside the verifier
+    alone_time_s: float = 0.0  # what a step of its mean seat alone would have taken; 0: unknown
+    committed_s: float = 0.0  # when it was made, by the server's clock; does not leave the server
+
+    @property
+    def edge_drafts(self) -> DraftCounts:
+        """Of its drafts, those of the session's edge: all of them or none."""
+        if self.source is not Source.EDGE:
+            return DraftCounts()
+        return DraftCounts(self.num_drafted, self.num_accepted)

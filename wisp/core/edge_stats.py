@@ -1,4 +1,4 @@
-"""What an edge's predictions are worth: predicted against observed acceptance, per session.
+"""What the server saw of one session's edge: its acceptance, its speed and what it brought.
 
 An edge reports of each draft token P(accepted | all before it were). The server multiplies it by
 (observed acceptance) / (predicted acceptance) over the recent past: a scale with one parameter that
@@ -10,40 +10,59 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-import numpy as np
-from numpy.typing import NDArray
-
+from wisp.core.acceptance import Acceptance
 from wisp.core.drafts import DraftBlock
+from wisp.core.smoothing import smoothed
 
-Floats = NDArray[np.float64]
+# Share of the past that every examined or committed token leaves. Chosen: a memory of 50 tokens,
+# which is some ten blocks, so that a liar is found out within them and text may change its ways.
+_KEPT = 0.98
 
-_KEPT = 0.98  # of the past, with every examined token: a memory of 50 tokens
-_NGRAM_KEPT = 0.95  # a text repeats itself for a while, and then no more
-_MIN = 1e-3  # so that a bad edge's drafts stay in order, and are verified where that is free
+# The evidence that a session begins with, in draft tokens, and how many of them were accepted.
+# Chosen: typical of the drafters measured (0.7), and overruled by the first block or two.
+_PRIOR_EXAMINED, _PRIOR_ACCEPTED = 4.0, 2.8
+
+# The lowest calibration. Chosen: so near to nothing that a bad edge's drafts displace nobody's,
+# yet not 0, so that they stay in order and are verified where that is free.
+_MIN_CALIBRATION = 1e-3
+
+# The evidence, in draft tokens, that is left when an edge is to be judged anew. Chosen: less than
+# one block holds, so that the first one of a probe decides.
+_FORGOTTEN_EXAMINED = 2.0
+
+# Weight of the newest drafting time and round trip in the smoothed ones. Chosen: a network that
+# changes is known after four blocks, and one slow block does not pass for a change.
+_NEWEST = 0.25
+
+# Verdicts whose time of leaving is remembered, to be paired with the block that answers them.
+# Chosen: more than can be on the way between a server and an edge.
+_MAX_VERDICTS = 256
+
+
+def _prior() -> Acceptance:
+    return Acceptance(_PRIOR_EXAMINED, _PRIOR_ACCEPTED, _KEPT)
 
 
 @dataclass(slots=True)
-class EdgeHistory:
-    """What the server saw of one session's edge; the scheduler reads it and lets it fade."""
+class EdgeStats:
+    """Of one session's edge; all that is counted here fades, but for `num_committed`."""
 
-    examined: float = 4.0  # draft tokens verified, up to the first rejected one of each round
-    accepted: float = 2.8  # of those; the start is a prior of 4 tokens at 0.7
-    predicted: float = 2.8  # what the edge said `accepted` would be
+    acceptance: Acceptance = field(default_factory=_prior)
+    predicted: float = _PRIOR_ACCEPTED  # what the edge said `acceptance.accepted` would be
     calibration: float = 1.0  # accepted / predicted: what the edge's predictions are multiplied by
     committed: float = 0.0  # tokens while the edge was asked to draft
     from_edge: float = 0.0  # of those, accepted drafts
     verified: float = 0.0  # draft tokens that it took
     rounds: float = 0.0  # seats that held them
     num_committed: int = 0  # as `committed`, but never fades
-    ngram_examined: float = 4.0  # as `examined` and `accepted`, of the server's own drafts
-    ngram_accepted: float = 2.0
     draft_time_s: float | None = None  # of one token
     round_trip_s: float | None = None  # without the drafting
     switched_s: float | None = None  # when drafting was last switched on or off, or probed
-    probed_from: int | None = None  # num_committed when the running probe began
-    num_failed_probes: int = 0
+    probed_from: int | None = None  # num_committed when the probe that goes on began
+    num_failed_probes: int = 0  # since the last one that paid
+    _sent_s: dict[int, float] = field(default_factory=dict)  # of verdicts, by where they ended
 
     def usual_s(self, num_tokens: int) -> float:
         """From a verdict that contradicts the stream to a block of so many drafts."""
@@ -51,63 +70,59 @@ class EdgeHistory:
             return math.inf
         return self.round_trip_s + num_tokens * self.draft_time_s
 
-    def arrived(self, block: DraftBlock, answers_s: float | None, now: float) -> None:
-        """Learn the edge's speed, and its distance from when what the block answers was sent."""
+    def answered(self, end: int, now: float) -> None:
+        """A verdict that commits all tokens before position `end` leaves for the edge."""
+        self._sent_s[end] = now
+        if len(self._sent_s) > _MAX_VERDICTS:
+            del self._sent_s[next(iter(self._sent_s))]
+
+    def arrived(self, block: DraftBlock, now: float, *, begins_epoch: bool) -> None:
+        """Learn the edge's speed and, of the first block of an epoch, its distance.
+
+        An epoch begins where the verdict ended that contradicted the one before.
+        """
         if block.tokens and block.draft_time_s > 0:
             time_s = block.draft_time_s / len(block.tokens)
-            self.draft_time_s = _blend(self.draft_time_s, time_s)
-        if answers_s is not None:
-            time_s = max(0.0, now - answers_s - block.draft_time_s)
-            self.round_trip_s = _blend(self.round_trip_s, time_s)
+            self.draft_time_s = smoothed(self.draft_time_s, time_s, _NEWEST)
+        sent_s = self._sent_s.get(block.position) if begins_epoch else None
+        if sent_s is not None:
+            time_s = max(0.0, now - sent_s - block.draft_time_s)
+            self.round_trip_s = smoothed(self.round_trip_s, time_s, _NEWEST)
 
+    def learn(self, predicted: Sequence[float], num_accepted: int) -> None:
+        """Of one verified block, with what the edge predicted of each of its tokens."""
+        self.acceptance.learn(len(predicted), num_accepted)
+        for probability in predicted[: num_accepted + 1]:
+            self.predicted = _KEPT * self.predicted + probability
+        self.calibration = max(
+            _MIN_CALIBRATION, self.acceptance.accepted / max(self.predicted, 1e-9)
+        )
 
-def _blend(old: float | None, new: float) -> float:
-    return new if old is None else 0.75 * old + 0.25 * new
+    def count(self, num_verified: int, num_accepted: int, num_committed: int) -> None:
+        """Of one step in which the edge was asked to draft, whether its drafts came or not."""
+        kept = _KEPT**num_committed
+        self.committed = kept * self.committed + num_committed
+        self.from_edge = kept * self.from_edge + num_accepted
+        self.verified = kept * self.verified + num_verified
+        self.rounds = kept * self.rounds + (num_verified > 0)
+        self.num_committed += num_committed
 
+    def forget(self) -> None:
+        """Keep the ratios, but little evidence for them: what comes next decides."""
+        factor = min(1.0, _FORGOTTEN_EXAMINED / self.acceptance.examined)
+        self.acceptance.forget(factor)
+        self.predicted *= factor
+        self.committed = self.from_edge = self.verified = self.rounds = 0.0
 
-def learn(history: EdgeHistory, acceptance: Sequence[float], num_accepted: int) -> None:
-    """Of one verified block: the tokens behind the first rejected one tell nothing."""
-    for index, predicted in enumerate(acceptance[: num_accepted + 1]):
-        history.examined = _KEPT * history.examined + 1.0
-        history.predicted = _KEPT * history.predicted + predicted
-        history.accepted = _KEPT * history.accepted + (index < num_accepted)
-    history.calibration = max(_MIN, history.accepted / max(history.predicted, 1e-9))
+    def switched(self, now: float) -> None:
+        """Its drafting was switched on or off."""
+        self.switched_s = now
 
+    def probe_begun(self, now: float) -> None:
+        """It drafts for a while, to be judged by that alone."""
+        self.forget()
+        self.probed_from, self.switched_s = self.num_committed, now
 
-def learn_ngram(history: EdgeHistory, num_drafted: int, num_accepted: int) -> None:
-    """As `learn`, of a block of n-gram drafts: all are taken to be equally likely."""
-    num_examined = min(num_drafted, num_accepted + 1)
-    kept = _NGRAM_KEPT**num_examined
-    history.ngram_examined = kept * history.ngram_examined + num_examined
-    history.ngram_accepted = kept * history.ngram_accepted + num_accepted
-
-
-def count(history: EdgeHistory, num_verified: int, num_accepted: int, num_committed: int) -> None:
-    """Of one step in which the edge was asked to draft, whether its drafts came or not."""
-    kept = _KEPT**num_committed
-    history.committed = kept * history.committed + num_committed
-    history.from_edge = kept * history.from_edge + num_accepted
-    history.verified = kept * history.verified + num_verified
-    history.rounds = kept * history.rounds + (num_verified > 0)
-    history.num_committed += num_committed
-
-
-def observed_acceptance(history: EdgeHistory) -> float:
-    """P(a draft token is accepted | all before it were), over the recent past."""
-    return history.accepted / history.examined
-
-
-def cumulative_acceptance(acceptance: Floats, calibrations: Floats) -> Floats:
-    """[sessions, drafts] of P(accepted | all before it) to P(it and all before it are accepted)."""
-    cumulative: Floats = np.minimum(acceptance * calibrations[:, None], 1.0)
-    np.cumprod(cumulative, axis=1, out=cumulative)
-    return cumulative
-
-
-def forget(history: EdgeHistory, weight: float = 2.0) -> None:
-    """Keep the ratios, but only `weight` tokens of evidence: what comes next decides."""
-    factor = min(1.0, weight / history.examined)
-    history.examined *= factor
-    history.accepted *= factor
-    history.predicted *= factor
-    history.committed = history.from_edge = history.verified = history.rounds = 0.0
+    def probe_ended(self, now: float, *, paid: bool) -> None:
+        self.probed_from, self.switched_s = None, now
+        self.num_failed_probes = 0 if paid else self.num_failed_probes + 1

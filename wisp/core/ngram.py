@@ -6,14 +6,52 @@ draft model, and are there while an edge's are still on their way (or there is n
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable
 
-_LONG, _SHORT = 3, 2  # tokens that must agree: the longer match is tried first
-_BITS = 20  # of a token id in a key
-_MAX_TEXT = 4096  # tokens of a prompt that are looked at, its last ones
+from wisp.core.acceptance import Acceptance
+from wisp.core.drafts import Drafts, Source
+
+# Bits of a token id in the key of an n-gram. Chosen: vocabularies are far smaller than the million
+# tokens that it can tell apart, and three ids make a key of one machine word.
+_BITS = 20
+
+# How many of a prompt's tokens are looked at, its last ones. Chosen: filling the tables takes some
+# milliseconds for so many, within the engine's turn.
+_MAX_TEXT = 4096
+
+# The evidence that a text begins with, in draft tokens, and how many of them were accepted.
+# Chosen: half of them, for a text is as likely to go on as to leave off where it repeats itself.
+_PRIOR_EXAMINED, _PRIOR_ACCEPTED = 4.0, 2.0
+
+# Share of the past that every examined token leaves. Chosen: a memory of 20 tokens, as a text
+# repeats itself for a while and then no more.
+_KEPT = 0.95
+
+
+class NgramDrafts(Drafts):
+    """The n-gram drafts of one session; all are taken to be equally likely."""
+
+    source = Source.NGRAM
+
+    def __init__(self, prompt: list[int], max_tokens: int) -> None:
+        super().__init__()
+        self._drafter = NgramDrafter(prompt)
+        self._max_tokens = max_tokens
+        self._observed = Acceptance(_PRIOR_EXAMINED, _PRIOR_ACCEPTED, _KEPT)
+
+    def learn(self, num_drafted: int, num_accepted: int) -> None:
+        self._observed.learn(num_drafted, num_accepted)
+
+    def committed(self, tokens: list[int]) -> None:
+        self._drafter.extend(tokens)
+        self.tokens = self._drafter.drafts(self._max_tokens)
+        self.acceptance = array("d", [self._observed.rate]) * len(self.tokens)
 
 
 class NgramDrafter:
+    """Finds what followed the text's last three tokens before, or else its last two."""
+
     def __init__(self, prompt: list[int]) -> None:
         self._text: list[int] = []
         self._long: dict[int, int] = {}  # the last tokens, packed: the index behind them
@@ -26,7 +64,7 @@ class NgramDrafter:
         for token in tokens:
             text.append(token)
             end = len(text)
-            if end >= _LONG:
+            if end >= 3:
                 short = text[-2] << _BITS | token
                 long = text[-3] << 2 * _BITS | short
                 found = self._long.get(long)

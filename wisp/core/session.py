@@ -1,31 +1,31 @@
-"""A generation: its committed tokens, and the rules of its draft stream.
+"""A generation: its committed tokens, its drafts, and how far the target is with it.
 
-Nothing here does I/O or reads a clock: times are arguments, in seconds of a monotonic clock.
+Nothing here does I/O or reads a clock: times are arguments, in seconds of a monotonic clock. Only
+the methods of a session change it.
 """
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Sequence
 
-from wisp.core.drafts import REST, Directive, DraftBlock
-from wisp.core.edge_stats import EdgeHistory
-from wisp.core.ngram import NgramDrafter
+from wisp.core.draft_stream import DraftStream
+from wisp.core.drafts import REST, Directive, DraftBlock, Drafts, Source
+from wisp.core.edge_stats import EdgeStats
+from wisp.core.ngram import NgramDrafts
 from wisp.core.request import FinishReason, Sampling
 from wisp.core.slo import Slo
-from wisp.errors import ProtocolError
 
-_AIM = 1.03  # times the promised rate: who aims at just that is late as often as not
+# Times the promised rate that a session is served at, where time allows. Chosen: who aims at just
+# that rate is late as often as not, and three percent are little taken from the others.
+_AIM = 1.03
+
+# The longest that deadlines may lie ahead of a session's last token. Chosen: as much text as a
+# burst of drafts brings; who has more than that is not starved for the time it lasts.
 _MAX_AHEAD_S = 3.0
-_MAX_ROUNDS = 256  # that can be on the way between a server and an edge
 
 
 class Session:
-    """One generation: its committed tokens, and the live epoch of its draft stream.
-
-    The stream is addressed by position: duplicates, late and reordered blocks are decided by
-    (epoch, position, equality with what is committed), so handling a block twice changes nothing.
-    """
+    """One generation. Drafts of several sources may wait for it; the target alone decides."""
 
     def __init__(
         self,
@@ -38,6 +38,7 @@ class Session:
         committed: Sequence[int] = (),
         adapter: str | None = None,
         has_edge: bool = False,
+        overlaps: bool = False,
         max_window: int = 64,
         max_ngram: int = 0,
         now: float = 0.0,
@@ -46,36 +47,33 @@ class Session:
         self.tokens: list[int] = [*prompt, *committed]
         self.num_prompt = len(prompt)
         self._num_resumed = len(committed)  # output tokens that it was opened with
-        self.num_computed = 0  # tokens whose KV the verifier holds
-        self.num_prefilled = 0  # tokens computed beside those that it decoded
-        self.overlaps = False  # it may be in a step that is launched while another runs
-        self.num_in_flight = 0  # steps that it is in, whose outcomes are not known yet
-        self.num_pending = 0  # tokens that those choose for certain
         self.sampling = sampling
         self.adapter = adapter  # of the target, that chooses its tokens; None: the target alone
         self.end = len(prompt) + sampling.max_tokens  # the position behind its last token
         self.slo = slo
-        self.directive = directive
-        self.has_edge = has_edge
-        self.max_window = max_window
+        self.finish_reason: FinishReason | None = None
+
+        self.num_computed = 0  # committed tokens whose KV the verifier holds
+        self.num_prefilled = 0  # tokens computed so far, but for the one that each step decodes
+        self.overlaps = overlaps  # it may be in a step that is launched while another runs
+        self.num_in_flight = 0  # steps that it is in, whose outcomes are not known yet
+        self.num_pending = 0  # tokens that those choose for certain
+
         self.committed_s = now  # when its last token was committed, or it was opened
         self.due_s = now + slo.first_token_s  # when its edge is waited for no longer
         self.promised_s = self.due_s  # when its next token is late, by its rate from the start
         self.aimed_s = self.due_s  # and when it should be there: a little sooner
-        self.finish_reason: FinishReason | None = None
-        self.epoch = 0
-        self.epoch_dead = False
-        self.buffer: list[int] = []  # draft tokens for positions len(tokens), ...
-        self.acceptance = array("d")  # of each: P(accepted | all before it were)
-        self.block_complete = False  # the edge waits for a verdict on the buffer
+
+        self.has_edge = has_edge
+        self.directive = directive
         self.edge_late = False  # the last token had to be decoded without its edge
-        self.block_arrived_s = now  # when the last block that changed the buffer came
-        self.history = EdgeHistory()
-        self._sent_s: dict[int, float] = {}  # of the last verdicts, by where they ended
-        self._ngram = NgramDrafter(self.tokens) if max_ngram else None
-        self._max_ngram = max_ngram
-        self.ngram_drafts: list[int] = []  # for the same positions, while the buffer is empty
-        self.ngram_acceptance = array("d")
+        self.edge_stats = EdgeStats()
+        self.stream = DraftStream(self.edge_stats, max_window, now)
+        # In the order of preference: an edge's drafts come from a model, and were paid for.
+        self._sources: dict[Source, Drafts] = {Source.EDGE: self.stream}
+        if max_ngram:
+            self._sources[Source.NGRAM] = NgramDrafts(self.tokens, max_ngram)
+        self.drafts: Drafts = self.stream  # what a step may verify: of the first that has any
 
     @property
     def num_output(self) -> int:
@@ -96,13 +94,18 @@ class Session:
         return self.num_missing == 1
 
     @property
+    def buffer(self) -> list[int]:
+        """The drafts of its edge."""
+        return self.stream.tokens
+
+    @property
     def free(self) -> bool:
         """It can be seated: no step runs with it, or one whose only outcome is its next token.
 
         Drafts continue the committed text, so a session that may have some waits for its token.
         """
-        drafts = self.buffer or self.ngram_drafts or self.waits_for_edge
-        return self.num_in_flight == 0 or (self.decodes_on and not drafts)
+        may_have_drafts = self.drafts.tokens or self.waits_for_edge
+        return self.num_in_flight == 0 or (self.decodes_on and not may_have_drafts)
 
     @property
     def decodes_on(self) -> bool:
@@ -117,107 +120,106 @@ class Session:
     @property
     def edge_resting(self) -> bool:
         """Waiting longer brings no more drafts: the edge itself waits for a verdict."""
-        most = min(self.directive.window, self.num_remaining - 1)  # the last is the target's own
-        return self.block_complete or len(self.buffer) >= most
+        # The last token is the target's own.
+        max_drafts = min(self.directive.window, self.num_remaining - 1)
+        return self.stream.complete or len(self.buffer) >= max_drafts
+
+    def asked(self, directive: Directive) -> None:
+        """Its edge is asked to draft by this from now on."""
+        self.directive = directive
 
     def offer(self, block: DraftBlock, now: float) -> None:
-        """Take a block into the buffer.
+        """Take a block of its edge's drafts. Raises ProtocolError, as `DraftStream.offer` does."""
+        if self.stream.offer(block, self.tokens, now):
+            if self.buffer:
+                self.edge_late = False
+            self._choose_drafts()
 
-        Raises ProtocolError on a gap, on a rewrite inside one epoch, and beyond `max_window`.
+    def launched(self, *, chooses_one: bool) -> None:
+        """It is in a step whose outcome is not known yet.
+
+        `chooses_one`: the step does nothing for it but choose its next token, and it overlaps; so
+        it can be seated behind that token already.
         """
-        self._check_room(len(block.tokens))  # of a stale block, too: it is refused at any moment
-        if block.epoch < self.epoch or (block.epoch == self.epoch and self.epoch_dead):
-            return
-        new = block.epoch > self.epoch
-        # An epoch begins where the verdict ended that contradicted the one before.
-        answers_s = self._sent_s.get(block.position) if new else None
-        self.history.arrived(block, answers_s, now)
-        if new:
-            self.epoch, self.epoch_dead = block.epoch, False
-            self._forget_buffer()
-        end = len(self.tokens) + len(self.buffer)
-        if block.position > end:
-            raise ProtocolError(
-                f"draft block starts at position {block.position} but the stream ends at {end}: "
-                "send the tokens between, or start a new epoch"
-            )
-        for offset, token in enumerate(block.tokens):
-            position = block.position + offset
-            if position < len(self.tokens):
-                if token != self.tokens[position]:
-                    self._kill_epoch()
-                    return
-            elif position < end:
-                if token != self.buffer[position - len(self.tokens)]:
-                    raise ProtocolError(
-                        f"draft block rewrites position {position} inside epoch {block.epoch}: "
-                        "start a new epoch"
-                    )
-            else:
-                self.buffer.append(token)
-                self.acceptance.append(block.acceptance[offset])
-        self._check_room(len(self.buffer))
-        if self.buffer:
-            self.edge_late = False
-            self.block_complete = block.complete
-            self.block_arrived_s = now
+        self.num_in_flight += 1
+        self.num_pending += chooses_one
+        self.num_computed += chooses_one
 
-    def _check_room(self, num_waiting: int) -> None:
-        if num_waiting > self.max_window:
-            raise ProtocolError(
-                f"{num_waiting} draft tokens are waiting but at most {self.max_window} may: "
-                "keep to the window of the last directive"
-            )
+    def landed(self, *, chooses_one: bool) -> None:
+        """Undoes `launched`: the step's outcome is known, or will never be."""
+        self.num_in_flight -= 1
+        self.num_pending -= chooses_one
+        self.num_computed -= chooses_one
+
+    def computed(self, num_computed: int, num_context: int = 1) -> None:
+        """A step computed `num_context` of its committed tokens, and its drafts behind them.
+
+        `num_computed`: the committed tokens whose KV the verifier holds now.
+        """
+        self.num_computed = num_computed
+        self.num_prefilled += num_context - 1
+
+    def verified(
+        self,
+        source: Source,
+        num_drafted: int,
+        tokens: Sequence[int],
+        now: float,
+        *,
+        edge_late: bool,
+    ) -> list[int]:
+        """A step verified the first `num_drafted` drafts of a source, and chose `tokens`.
+
+        Returns what was committed of them.
+
+        `edge_late`: the step was not put off any longer for its edge, whose drafts had not come.
+        """
+        was_asked = self.directive.window > 0
+        num_accepted = len(tokens) - 1
+        if num_drafted:
+            self._sources[source].learn(num_drafted, num_accepted)
+        taken = self.commit(tokens, now)
+        if was_asked:
+            is_edge = source is Source.EDGE
+            self.edge_stats.count(num_drafted * is_edge, num_accepted * is_edge, len(taken))
+        self.edge_late |= edge_late
+        return taken
 
     def commit(self, tokens: Sequence[int], now: float) -> list[int]:
-        """Append what a step chose, up to a stop or the limit; returns what was appended.
+        """Append what a step chose, up to a stop or the limit; returns what was appended."""
+        taken = self._until_end(tokens)
+        is_first = self.num_output == self._num_resumed
+        self.tokens.extend(taken)
+        self._set_deadlines(len(taken), now, is_first=is_first)
+        if self.has_edge:
+            self.edge_stats.answered(len(self.tokens), now)
+        for drafts in self._sources.values():
+            drafts.committed(taken)
+        self._choose_drafts()
+        return taken
 
-        The rest of the buffer lives on if it agrees with all of it, else the epoch is dead.
-        """
+    def _until_end(self, tokens: Sequence[int]) -> list[int]:
         taken: list[int] = []
         for token in tokens:
             taken.append(token)
             if token in self.sampling.stop_token_ids:
                 self.finish_reason = FinishReason.STOP
-            elif self.num_output + len(taken) >= self.sampling.max_tokens:
+            elif len(taken) >= self.num_remaining:
                 self.finish_reason = FinishReason.LENGTH
             if self.finish_reason:
                 break
-        self.tokens.extend(taken)
-        self.committed_s = now
-        if self.has_edge:
-            self._sent_s[len(self.tokens)] = now
-            if len(self._sent_s) > _MAX_ROUNDS:
-                del self._sent_s[next(iter(self._sent_s))]
-        period_s = 1.0 / self.slo.tokens_per_s
-        self.due_s = now + period_s
-        ahead_s = now + period_s + _MAX_AHEAD_S
-        if self.num_output - len(taken) == self._num_resumed:
-            self.promised_s = self.aimed_s = now  # the rate begins with the first token
-        self.promised_s = min(self.promised_s + len(taken) * period_s, ahead_s)
-        self.aimed_s = min(self.aimed_s + len(taken) * period_s / _AIM, ahead_s)
-        overlap = min(len(taken), len(self.buffer))
-        if self.buffer[:overlap] != taken[:overlap]:
-            self._kill_epoch()
-        elif len(taken) >= len(self.buffer):
-            self._forget_buffer()
-        else:
-            del self.buffer[:overlap], self.acceptance[:overlap]
-        if self._ngram:
-            self._draft_ngram(self._ngram, taken)
         return taken
 
-    def _draft_ngram(self, drafter: NgramDrafter, taken: Sequence[int]) -> None:
-        drafter.extend(taken)
-        self.ngram_drafts = drafter.drafts(self._max_ngram)
-        acceptance = self.history.ngram_accepted / self.history.ngram_examined
-        self.ngram_acceptance = array("d", [acceptance]) * len(self.ngram_drafts)
+    def _set_deadlines(self, num_tokens: int, now: float, *, is_first: bool) -> None:
+        period_s = 1.0 / self.slo.tokens_per_s
+        self.committed_s = now
+        self.due_s = now + period_s
+        ahead_s = now + period_s + _MAX_AHEAD_S
+        if is_first:  # the rate begins with the first token
+            self.promised_s = self.aimed_s = now
+        self.promised_s = min(self.promised_s + num_tokens * period_s, ahead_s)
+        self.aimed_s = min(self.aimed_s + num_tokens * period_s / _AIM, ahead_s)
 
-    def _forget_buffer(self) -> None:
-        self.buffer.clear()
-        del self.acceptance[:]
-        self.block_complete = False
-
-    def _kill_epoch(self) -> None:
-        self.epoch_dead = True
-        self._forget_buffer()
+    def _choose_drafts(self) -> None:
+        sources = self._sources.values()
+        self.drafts = next((drafts for drafts in sources if drafts.tokens), self.stream)

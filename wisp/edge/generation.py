@@ -189,11 +189,12 @@ class EdgeGeneration:
 
     def _measure(self, verdict: Verdict) -> None:
         """The round trip: what the edge waited less what the server says it took (no clocks)."""
-        end = verdict.position + verdict.num_drafted
+        num_drafted = verdict.edge_drafts.num_drafted
+        end = verdict.position + num_drafted
         sent_s = None
         while self._sent and self._sent[0][0] < end:
             _, sent_s = self._sent.popleft()
-        if sent_s is not None and verdict.num_drafted:
+        if sent_s is not None and num_drafted:
             waited_s = time.monotonic() - sent_s
             self._metrics.round_trip_s.observe(max(0.0, waited_s - verdict.server_time_s))
 

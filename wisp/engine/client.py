@@ -51,10 +51,22 @@ _ERRORS: dict[str, type[WispError]] = {
     "protocol": ProtocolError,
     "internal": InternalError,
 }
+
+# How long the engine process may take to leave after Shutdown before it is killed. Chosen: a step
+# in flight ends and the estimator is saved in far less, and an operator does not wait longer.
 _STOP_GRACE_S = 10.0
+
+# How long an answer that a process sent before it ended may take through the socket. Chosen: both
+# ends live on one host, so that whatever was sent is there in milliseconds.
 _LAST_WORDS_S = 1.0
-_FRESH_S = 1.0  # a snapshot serves everybody for so long
-_SNAPSHOT_TIMEOUT_S = 10.0  # a step may be long
+
+# How long one snapshot of the sessions serves everybody who asks. Chosen: those who watch ask about
+# once in that time.
+_FRESH_S = 1.0
+
+# How long the engine may take to answer with a snapshot. Chosen: it answers between two steps, and
+# a step with a long prompt takes seconds on a slow target.
+_SNAPSHOT_TIMEOUT_S = 10.0
 
 
 def _error(kind: str, message: str, retry_after_s: float | None) -> WispError:

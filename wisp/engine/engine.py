@@ -6,36 +6,33 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 
-from wisp.core.batch import Batch, Seat
-from wisp.core.drafts import Verdict
-from wisp.core.edge_stats import count, learn, learn_ngram, observed_acceptance
+from wisp.core.batch import Batch
 from wisp.core.session import Session
 from wisp.engine.messages import (
     Close,
     Draft,
     Failed,
-    Forecast,
     FromEngine,
     Open,
-    SessionState,
     Shutdown,
     Snapshot,
-    StepReport,
     SwitchPolicy,
     TakeSnapshot,
     ToEngine,
     Verdicts,
 )
-from wisp.engine.step import InFlightStep, Pace
+from wisp.engine.outcomes import session_state, settle, step_report
+from wisp.engine.step import InFlightStep, Pace, forecast
 from wisp.errors import BadRequest, Overloaded, ProtocolError
 from wisp.estimator.keeper import Keeper
-from wisp.estimator.shape import mean_seat, shape_of
 from wisp.scheduler.admission import admission, until_one_ends_s
 from wisp.scheduler.base import Policy
 from wisp.scheduler.policy import PolicyChoice
 from wisp.verifier.base import Outcome, Verifier
 
 log = logging.getLogger(__name__)
+
+# What a client is told whose session cannot be served; the log says why.
 _FAILED = "the target failed on this session"
 
 
@@ -111,7 +108,7 @@ class Engine:
                     self._end(session)
             case TakeSnapshot():
                 now = self._clock()
-                states = [_state(session, now) for session in self.sessions.values()]
+                states = [session_state(session, now) for session in self.sessions.values()]
                 self._outbox.append(Snapshot(states))
             case SwitchPolicy(choice):
                 assert self._choose_policy, "the front lets no switch through without it"
@@ -129,12 +126,12 @@ class Engine:
             committed=request.committed,
             adapter=message.adapter,
             has_edge=message.has_edge,
+            overlaps=self._verifier.overlaps(request.sampling),
             max_window=self._max_window,
             max_ngram=self._max_ngram if request.speculation else 0,
             now=self._clock(),
         )
-        session.directive = self._policy.directive(session)
-        session.overlaps = self._verifier.overlaps(session.sampling)
+        session.asked(self._policy.directive(session))
         try:
             self._make_room(session)
             self._verifier.open(session)
@@ -197,7 +194,7 @@ class Engine:
         batch = self._policy.schedule(free, self._clock())
         if not batch:
             return None
-        step = InFlightStep(batch, self._forecast(batch), start_s, self._clock())
+        step = InFlightStep(batch, forecast(batch, self._policy.estimator), start_s, self._clock())
         if before:
             num_bound = sum(not self._is_free(seat.session) for seat in before.batch.seats)
             if not self._pace.may_follow(before, num_bound, step, self._policy.estimator):
@@ -258,80 +255,25 @@ class Engine:
     ) -> None:
         num_committed = [len(outcome.tokens) for outcome in outcomes]
         self._policy.observe(step.batch, num_committed, step_time_s, now)
-        alone_s = step.forecast.alone_s if step.forecast else 0.0
         verdicts = []
         for seat, outcome in zip(step.batch.seats, outcomes, strict=True):
             session = seat.session
             if self.sessions.get(session.id) is not session:
                 continue  # it was closed while the step ran
-            session.num_computed = outcome.computed_after(seat)
-            session.num_prefilled += seat.num_context - 1
+            session.computed(outcome.computed_after(seat), seat.num_context)
             if outcome.tokens:
-                verdict = self._commit(seat, outcome, step_time_s, alone_s, now)
+                verdict = settle(seat, outcome, self._policy, step, step_time_s, now)
                 verdicts.append((session.id, verdict))
                 if verdict.finish_reason:
                     self._end(session)
-        report = StepReport(
-            num_sessions=len(step.batch),
-            num_tokens=step.shape.num_tokens,
-            num_prefill=step.num_prefill,
-            num_drafted=sum(v.num_drafted for _, v in verdicts),
-            num_accepted=sum(v.num_accepted for _, v in verdicts),
-            num_ngram_drafted=sum(v.num_ngram_drafted for _, v in verdicts),
-            num_ngram_accepted=sum(v.num_ngram_accepted for _, v in verdicts),
-            num_committed=sum(len(v.tokens) for _, v in verdicts),
-            step_time_s=step_time_s,
+        report = step_report(
+            step,
+            [verdict for _, verdict in verdicts],
+            self._policy.marginal_cost,
+            step_time_s,
             loop_time_s=step_time_s + step.host_s + self._clock() - now,
-            forecast=step.forecast,
-            marginal_cost=self._policy.marginal_cost,
         )
         self._outbox.append(Verdicts(verdicts, report))
-
-    def _forecast(self, batch: Batch) -> Forecast | None:
-        estimator = self._policy.estimator
-        if estimator is None:
-            return None
-        shape = shape_of(batch)
-        return Forecast(
-            estimator.predict_s(shape),
-            estimator.upper_s(shape),
-            estimator.drift,
-            estimator.predict_s(mean_seat(shape)),
-        )
-
-    def _commit(
-        self, seat: Seat, outcome: Outcome, step_time_s: float, alone_s: float, now: float
-    ) -> Verdict:
-        session = seat.session
-        position = len(session.tokens)
-        num_drafted, num_accepted = len(seat.draft), outcome.num_accepted
-        if seat.is_ngram:
-            learn_ngram(session.history, num_drafted, num_accepted)
-            num_drafted = num_accepted = 0
-        else:
-            learn(session.history, session.acceptance[:num_drafted], num_accepted)
-        asked = session.directive.window > 0
-        tokens = session.commit(outcome.tokens, now)
-        if asked:
-            count(session.history, num_drafted, num_accepted, len(tokens))
-        session.edge_late |= seat.edge_late
-        session.directive = self._policy.directive(session)
-        logprobs = outcome.logprobs and outcome.logprobs[: len(tokens)]
-        return Verdict(
-            position=position,
-            tokens=tokens,
-            num_drafted=num_drafted,
-            num_accepted=min(num_accepted, len(tokens)),
-            num_ngram_drafted=len(seat.draft) - num_drafted,
-            num_ngram_accepted=min(outcome.num_accepted - num_accepted, len(tokens)),
-            directive=session.directive,
-            finish_reason=session.finish_reason,
-            logprobs=logprobs,
-            server_time_s=now - session.block_arrived_s if num_drafted else 0.0,
-            step_time_s=step_time_s,
-            alone_time_s=alone_s,
-            committed_s=now,
-        )
 
     def _fail(self, session: Session, failure: Failed) -> None:
         self._outbox.append(failure)
@@ -341,19 +283,3 @@ class Engine:
         del self.sessions[session.id]
         self._policy.ended(session)
         self._verifier.close(session)
-
-
-def _state(session: Session, now: float) -> SessionState:
-    history = session.history
-    return SessionState(
-        session_id=session.id,
-        prefilling=not session.decoding,
-        num_output=session.num_output,
-        num_buffered=len(session.buffer),
-        window=session.directive.window,
-        threshold=session.directive.threshold,
-        acceptance=observed_acceptance(history) if history.verified else None,
-        round_trip_s=history.round_trip_s,
-        draft_time_s=history.draft_time_s,
-        slack_s=session.due_s - now,
-    )

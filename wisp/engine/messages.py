@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from wisp.core.drafts import DraftBlock, Verdict
+from wisp.core.drafts import DraftBlock, DraftCounts, Source, Verdict
 from wisp.core.request import Request
 from wisp.core.slo import Slo
 from wisp.scheduler.policy import PolicyChoice
@@ -64,10 +64,10 @@ class Ready(Struct, frozen=True, tag=True):
 class Forecast(Struct, frozen=True):
     """What the estimator said of a step before it was taken."""
 
-    expected_s: float
-    upper_s: float  # 95 % of such steps take no longer
-    drift: float  # its recent error against the long-run one
-    alone_s: float  # a step that its mean seat has for itself
+    expected_s: float  # the time that such a step takes in the mean
+    upper_s: float  # the time that 95 % of such steps do not exceed
+    drift: float  # the estimator's recent error in units of its long-run one
+    alone_s: float  # the time of a step that its mean seat has for itself
 
     def error(self, step_time_s: float) -> float:
         """Of the expectation, relative to it."""
@@ -79,21 +79,19 @@ class StepReport(Struct, frozen=True, kw_only=True):
 
     num_sessions: int
     num_tokens: int
-    num_prefill: int  # of these, tokens of prompts
-    num_drafted: int
-    num_accepted: int
-    num_ngram_drafted: int
-    num_ngram_accepted: int
+    num_prefill: int  # how many of these are tokens of prompts
+    drafts: dict[Source, DraftCounts]  # how many of these are drafts, for every source
     num_committed: int
-    step_time_s: float  # inside the verifier
-    loop_time_s: float  # the whole turn of the engine loop, the step included
-    forecast: Forecast | None = None
-    marginal_cost: float | None = None  # of a draft token, in committed tokens
+    step_time_s: float  # spent inside the verifier
+    loop_time_s: float  # of the whole turn of the engine loop, the step included
+    forecast: Forecast | None = None  # None: the policy has no estimator
+    marginal_cost: float | None = None  # of a draft token, in committed tokens; None: unknown
 
     @property
     def num_plain(self) -> int:
         """The last committed token of each session that decodes."""
-        return self.num_tokens - self.num_prefill - self.num_drafted - self.num_ngram_drafted
+        num_drafted = sum(counts.num_drafted for counts in self.drafts.values())
+        return self.num_tokens - self.num_prefill - num_drafted
 
 
 class Verdicts(Struct, frozen=True, tag=True):
@@ -110,10 +108,10 @@ class SessionState(Struct, frozen=True, kw_only=True):
     num_buffered: int
     window: int
     threshold: float
-    acceptance: float | None  # of the edge's drafts, of late; None: none was examined
+    acceptance: float | None  # recent, of the edge's drafts; None: none was examined
     round_trip_s: float | None
-    draft_time_s: float | None  # of one token
-    slack_s: float  # until its next token is due
+    draft_time_s: float | None  # that the edge needs for one token
+    slack_s: float  # the time that is left until its next token is due
 
 
 class Snapshot(Struct, frozen=True, tag=True):

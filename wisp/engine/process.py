@@ -25,9 +25,18 @@ from wisp.errors import WispError
 from wisp.verifier.base import Verifier
 
 log = logging.getLogger(__name__)
+
+# The option of prctl(2) that asks for a signal when the parent dies, by definition in Linux's
+# <sys/prctl.h>; Python's standard library has no name for it.
 _PR_SET_PDEATHSIG = 1
+
+# How long a closing socket may take to hand over what was sent. Chosen: the front reads at once if
+# it lives, and nobody reads if it does not.
 _LINGER_MS = 1000
-_MAX_WAIT_S = 3600.0  # a turn with nothing to do is harmless, an overflow is not
+
+# The longest wait for a message. Chosen: a turn with nothing to do once an hour is harmless, while
+# a time beyond what the milliseconds of a poll can hold is an error.
+_MAX_WAIT_S = 3600.0
 
 
 class Pipe:

@@ -4,13 +4,28 @@ from __future__ import annotations
 
 from wisp.core.batch import Batch, Seat
 from wisp.core.session import Session
+from wisp.core.smoothing import smoothed
 from wisp.engine.messages import Forecast
 from wisp.estimator.base import Estimator
-from wisp.estimator.shape import SeatedShape, shape_of
+from wisp.estimator.shape import SeatedShape, mean_seat, shape_of
 from wisp.verifier.base import Collect, Verifier
 
-_SPARE = 1.5  # of the time that a launch takes, that it is begun before the target is free
-_WAKE_S = 1e-3  # and so much earlier: a wait for messages ends on a whole millisecond
+# Times what deciding and launching take, that both begin before the target is expected to be free.
+# Chosen: half as much again as usual, for a target that waits costs everybody and drafts that come
+# this little later cost one session one step.
+_SPARE = 1.5
+
+# By how much earlier still. Chosen: a wait for messages ends on a whole millisecond, for ZeroMQ
+# counts in these.
+_WAKE_S = 1e-3
+
+# Weight of the newest step in the smoothed times of the host and in the share of sessions that
+# return. Chosen: a memory of five steps, over which they change little.
+_NEWEST = 0.2
+
+# Weight of the newest step in the share of steps launched while another ran. Chosen: a memory of
+# 20 steps, since each is either one or not.
+_NEWEST_AHEAD = 0.05
 
 
 class InFlightStep:
@@ -25,30 +40,37 @@ class InFlightStep:
         self.begun_s = now  # or when the step before it was over, if that is later
         self.host_s = now - start_s  # what the host did for it while the target need not work
         self.collect: Collect | None = None
-        self._pending = [seat.session.overlaps and _only_decodes(seat) for seat in batch.seats]
+        self._chooses_one = [_chooses_one(seat) for seat in batch.seats]
 
     def launch(self, verifier: Verifier) -> None:
         self.collect = verifier.launch(self.batch)
-        for seat, pending in zip(self.batch.seats, self._pending, strict=True):
-            session = seat.session
-            session.num_in_flight += 1
-            session.num_pending += pending
-            session.num_computed += pending
+        for seat, chooses_one in zip(self.batch.seats, self._chooses_one, strict=True):
+            seat.session.launched(chooses_one=chooses_one)
 
     def landed(self) -> None:
         """Its outcomes are known, or never will be."""
         if self.collect is None:
             return
         self.collect = None
-        for seat, pending in zip(self.batch.seats, self._pending, strict=True):
-            session = seat.session
-            session.num_in_flight -= 1
-            session.num_pending -= pending
-            session.num_computed -= pending
+        for seat, chooses_one in zip(self.batch.seats, self._chooses_one, strict=True):
+            seat.session.landed(chooses_one=chooses_one)
 
 
-def _only_decodes(seat: Seat) -> bool:
-    return seat.num_tokens == 1 and seat.chooses
+def forecast(batch: Batch, estimator: Estimator | None) -> Forecast | None:
+    if estimator is None:
+        return None
+    shape = shape_of(batch)
+    return Forecast(
+        estimator.predict_s(shape),
+        estimator.upper_s(shape),
+        estimator.drift,
+        estimator.predict_s(mean_seat(shape)),
+    )
+
+
+def _chooses_one(seat: Seat) -> bool:
+    """All that the step does for the session is to choose its next token, and it overlaps."""
+    return seat.session.overlaps and seat.num_tokens == 1 and seat.chooses
 
 
 class Pace:
@@ -68,8 +90,8 @@ class Pace:
 
     def launched(self, lead_s: float, *, ahead: bool) -> None:
         """`ahead`: while another step ran."""
-        self._lead_s += 0.2 * (lead_s - self._lead_s)
-        self.ahead += 0.05 * (ahead - self.ahead)
+        self._lead_s = smoothed(self._lead_s, lead_s, _NEWEST)
+        self.ahead = smoothed(self.ahead, ahead, _NEWEST_AHEAD)
 
     def runs(self, step: InFlightStep) -> None:
         """It is the only one that was launched."""
@@ -84,11 +106,11 @@ class Pace:
         return time_s
 
     def taken_in(self, step: InFlightStep, rest_s: float) -> None:
-        self._rest_s += 0.2 * (rest_s - self._rest_s)
+        self._rest_s = smoothed(self._rest_s, rest_s, _NEWEST)
         sessions = [seat.session for seat in step.batch.seats if not seat.session.num_in_flight]
         if sessions:
             returning = sum(map(_has_more, sessions)) / len(sessions)
-            self._returning += 0.2 * (returning - self._returning)
+            self._returning = smoothed(self._returning, returning, _NEWEST)
 
     def may_follow(
         self,

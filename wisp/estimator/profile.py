@@ -177,7 +177,7 @@ class _Run:
         complete = True
         for seat, outcome in zip(batch.seats, outcomes, strict=True):
             complete &= bool(outcome.tokens) or not seat.chooses
-            seat.session.num_computed = outcome.computed_after(seat)
+            seat.session.computed(outcome.computed_after(seat), seat.num_context)
             if outcome.tokens:
                 seat.session.commit(outcome.tokens, end_s)
         if complete and batch and self._is_warm(shape.num_tokens):

@@ -88,44 +88,48 @@ def attend(
     queries = query[0].transpose(0, 1).index_select(0, batch.queries)
     queries = queries.view(-1, size, num_kv, num_heads // num_kv, query.shape[3]).transpose(1, 2)
     queries = queries.reshape(queries.shape[0], num_kv, -1, query.shape[3])
-    tiles = queries.mul_(scale).unbind()
-    outputs = [_attend(group, tiles, layer) for group in batch.groups]
+    tiles = queries.unbind()
+    outputs = [_attend(group, tiles, layer, scale) for group in batch.groups]
     output = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
     output = output.view(-1, num_kv, size, num_heads // num_kv, value.shape[3]).transpose(1, 2)
     output = output.reshape(-1, num_heads, value.shape[3]).index_select(0, batch.places)
     return output.unsqueeze(0), None
 
 
-def _attend(group: Group, queries: Sequence[Tensor], layer: Layer) -> Tensor:
+def _attend(group: Group, queries: Sequence[Tensor], layer: Layer, scale: float) -> Tensor:
     """The output of a group's tiles: [its tiles, kv heads, queries * group, head dim].
 
-    `queries` are those of all tiles, already scaled: each [kv heads, queries * group, head dim].
+    `queries` are those of all tiles, each [kv heads, queries * group, head dim].
 
     A product is of one tile and one block, for all key heads: even the number of products that are
     asked for at once is the same always, since a library may choose its kernels by that, too. A
     block that a query may not look at adds zeros to its sums, which changes no bit; the largest
     score is the same in whatever order it is looked for; and blocks are added in order.
     """
-    num_tiles, num_blocks = group.num_tiles, group.num_blocks
-    by_tile = (num_tiles, num_blocks, *queries[0].shape[:2], -1)
-    scores = layer.keys.new_empty(len(group.blocks), *queries[0].shape[:2], group.bias.shape[-1])
-    for tile, block, result in zip(group.tiles, group.blocks, scores.unbind(), strict=True):
-        torch.bmm(queries[tile], layer.key_blocks.select(0, block), out=result)
-    scores += group.bias
-    largest = scores.amax(-1, keepdim=True)
+    num_blocks, shape = group.num_blocks, queries[0].shape
+    scores = layer.keys.new_empty(len(group.blocks), *shape[:2], layer.key_blocks.shape[3])
+    by_pair = scores.unbind()
+    for tile, block, bias, result in zip(
+        group.tiles, group.blocks, group.bias, by_pair, strict=True
+    ):
+        keys = layer.key_blocks.select(0, block)
+        torch.baddbmm(bias, queries[tile], keys, alpha=scale, out=result)
     if num_blocks > 1:
-        largest = largest.view(by_tile).amax(1, keepdim=True)
-    weights = scores.view(by_tile).sub_(largest.view(num_tiles, -1, *largest.shape[-3:])).exp_()
-    sums = weights.sum(-1, keepdim=True)
+        scores = scores.view(-1, num_blocks, *scores.shape[1:])
+    largest = scores.amax(-1, keepdim=True)
+    scores.sub_(largest.amax(1, keepdim=True) if num_blocks > 1 else largest).exp_()
+    sums = scores.sum(-1, keepdim=True)
     if num_blocks > 1:  # a running sum adds from the front, so zeros behind it do not change it
-        sums = sums.cumsum(1)[:, -1:]
-    outputs: list[Tensor] = []
-    for index, (weight, block) in enumerate(zip(scores.unbind(), group.blocks, strict=True)):
+        sums = sums.cumsum(1)[:, -1]
+    output = layer.values.new_empty(group.num_tiles, *shape[:2], layer.values.shape[2])
+    by_tile = output.unbind()
+    for index, (weights, block) in enumerate(zip(by_pair, group.blocks, strict=True)):
+        values, result = layer.value_blocks.select(0, block), by_tile[index // num_blocks]
         if index % num_blocks == 0:
-            outputs.append(torch.bmm(weight, layer.value_blocks.select(0, block)))
+            torch.bmm(weights, values, out=result)
         else:
-            outputs[-1].baddbmm_(weight, layer.value_blocks.select(0, block))
-    return torch.stack(outputs).div_(sums[:, 0])
+            result.baddbmm_(weights, values)
+    return output.div_(sums)
 
 
 def _note_unsupported(cache: SlotCache, options: dict[str, Any]) -> None:

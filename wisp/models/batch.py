@@ -68,7 +68,7 @@ class Group:
     # One of each for each pair of a tile and a block, tile after tile, blocks by position:
     tiles: list[int]
     blocks: list[int]  # indices into the cache
-    bias: Tensor  # [pairs, 1, queries * group, keys]: 0 where a query may look, else -inf
+    bias: Sequence[Tensor]  # [queries * group, keys]: 0 where a query may look, else -inf
 
 
 @dataclass(slots=True)
@@ -183,7 +183,7 @@ def _groups(
                 num_blocks,
                 [index for index in range(first, stop) for _ in range(num_blocks)],
                 [tile.first_block + block for tile in members for block in range(num_blocks)],
-                causal_bias(starts, num_blocks, shape, dtype).unsqueeze(1),
+                causal_bias(starts, num_blocks, shape, dtype).unbind(),
             )
         )
         first = stop

@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
-from transformers.activations import SiLUActivation
 from transformers.utils import logging as transformers_logging
 
 from wisp.errors import ConfigError
 from wisp.models import attention
 from wisp.models.batch import KEYS, QUERIES, Item, Shape, lay_out, round_up
-from wisp.models.linear import tile_linears
+from wisp.models.layers import replace_layers
 
 __all__ = ["Item", "SlotModel"]
 
@@ -68,8 +67,7 @@ class SlotModel:
         except (OSError, ValueError) as error:
             raise ConfigError(f"the model in {directory} cannot be loaded: {error}") from error
         if self.device.type == "cpu":
-            tile_linears(model)
-            _replace_silu(model)
+            replace_layers(model)
         return model.to(self.device).eval().requires_grad_(False)
 
     @torch.inference_mode()
@@ -120,26 +118,6 @@ class SlotModel:
             raise ConfigError(
                 f"{cannot}its attention sees {window} tokens only: set the longest sequence to that"
             )
-
-
-class _Silu(nn.Module):
-    """x * sigmoid(x), the same bits for an element wherever it lies.
-
-    torch's own kernel rounds differently at the ragged end of what a thread works on, and where
-    that is depends on the number of tokens if there are several threads.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x / x.neg().exp_().add_(1.0)
-
-
-def _replace_silu(model: nn.Module) -> None:
-    if torch.get_num_threads() == 1:  # whole rows of 4 tokens leave no ragged end
-        return
-    for parent in list(model.modules()):
-        for name, child in parent.named_children():
-            if isinstance(child, nn.SiLU | SiLUActivation):
-                setattr(parent, name, _Silu())
 
 
 def _shape(max_len: int, group: int, device: torch.device) -> Shape:

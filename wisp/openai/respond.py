@@ -12,6 +12,7 @@ import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from wisp.core.drafts import DraftCounts, Source
 from wisp.core.request import Request
 from wisp.errors import InternalError, WispError
 from wisp.openai.backend import Backend, Generation
@@ -77,8 +78,7 @@ class Completion:
         """OpenAI's counts, and WISP's own under the key `wisp`."""
         counts = self._answer.counts
         num_prompt = len(self._request.prompt)
-        drafted, steps = counts.num_drafted, counts.num_steps
-        alone_s = counts.alone_time_s
+        steps, alone_s = counts.num_steps, counts.alone_time_s
         return {
             "prompt_tokens": num_prompt,
             "completion_tokens": counts.num_tokens,
@@ -86,11 +86,7 @@ class Completion:
             "wisp": {
                 "seed": self._request.sampling.seed,
                 "steps": steps,
-                "drafted_tokens": drafted,
-                "accepted_tokens": counts.num_accepted,
-                "acceptance": counts.num_accepted / drafted if drafted else None,
-                "ngram_drafted_tokens": counts.num_ngram_drafted,
-                "ngram_accepted_tokens": counts.num_ngram_accepted,
+                **_draft_usage(counts.drafts),
                 "tokens_per_step": counts.num_tokens / steps if steps else None,
                 "mean_step_s": counts.step_time_s / steps if steps else None,
                 "interference": counts.step_time_s / alone_s if alone_s else None,
@@ -98,6 +94,19 @@ class Completion:
                 **self._stats,
             },
         }
+
+
+def _draft_usage(drafts: dict[Source, DraftCounts]) -> dict[str, Any]:
+    """An edge's drafts under plain names, those of other sources under theirs."""
+    edge = drafts[Source.EDGE]
+    usage: dict[str, Any] = {
+        "acceptance": edge.num_accepted / edge.num_drafted if edge.num_drafted else None
+    }
+    for source, counts in drafts.items():
+        prefix = "" if source is Source.EDGE else f"{source}_"
+        usage[f"{prefix}drafted_tokens"] = counts.num_drafted
+        usage[f"{prefix}accepted_tokens"] = counts.num_accepted
+    return usage
 
 
 class Answering(Response):

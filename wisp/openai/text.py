@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from wisp.core.drafts import TokenLogprob, Verdict
+from wisp.core.drafts import DraftCounts, Source, TokenLogprob, Verdict
 from wisp.core.request import FinishReason, Sampling
 from wisp.models.tokenizer import Detokenizer, Tokenizer
 
@@ -25,9 +25,9 @@ class Delta:
     """A piece of the answer. Only the last one has a finish_reason; its text may be empty."""
 
     text: str
-    segments: list[tuple[str, bool]]  # the text in parts; true: it came from accepted drafts
+    segments: list[tuple[str, bool]]  # the text in parts; true: from accepted drafts of an edge
     num_tokens: int
-    num_accepted: int  # of these tokens, those from accepted drafts
+    num_accepted: int  # of these tokens, accepted drafts of an edge
     logprobs: list[Entry]
     finish_reason: FinishReason | None = None
 
@@ -37,11 +37,10 @@ class Counts:
     """Of a whole answer. The end token counts; tokens behind a stop string do not."""
 
     num_steps: int = 0
-    num_drafted: int = 0
-    num_accepted: int = 0
-    num_ngram_drafted: int = 0
-    num_ngram_accepted: int = 0
     num_tokens: int = 0
+    drafts: dict[Source, DraftCounts] = field(
+        default_factory=lambda: dict.fromkeys(Source, DraftCounts())
+    )
     step_time_s: float = 0.0  # of all its steps
     alone_time_s: float = 0.0  # if their mean seat had had them for itself
 
@@ -123,10 +122,8 @@ class Answer:
         self.counts.num_steps += 1
         self.counts.step_time_s += verdict.step_time_s
         self.counts.alone_time_s += verdict.alone_time_s
-        self.counts.num_drafted += verdict.num_drafted
-        self.counts.num_accepted += verdict.num_accepted
-        self.counts.num_ngram_drafted += verdict.num_ngram_drafted
-        self.counts.num_ngram_accepted += verdict.num_ngram_accepted
+        drafts = DraftCounts(verdict.num_drafted, verdict.num_accepted)
+        self.counts.drafts[verdict.source] += drafts
         text = ""
         for group in self._groups(verdict):
             text += self._take(group)
@@ -139,7 +136,7 @@ class Answer:
         return self._delta(text, FinishReason.STOP if stopped else verdict.finish_reason)
 
     def _groups(self, verdict: Verdict) -> Iterator[_Group]:
-        accepted, num_text = verdict.num_accepted, len(verdict.tokens)
+        accepted, num_text = verdict.edge_drafts.num_accepted, len(verdict.tokens)
         if verdict.finish_reason is FinishReason.STOP:
             num_text -= 1
         tokens, end = verdict.tokens[:num_text], verdict.tokens[num_text:]

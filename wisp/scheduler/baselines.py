@@ -135,7 +135,7 @@ class Sled(Policy):
     def _arrived_s(self, session: Session, now: float) -> float:
         """When the session joined the queue: with its drafts, its deadline or its last token."""
         if session.buffer:
-            return max(session.block_arrived_s, session.committed_s)
+            return max(session.stream.arrived_s, session.committed_s)
         waits = session.decoding and session.waits_for_edge
         return session.due_s if waits else session.committed_s
 
@@ -206,6 +206,6 @@ class WispPaper(Policy):
         session = seat.session
         if session.promised_s < horizon_s:
             return 0, session.promised_s, seat
-        cumulative = accumulate(session.acceptance[: len(seat.draft)], mul)
+        cumulative = accumulate(session.stream.acceptance[: len(seat.draft)], mul)
         time_s = self.estimator.predict_s(shape_of(Batch([seat])))
         return 1, -(1.0 + sum(cumulative)) / max(time_s, 1e-9), seat

@@ -8,7 +8,7 @@ from collections.abc import Collection
 import numpy as np
 from numpy.typing import NDArray
 
-from wisp.core.edge_stats import cumulative_acceptance
+from wisp.core.acceptance import cumulative_acceptance
 from wisp.core.session import Session
 
 Floats = NDArray[np.float64]
@@ -30,10 +30,10 @@ class Columns:
         self.length = _ints([len(s.tokens) + s.num_pending for s in rows])
         self.missing = self.length - _ints([s.num_computed for s in rows])
         self.decoding: Bools = self.missing == 1
-        self.buffered = _ints([len(s.buffer) for s in rows])
-        self._drafts = [s.acceptance if s.buffer else s.ngram_acceptance for s in rows]
+        self.buffered = _ints([len(s.stream.tokens) for s in rows])
+        self._drafts = [s.drafts.acceptance for s in rows]
         self._num_drafts = _ints([len(drafts) for drafts in self._drafts])
-        self._calibration = [s.history.calibration if s.buffer else 1.0 for s in rows]
+        self._calibration = [s.drafts.calibration for s in rows]
         # The last token is the target's own; drafts behind a prompt wait for its first token.
         most = _ints([s.end for s in rows]) - self.length - 1
         pending = _ints([s.num_pending for s in rows])  # drafts wait for the token before them
@@ -41,7 +41,7 @@ class Columns:
         np.minimum(self.usable, _MAX_DRAFTS, out=self.usable)
         # As Session.waits_for_edge and edge_resting, which cost a call for each session.
         hoped = [
-            0 if s.block_complete or s.edge_late or not s.has_edge else s.directive.window
+            0 if s.stream.complete or s.edge_late or not s.has_edge else s.directive.window
             for s in rows
         ]
         wanted = np.minimum(np.minimum(_ints(hoped), block_tokens), most)
@@ -54,7 +54,7 @@ class Columns:
         found = np.full(len(self.sessions), -np.inf)
         for row in np.flatnonzero(self.waiting).tolist():
             session = self.sessions[row]
-            usual_s = _LATE * session.history.usual_s(self._block_tokens)
+            usual_s = _LATE * session.edge_stats.usual_s(self._block_tokens)
             found[row] = session.committed_s + min(usual_s, 2.0 / session.slo.tokens_per_s)
         return found
 

@@ -6,7 +6,7 @@ import math
 from typing import NamedTuple
 
 from wisp.core.drafts import REST, Directive
-from wisp.core.edge_stats import EdgeHistory, forget, observed_acceptance
+from wisp.core.edge_stats import EdgeStats
 from wisp.core.session import Session
 
 _ENTER, _LEAVE = 1.06, 1.01  # gain at which a resting edge starts, and a drafting one stops
@@ -33,18 +33,18 @@ class Load(NamedTuple):
     scarce: bool = False  # plain decoding cannot hold what was promised, cheaper drafts may
 
 
-def time_per_token_s(history: EdgeHistory, load: Load) -> float:
+def time_per_token_s(edge: EdgeStats, load: Load) -> float:
     """Of a session that is not decoded while it waits for drafts, by renewal over epochs.
 
     An epoch commits 1 / (1 - p) tokens (the last is the target's own). It takes the drafting of
     each, and once the round trip and the step that found the contradiction; all else overlaps.
     """
-    p = observed_acceptance(history)
-    away_s = _round_trip_s(history) + load.step_s
-    return (history.draft_time_s or 0.0) + (1.0 - p) * away_s
+    p = edge.acceptance.rate
+    away_s = _round_trip_s(edge) + load.step_s
+    return (edge.draft_time_s or 0.0) + (1.0 - p) * away_s
 
 
-def gain(history: EdgeHistory, load: Load) -> float:
+def gain(edge: EdgeStats, load: Load) -> float:
     """Tokens with drafts over tokens without, in the same time of the target.
 
     Of `committed` tokens `from_edge` took no choice of their own, but `verified` draft tokens and
@@ -52,12 +52,12 @@ def gain(history: EdgeHistory, load: Load) -> float:
     the others alone. A session that is left waiting for its drafts must in addition be faster than
     without them.
     """
-    own = max(1.0, history.committed - history.from_edge)
-    paid = load.marginal_cost * history.verified + load.round_cost * history.rounds
-    found = 1.0 + (history.from_edge - paid) / own
+    own = max(1.0, edge.committed - edge.from_edge)
+    paid = load.marginal_cost * edge.verified + load.round_cost * edge.rounds
+    found = 1.0 + (edge.from_edge - paid) / own
     if load.eager:
         return found
-    return min(found, load.plain_s / max(time_per_token_s(history, load), 1e-9))
+    return min(found, load.plain_s / max(time_per_token_s(edge, load), 1e-9))
 
 
 class SpeculationController:
@@ -72,55 +72,53 @@ class SpeculationController:
         self._max_window = max_window
 
     def directive(self, session: Session, load: Load) -> Directive:
-        """At `session.committed_s`; keeps the session's switching state in its history."""
-        history, now = session.history, session.committed_s
+        """At `session.committed_s`; keeps the switching state in the session's edge statistics."""
+        edge, now = session.edge_stats, session.committed_s
         if not session.has_edge or self._first.window == 0:
             return REST
-        if history.num_committed < _MIN_COMMITTED and history.probed_from is None:
+        if edge.num_committed < _MIN_COMMITTED and edge.probed_from is None:
             return self._first  # too little is known yet
-        if history.switched_s is None:
-            history.switched_s = now - _DWELL_S
-        elapsed_s = now - history.switched_s
-        if history.probed_from is not None:
-            return self._probing(history, load, now)
+        since_s = edge.switched_s
+        if since_s is None:
+            since_s = now - _DWELL_S
+            edge.switched(since_s)
+        if edge.probed_from is not None:
+            return self._probing(edge, load, now)
+        elapsed_s = now - since_s
         drafting = session.directive.window > 0
         if elapsed_s < _DWELL_S:
-            return self._drafting(history, load) if drafting else REST
-        if gain(history, load) >= (_LEAVE if drafting else _ENTER):
+            return self._drafting(edge, load) if drafting else REST
+        if gain(edge, load) >= (_LEAVE if drafting else _ENTER):
             if not drafting:
-                history.switched_s = now
-            return self._drafting(history, load)
+                edge.switched(now)
+            return self._drafting(edge, load)
         if drafting:
-            history.switched_s = now
-        elif elapsed_s >= _PROBE_S * 2.0 ** min(history.num_failed_probes, _MAX_DOUBLINGS):
-            forget(history)
-            history.probed_from, history.switched_s = history.num_committed, now
-            return self._drafting(history, load)
+            edge.switched(now)
+        elif elapsed_s >= _PROBE_S * 2.0 ** min(edge.num_failed_probes, _MAX_DOUBLINGS):
+            edge.probe_begun(now)
+            return self._drafting(edge, load)
         return REST
 
-    def window(self, history: EdgeHistory, load: Load) -> int:
+    def window(self, edge: EdgeStats, load: Load) -> int:
         """Draft-ahead: a block, and what is drafted while its verdict is under way."""
-        away_s = _round_trip_s(history) + load.step_s
-        ahead = away_s / history.draft_time_s if history.draft_time_s else float(self._first.window)
+        away_s = _round_trip_s(edge) + load.step_s
+        ahead = away_s / edge.draft_time_s if edge.draft_time_s else float(self._first.window)
         return max(1, min(self._max_window, self._block_tokens + math.ceil(ahead)))
 
-    def _drafting(self, history: EdgeHistory, load: Load) -> Directive:
+    def _drafting(self, edge: EdgeStats, load: Load) -> Directive:
         threshold = min(0.95, max(_MIN_THRESHOLD, load.marginal_cost))
-        return Directive(self.window(history, load), threshold)
+        return Directive(self.window(edge, load), threshold)
 
-    def _probing(self, history: EdgeHistory, load: Load, now: float) -> Directive:
+    def _probing(self, edge: EdgeStats, load: Load, now: float) -> Directive:
         """Draft for a while, and judge by that alone."""
-        assert history.probed_from is not None
-        on_the_way = _round_trip_s(history) / max(load.step_s, 1e-9)
-        if history.num_committed - history.probed_from < _PROBE_COMMITTED + on_the_way:
-            return self._drafting(history, load)
-        history.probed_from, history.switched_s = None, now
-        if gain(history, load) >= _ENTER:
-            history.num_failed_probes = 0
-            return self._drafting(history, load)
-        history.num_failed_probes += 1
-        return REST
+        assert edge.probed_from is not None
+        on_the_way = _round_trip_s(edge) / max(load.step_s, 1e-9)
+        if edge.num_committed - edge.probed_from < _PROBE_COMMITTED + on_the_way:
+            return self._drafting(edge, load)
+        paid = gain(edge, load) >= _ENTER
+        edge.probe_ended(now, paid=paid)
+        return self._drafting(edge, load) if paid else REST
 
 
-def _round_trip_s(history: EdgeHistory) -> float:
-    return 0.0 if history.round_trip_s is None else history.round_trip_s
+def _round_trip_s(edge: EdgeStats) -> float:
+    return 0.0 if edge.round_trip_s is None else edge.round_trip_s

@@ -5,9 +5,9 @@ from collections.abc import Collection, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from wisp.core.acceptance import cumulative_acceptance
 from wisp.core.batch import Batch, Seat
 from wisp.core.drafts import Directive
-from wisp.core.edge_stats import cumulative_acceptance
 from wisp.core.session import Session
 from wisp.core.slo import Slo
 from wisp.estimator.base import Estimator
@@ -127,8 +127,8 @@ class Wisp(Policy):
 
     def _sits_out(self, session: Session) -> bool:
         """Its drafts are worth this step and the one behind theirs, which it will sit out, too."""
-        ahead = np.frombuffer(session.acceptance)[None, : self._block_tokens]
-        worth = cumulative_acceptance(ahead, np.array([session.history.calibration])).sum()
+        ahead = np.frombuffer(session.stream.acceptance)[None, : self._block_tokens]
+        worth = cumulative_acceptance(ahead, np.array([session.stream.calibration])).sum()
         return bool(worth > 2.0 * self.load.round_cost)
 
     def _gauge(self, columns: Columns, cumulative: Floats) -> None:
@@ -182,7 +182,7 @@ def _batch(columns: Columns, plan: Plan, num_drafts: Ints) -> Batch:
     rows = np.flatnonzero(plan.decodes)
     counts = num_drafts[rows].tolist()
     seats = [
-        Seat(session, 1, (session.buffer or session.ngram_drafts)[:count], not session.buffer)
+        Seat(session, 1, session.drafts.tokens[:count], session.drafts.source)
         for session, count in zip(map(sessions.__getitem__, rows.tolist()), counts, strict=True)
     ]
     late = plan.urgent & columns.waiting & (columns.buffered == 0)

@@ -92,8 +92,8 @@ class WispServicer(wisp_pb2_grpc.WispServicer):
         return self._service.open(*wire.decode_open(first))
 
     def _stamp(self, verdict: Verdict) -> Verdict:
-        """With the time until it leaves this process, where it answers a block."""
-        if not verdict.num_drafted:
+        """With the time until it leaves this process, where it answers a block of the edge's."""
+        if not verdict.edge_drafts.num_drafted:
             return verdict
         server_time_s = verdict.server_time_s + time.monotonic() - verdict.committed_s
         self._telemetry.metrics.round_overhead_s.observe(server_time_s - verdict.step_time_s)

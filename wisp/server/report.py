@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+from wisp.core.drafts import Source
 from wisp.engine.messages import Forecast, SessionState, Snapshot, StepReport
 from wisp.server.telemetry import (
     ClassRecord,
@@ -70,8 +71,10 @@ def _batch(steps: Sequence[StepReport], elapsed_s: float) -> BatchStats | None:
         num_sessions=mean(lambda step: step.num_sessions),
         num_tokens=mean(lambda step: step.num_tokens),
         num_prefill=mean(lambda step: step.num_prefill),
-        num_drafted=mean(lambda step: step.num_drafted),
-        num_ngram_drafted=mean(lambda step: step.num_ngram_drafted),
+        num_drafted={
+            source: sum(step.drafts[source].num_drafted for step in steps) / len(steps)
+            for source in Source
+        },
         num_plain=mean(lambda step: step.num_plain),
     )
 

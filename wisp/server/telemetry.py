@@ -141,7 +141,7 @@ class Telemetry:
             self.metrics.first_token_s.observe(now - record.opened_s)
         in_time = record.attainment.add(num_tokens, now)
         record.recent.add(now, num_tokens)
-        record.num_verified += verdict.num_drafted
+        record.num_verified += verdict.edge_drafts.num_drafted
         kind = self.classes[slo.name]
         kind.num_tokens += num_tokens
         kind.num_in_time += in_time
@@ -193,11 +193,10 @@ class Telemetry:
         metrics.step_sessions.observe(step.num_sessions)
         metrics.step_tokens.observe(step.num_tokens)
         metrics.committed.inc(step.num_committed)
-        metrics.verified.inc(step.num_drafted)
-        metrics.accepted.inc(step.num_accepted)
-        metrics.rejected.inc(step.num_drafted - step.num_accepted)
-        metrics.ngram_drafts.inc(step.num_ngram_drafted)
-        metrics.accepted_ngram_drafts.inc(step.num_ngram_accepted)
+        for source, counts in step.drafts.items():
+            metrics.verified.labels(source).inc(counts.num_drafted)
+            metrics.accepted.labels(source).inc(counts.num_accepted)
+            metrics.rejected.labels(source).inc(counts.num_drafted - counts.num_accepted)
         if forecast := step.forecast:
             metrics.step_error.observe(forecast.error(step.step_time_s))
             metrics.step_over_upper.inc(step.step_time_s > forecast.upper_s)

@@ -7,11 +7,18 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class Source(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    SOURCE_EDGE: _ClassVar[Source]
+    SOURCE_NGRAM: _ClassVar[Source]
+
 class FinishReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     FINISH_REASON_UNSPECIFIED: _ClassVar[FinishReason]
     FINISH_REASON_STOP: _ClassVar[FinishReason]
     FINISH_REASON_LENGTH: _ClassVar[FinishReason]
+SOURCE_EDGE: Source
+SOURCE_NGRAM: Source
 FINISH_REASON_UNSPECIFIED: FinishReason
 FINISH_REASON_STOP: FinishReason
 FINISH_REASON_LENGTH: FinishReason
@@ -148,7 +155,7 @@ class Draft(_message.Message):
     def __init__(self, epoch: _Optional[int] = ..., position: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., acceptance: _Optional[bytes] = ..., draft_time_s: _Optional[float] = ..., complete: bool = ...) -> None: ...
 
 class Verdict(_message.Message):
-    __slots__ = ("position", "tokens", "num_drafted", "num_accepted", "directive", "finish_reason", "logprobs", "server_time_s", "step_time_s", "num_ngram_drafted", "num_ngram_accepted", "alone_time_s")
+    __slots__ = ("position", "tokens", "num_drafted", "num_accepted", "directive", "finish_reason", "logprobs", "server_time_s", "step_time_s", "alone_time_s", "source")
     POSITION_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     NUM_DRAFTED_FIELD_NUMBER: _ClassVar[int]
@@ -158,9 +165,8 @@ class Verdict(_message.Message):
     LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     SERVER_TIME_S_FIELD_NUMBER: _ClassVar[int]
     STEP_TIME_S_FIELD_NUMBER: _ClassVar[int]
-    NUM_NGRAM_DRAFTED_FIELD_NUMBER: _ClassVar[int]
-    NUM_NGRAM_ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     ALONE_TIME_S_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
     position: int
     tokens: _containers.RepeatedScalarFieldContainer[int]
     num_drafted: int
@@ -170,10 +176,9 @@ class Verdict(_message.Message):
     logprobs: _containers.RepeatedCompositeFieldContainer[TokenLogprob]
     server_time_s: float
     step_time_s: float
-    num_ngram_drafted: int
-    num_ngram_accepted: int
     alone_time_s: float
-    def __init__(self, position: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., num_drafted: _Optional[int] = ..., num_accepted: _Optional[int] = ..., directive: _Optional[_Union[Directive, _Mapping]] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., logprobs: _Optional[_Iterable[_Union[TokenLogprob, _Mapping]]] = ..., server_time_s: _Optional[float] = ..., step_time_s: _Optional[float] = ..., num_ngram_drafted: _Optional[int] = ..., num_ngram_accepted: _Optional[int] = ..., alone_time_s: _Optional[float] = ...) -> None: ...
+    source: Source
+    def __init__(self, position: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., num_drafted: _Optional[int] = ..., num_accepted: _Optional[int] = ..., directive: _Optional[_Union[Directive, _Mapping]] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., logprobs: _Optional[_Iterable[_Union[TokenLogprob, _Mapping]]] = ..., server_time_s: _Optional[float] = ..., step_time_s: _Optional[float] = ..., alone_time_s: _Optional[float] = ..., source: _Optional[_Union[Source, str]] = ...) -> None: ...
 
 class TokenLogprob(_message.Message):
     __slots__ = ("logprob", "top_tokens", "top_logprobs")
