@@ -25,10 +25,10 @@ from wisp.engine.messages import (
     TakeSnapshot,
     Verdicts,
 )
-from wisp.estimator.floor_and_slope import FloorAndSlope
-from wisp.estimator.shape import SeatedShape
+from wisp.estimator.shape import StepShape
 from wisp.estimator.step_time import StepTimeEstimator
 from wisp.scheduler.policy import POLICIES, Fcfs, PolicyName, make_policy
+from wisp.testing.floor_and_slope import FloorAndSlope
 from wisp.testing.verifier import ScriptedVerifier
 
 DIRECTIVE = Directive(window=8, threshold=0.3)
@@ -223,7 +223,7 @@ def test_a_report_says_what_was_expected_of_the_step(
     verifier.on_step = advance
     policy = make_policy(name, estimator=estimator, first=DIRECTIVE, batch_wait_s=0.0)
     engine = Engine(verifier, policy, max_window=16, clock=clock)
-    shape = SeatedShape(len(PROMPT), len(PROMPT), 9.0, 1)
+    shape = StepShape(len(PROMPT), len(PROMPT), 9.0, 1)
     alone_s = estimator.predict_s(shape)  # it is alone
     expected = Forecast(
         estimator.predict_s(shape), estimator.upper_s(shape), estimator.drift, alone_s

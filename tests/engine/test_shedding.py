@@ -11,8 +11,8 @@ from wisp.core.request import Sampling
 from wisp.core.slo import Slo
 from wisp.engine.engine import Engine
 from wisp.engine.messages import Failed, FromEngine, Open, ToEngine, Verdicts
-from wisp.estimator.floor_and_slope import FloorAndSlope
 from wisp.scheduler.policy import Fcfs, PolicyName, make_policy
+from wisp.testing.floor_and_slope import FloorAndSlope
 from wisp.testing.verifier import ScriptedVerifier
 
 DIRECTIVE = Directive(window=8, threshold=0.3)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from tests.scheduler.worlds import FIRST, Tiled, World, exact
 from wisp.core.slo import Slo
 from wisp.engine.messages import Failed
-from wisp.estimator.floor_and_slope import FloorAndSlope
 from wisp.scheduler.policy import POLICIES, PolicyName, make_policy
+from wisp.testing.floor_and_slope import FloorAndSlope
 
 
 def make_world(name: PolicyName = "wisp", seed: int = 0, max_step_tokens: int = 64) -> World:

@@ -13,13 +13,13 @@ from tests.scheduler.worlds import FIRST, Tiled, exact, make_session, value
 from wisp.core.batch import Batch, Seat
 from wisp.core.session import Session
 from wisp.estimator.base import Estimator
-from wisp.estimator.floor_and_slope import FloorAndSlope
-from wisp.estimator.shape import SeatedShape, shape_of
+from wisp.estimator.shape import StepShape, shape_of
 from wisp.estimator.step_time import StepTimeEstimator
 from wisp.scheduler.costs import Costs
 from wisp.scheduler.policy import make_policy
 from wisp.scheduler.speculation import Load
 from wisp.scheduler.wisp import Wisp
+from wisp.testing.floor_and_slope import FloorAndSlope
 
 ESTIMATORS: list[Callable[[], Estimator]] = [exact, Tiled, StepTimeEstimator]
 MAX_STEP_TOKENS = 512
@@ -98,7 +98,7 @@ def test_no_seat_breaks_a_deadline_that_the_urgent_alone_would_hold(
         for seat in batch.seats
         if seat.num_context > 1 or seat.session.aimed_s < horizon_s + EARLY_S
     ]
-    plain = SeatedShape(len(sessions), sum(len(s.tokens) for s in sessions), 0.0, len(sessions))
+    plain = StepShape(len(sessions), sum(len(s.tokens) for s in sessions), 0.0, len(sessions))
     if truth.predict_s(plain) * max(s.slo.tokens_per_s for s in sessions) <= 1.0:
         # There is time for all, and nobody is left out for another's sake.
         urgent = [Seat(seat.session, min(16, seat.num_context)) for seat in batch.seats]
@@ -217,8 +217,8 @@ def test_a_prompt_gets_the_room_that_is_left() -> None:
     assert {seat.session.id: seat.num_tokens for seat in batch.seats}[1] == MAX_STEP_TOKENS - 10
 
 
-@pytest.mark.parametrize("shape", [SeatedShape(64, 9000, 3e6, 20), SeatedShape(64, 9000, 0.0, 64)])
-def test_the_curve_says_what_the_estimator_says(shape: SeatedShape) -> None:
+@pytest.mark.parametrize("shape", [StepShape(64, 9000, 3e6, 20), StepShape(64, 9000, 0.0, 64)])
+def test_the_curve_says_what_the_estimator_says(shape: StepShape) -> None:
     truth = StepTimeEstimator()
     costs = Costs(truth, MAX_STEP_TOKENS)
     assert costs.mean.time_s(shape) == pytest.approx(truth.predict_s(shape))

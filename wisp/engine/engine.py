@@ -10,6 +10,7 @@ from wisp.core.batch import Batch, Seat
 from wisp.core.drafts import Verdict
 from wisp.core.edge_stats import count, learn, learn_ngram, observed_acceptance
 from wisp.core.session import Session
+from wisp.engine.keeper import Keeper
 from wisp.engine.messages import (
     Close,
     Draft,
@@ -28,8 +29,7 @@ from wisp.engine.messages import (
 )
 from wisp.engine.step import InFlightStep, Pace
 from wisp.errors import BadRequest, Overloaded, ProtocolError
-from wisp.estimator.keeper import Keeper
-from wisp.estimator.shape import mean_seat, shape_of
+from wisp.estimator.shape import shape_of
 from wisp.scheduler.admission import admission, until_one_ends_s
 from wisp.scheduler.base import Policy
 from wisp.scheduler.policy import PolicyChoice
@@ -295,7 +295,7 @@ class Engine:
             estimator.predict_s(shape),
             estimator.upper_s(shape),
             estimator.drift,
-            estimator.predict_s(mean_seat(shape)),
+            estimator.predict_s(shape.mean_seat()),
         )
 
     def _commit(

@@ -6,7 +6,7 @@ from wisp.core.batch import Batch, Seat
 from wisp.core.session import Session
 from wisp.engine.messages import Forecast
 from wisp.estimator.base import Estimator
-from wisp.estimator.shape import SeatedShape, shape_of
+from wisp.estimator.shape import shape_of
 from wisp.verifier.base import Collect, Verifier
 
 _SPARE = 1.5  # of the time that a launch takes, that it is begun before the target is free
@@ -106,14 +106,8 @@ class Pace:
             return False
         if estimator is None:
             return True
-        together = SeatedShape(
-            in_flight.shape.num_tokens + step.shape.num_tokens,
-            in_flight.shape.num_context + step.shape.num_context,
-            in_flight.shape.prefill_product + step.shape.prefill_product,
-            in_flight.shape.num_seats + step.shape.num_seats,
-        )
         parts_s = estimator.predict_s(in_flight.shape) + estimator.predict_s(step.shape)
-        lost_s = parts_s - estimator.predict_s(together)
+        lost_s = parts_s - estimator.predict_s(in_flight.shape.joined(step.shape))
         away = num_bound / len(in_flight.batch)
         return away * self._returning * lost_s <= self._lead_s + self._rest_s
 

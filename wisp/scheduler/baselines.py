@@ -11,7 +11,7 @@ from wisp.core.batch import Batch, Seat
 from wisp.core.drafts import REST, Directive
 from wisp.core.session import Session
 from wisp.estimator.base import Estimator
-from wisp.estimator.shape import SeatedShape, shape_of
+from wisp.estimator.shape import EMPTY, shape_of
 from wisp.scheduler.base import Policy
 
 
@@ -168,26 +168,23 @@ class WispPaper(Policy):
         seats = [self._whole(s) for s in sessions if ready_s(s, self._block_tokens, now) <= now]
         all_s = self.estimator.upper_s(shape_of(Batch(seats)))
         batch, limit_s = Batch(), math.inf
-        tokens, context, product = 0, 0, 0.0
+        shape = EMPTY
         for urgent, _, seat in sorted(
             (self._rank(seat, now + 2.0 * all_s) for seat in seats), key=lambda rank: rank[:2]
         ):
-            room = self._max_step_tokens - tokens
+            room = self._max_step_tokens - shape.num_tokens
             if room <= 0:
                 break
             self._trim(seat, room)
-            more = shape_of(Batch([seat]))
-            shape = SeatedShape(
-                tokens + more[0], context + more[1], product + more[2], len(batch) + 1
-            )
-            time_s = self.estimator.upper_s(shape)
+            joined = shape.joined(shape_of(Batch([seat])))
+            time_s = self.estimator.upper_s(joined)
             slack_s = seat.session.promised_s - now
             if slack_s < time_s and urgent == 0:
                 slack_s = math.inf  # lost whatever is done
             if batch and time_s > min(limit_s, slack_s):
                 continue
             limit_s = min(limit_s, slack_s)
-            tokens, context, product = shape
+            shape = joined
             batch.seats.append(seat)
         return batch
 

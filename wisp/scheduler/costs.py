@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from wisp.core.batch import Batch
 from wisp.estimator.base import Estimator
-from wisp.estimator.shape import SeatedShape, shape_of
+from wisp.estimator.shape import StepShape, shape_of
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -38,12 +38,12 @@ class Curve(NamedTuple):
     def at(self, num_tokens: Floats | Ints | float, extra_s: Floats | float = 0.0) -> Floats:
         return np.asarray(np.interp(num_tokens, self.tokens, self.times_s) + extra_s)
 
-    def time_s(self, shape: SeatedShape) -> float:
+    def time_s(self, shape: StepShape) -> float:
         return float(self.at(shape.num_tokens, self.extra_s(shape)))
 
-    def extra_s(self, shape: SeatedShape) -> float:
+    def extra_s(self, shape: StepShape) -> float:
         """What a step of this shape takes beside `times_s`."""
-        tokens, context, product = shape
+        tokens, context, product, _ = shape
         extra_s = self.context_s * context + self.product_s * product
         extra_s += self.seat_s * shape.num_seats
         return extra_s if tokens > shape.num_seats else extra_s - self.several_s
@@ -85,15 +85,15 @@ class Costs:
         self.free_tokens = int(mean.tokens[flat][-1])
 
 
-def _sample(time_s: Callable[[SeatedShape], float], grid: list[int]) -> Curve:
-    times = np.array([time_s(SeatedShape(tokens, 0, 0.0, 0)) for tokens in grid])
-    plain_s = time_s(SeatedShape(1, 0, 0.0, 1))
-    seat_s = max(0.0, time_s(SeatedShape(1, 0, 0.0, 1 + _FAR)) - plain_s) / _FAR
+def _sample(time_s: Callable[[StepShape], float], grid: list[int]) -> Curve:
+    times = np.array([time_s(StepShape(tokens, 0, 0.0, 0)) for tokens in grid])
+    plain_s = time_s(StepShape(1, 0, 0.0, 1))
+    seat_s = max(0.0, time_s(StepShape(1, 0, 0.0, 1 + _FAR)) - plain_s) / _FAR
     return Curve(
         np.array(grid, dtype=float),
         np.maximum.accumulate(times),
-        max(0.0, time_s(SeatedShape(1, _FAR, 0.0, 1)) - plain_s) / _FAR,
-        max(0.0, time_s(SeatedShape(1, 0, float(_FAR), 1)) - plain_s) / _FAR,
+        max(0.0, time_s(StepShape(1, _FAR, 0.0, 1)) - plain_s) / _FAR,
+        max(0.0, time_s(StepShape(1, 0, float(_FAR), 1)) - plain_s) / _FAR,
         seat_s,
-        max(0.0, time_s(SeatedShape(1, 0, 0.0, 0)) + seat_s - plain_s),
+        max(0.0, time_s(StepShape(1, 0, 0.0, 0)) + seat_s - plain_s),
     )

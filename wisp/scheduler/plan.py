@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from wisp.estimator.shape import SeatedShape
+from wisp.estimator.shape import StepShape
 from wisp.scheduler.columns import Columns
 from wisp.scheduler.costs import Costs, Curve
 from wisp.scheduler.knapsack import Drafts
@@ -46,7 +46,7 @@ class Plan:
         self._order = np.argsort(columns.due_s, kind="stable")  # earliest deadline first
         ready = columns.decoding & ~columns.waiting
         seats = max(1, int(ready.sum()))
-        plain_s = self._upper_s(SeatedShape(seats, int(columns.length[ready].sum()), 0.0, seats))
+        plain_s = self._upper_s(StepShape(seats, int(columns.length[ready].sum()), 0.0, seats))
         # This step and the next; where drafts must save seats, this one: they gather meanwhile.
         both_s = 2.0 * max(load.step_s, plain_s)
         self._horizon_s = (load.step_s or plain_s) if load.scarce else both_s
@@ -73,7 +73,7 @@ class Plan:
         self.chunks: dict[int, int] = {}  # prompt tokens, by row
         self._prefilling = ~columns.decoding
         self._has_prefill = bool(self._prefilling.any())
-        self.shape = SeatedShape(0, 0, 0.0, 0)
+        self.shape = StepShape(0, 0, 0.0, 0)
         self.limit_s = math.inf
 
     def _poor(self, worth: Floats, load: Load) -> Bools:
@@ -166,9 +166,9 @@ class Plan:
 
         return max(count, max(0, below), 0, key=rate)
 
-    def with_drafts(self, count: int) -> SeatedShape:
-        tokens, context, product = self.shape
-        return SeatedShape(tokens + count, context + count, product, self.shape.num_seats)
+    def with_drafts(self, count: int) -> StepShape:
+        tokens, context, product, seats = self.shape
+        return StepShape(tokens + count, context + count, product, seats)
 
     def _fitting_drafts(self) -> int:
         """How many the curve lets in before the limit."""
@@ -200,17 +200,16 @@ class Plan:
         """Earliest deadline first."""
         return self._order[mask[self._order]]
 
-    def _upper_s(self, shape: SeatedShape) -> float:
+    def _upper_s(self, shape: StepShape) -> float:
         return self._costs.estimator.upper_s(shape)
 
     def _decode(self, rows: Ints) -> None:
         self.decodes[rows] = True
         self.shape = self._with_decodes(rows)
 
-    def _with_decodes(self, rows: Ints) -> SeatedShape:
-        tokens, context, product = self.shape
-        context += int(self._columns.length[rows].sum())
-        return SeatedShape(tokens + len(rows), context, product, self.shape.num_seats + len(rows))
+    def _with_decodes(self, rows: Ints) -> StepShape:
+        context = int(self._columns.length[rows].sum())
+        return self.shape.joined(StepShape(len(rows), context, 0.0, len(rows)))
 
     def _decode_within(self, rows: Ints, most: int) -> None:
         """As many as deadlines allow, theirs included."""
@@ -248,25 +247,24 @@ class Plan:
             self.chunks[row] = chunk
             self.shape = self._with_chunk(before, row, chunk)
 
-    def _without(self, row: int) -> SeatedShape:
+    def _without(self, row: int) -> StepShape:
         chunk = self.chunks.get(row, 0)
         return self._with_chunk(self.shape, row, chunk, sign=-1) if chunk else self.shape
 
-    def _with_chunk(self, shape: SeatedShape, row: int, chunk: int, sign: int = 1) -> SeatedShape:
+    def _with_chunk(self, shape: StepShape, row: int, chunk: int, sign: int = 1) -> StepShape:
         columns = self._columns
         length = int(columns.length[row] - columns.missing[row]) + chunk
         product = float(chunk * length) if chunk > 1 else 0.0
-        return SeatedShape(
+        return StepShape(
             shape.num_tokens + sign * chunk,
             shape.num_context + sign * length,
             shape.prefill_product + sign * product,
             shape.num_seats + sign,
         )
 
-    def _chunked_s(self, before: SeatedShape, row: int, chunk: int, beside: int) -> float:
-        tokens, context, product = shape = self._with_chunk(before, row, chunk)
-        seats = shape.num_seats
-        return self._upper_s(SeatedShape(tokens + beside, context + beside, product, seats))
+    def _chunked_s(self, before: StepShape, row: int, chunk: int, beside: int) -> float:
+        tokens, context, product, seats = self._with_chunk(before, row, chunk)
+        return self._upper_s(StepShape(tokens + beside, context + beside, product, seats))
 
     def _tighten(self, rows: Ints) -> None:
         """The tightest of these deadlines that what is seated now does not break."""

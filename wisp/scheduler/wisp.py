@@ -11,7 +11,7 @@ from wisp.core.edge_stats import cumulative_acceptance
 from wisp.core.session import Session
 from wisp.core.slo import Slo
 from wisp.estimator.base import Estimator
-from wisp.estimator.shape import SeatedShape
+from wisp.estimator.shape import StepShape
 from wisp.scheduler.admission import retry_after_s
 from wisp.scheduler.base import Policy
 from wisp.scheduler.columns import Columns
@@ -140,7 +140,7 @@ class Wisp(Policy):
         count = len(columns.sessions) + self.num_away
         with_prompts = round(count * (1.0 + self._prefill_per_token))
         context = round(columns.length.mean() * count)
-        plain = SeatedShape(with_prompts, context, 0.0, count)
+        plain = StepShape(with_prompts, context, 0.0, count)
         plain_s = self._costs.mean.time_s(plain)
         use = plain_s / float(columns.period_s.min())
         mean = self._costs.mean
