@@ -15,7 +15,7 @@ from wisp.core.session import Session
 from wisp.estimator.base import Estimator
 from wisp.estimator.shape import StepShape, shape_of
 from wisp.estimator.step_time import StepTimeEstimator
-from wisp.scheduler.costs import Costs
+from wisp.scheduler.plan import free_tokens
 from wisp.scheduler.policy import make_policy
 from wisp.scheduler.speculation import Load
 from wisp.scheduler.wisp import Wisp
@@ -217,16 +217,8 @@ def test_a_prompt_gets_the_room_that_is_left() -> None:
     assert {seat.session.id: seat.num_tokens for seat in batch.seats}[1] == MAX_STEP_TOKENS - 10
 
 
-@pytest.mark.parametrize("shape", [StepShape(64, 9000, 3e6, 20), StepShape(64, 9000, 0.0, 64)])
-def test_the_curve_says_what_the_estimator_says(shape: StepShape) -> None:
-    truth = StepTimeEstimator()
-    costs = Costs(truth, MAX_STEP_TOKENS)
-    assert costs.mean.time_s(shape) == pytest.approx(truth.predict_s(shape))
-    assert costs.upper.time_s(shape) == pytest.approx(truth.upper_s(shape))
-
-
 def test_seats_are_not_free_where_they_cost() -> None:
-    free = Costs(StepTimeEstimator(), MAX_STEP_TOKENS).free_tokens
+    free = free_tokens(StepTimeEstimator().curve, MAX_STEP_TOKENS)
     assert 32 <= free < 64  # 20 us each; 128 tokens of few seats would still lie on the floor
 
 

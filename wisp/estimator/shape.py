@@ -28,6 +28,11 @@ class StepShape(NamedTuple):
             self.num_seats + other.num_seats,
         )
 
+    def with_drafts(self, count: int) -> StepShape:
+        """The shape with so many draft tokens more, in seats that it has."""
+        tokens, context, product, seats = self
+        return StepShape(tokens + count, context + count, product, seats)
+
     def mean_seat(self) -> StepShape:
         """What the average seat would be as a step of its own."""
         num_seats = max(1, self.num_seats)

@@ -15,7 +15,6 @@ from wisp.estimator.shape import StepShape
 from wisp.scheduler.admission import retry_after_s
 from wisp.scheduler.base import Policy
 from wisp.scheduler.columns import Columns
-from wisp.scheduler.costs import Costs
 from wisp.scheduler.knapsack import Drafts
 from wisp.scheduler.plan import Plan
 from wisp.scheduler.speculation import Load, SpeculationController
@@ -52,7 +51,6 @@ class Wisp(Policy):
         max_step_tokens: int,
     ) -> None:
         self.estimator = estimator
-        self._costs = Costs(estimator, max_step_tokens)
         self._controller = SpeculationController(first, block_tokens, max_window)
         self._block_tokens = block_tokens
         self._max_step_tokens = max_step_tokens
@@ -88,7 +86,7 @@ class Wisp(Policy):
     def observe(
         self, batch: Batch, num_committed: Sequence[int], step_time_s: float, now: float
     ) -> None:
-        self._costs.observe(batch, step_time_s)
+        super().observe(batch, num_committed, step_time_s, now)
         step_s = self.load.step_s or step_time_s
         self.load = self.load._replace(step_s=0.8 * step_s + 0.2 * step_time_s)
         decodes = [
@@ -113,7 +111,7 @@ class Wisp(Policy):
         # Behind a step with its drafts a session sits one out that it could have decoded in.
         cumulative[cumulative.sum(axis=1) <= self.load.round_cost] = 0.0
         self._gauge(columns, cumulative)
-        plan = Plan(columns, self._costs, self._max_step_tokens, self.load, now, cumulative)
+        plan = Plan(columns, self.estimator, self._max_step_tokens, self.load, now, cumulative)
         plan.seat_urgent()
         plan.seat_ready()
         if self.load.scarce:
@@ -141,12 +139,12 @@ class Wisp(Policy):
         with_prompts = round(count * (1.0 + self._prefill_per_token))
         context = round(columns.length.mean() * count)
         plain = StepShape(with_prompts, context, 0.0, count)
-        plain_s = self._costs.mean.time_s(plain)
+        curve = self.estimator.curve
+        plain_s = curve.time_s(plain)
         use = plain_s / float(columns.period_s.min())
-        mean = self._costs.mean
-        seat_s = mean.seat_s + mean.context_s * float(columns.length.mean())
+        seat_s = curve.seat_s + curve.context_s * float(columns.length.mean())
         heavy = count * seat_s > _HEAVY * plain_s
-        token_s = mean.slope_s(count)
+        token_s = curve.slope_s(count)
         per_token_s = self.load.per_token_s or seat_s + token_s
         taken = cumulative > self.load.marginal_cost
         num_seats, num_drafts = int(taken.any(axis=1).sum()), int(taken.sum())
@@ -165,10 +163,10 @@ class Wisp(Policy):
         """What the controller needs to know of this decision, smoothed."""
         value = float(plan.decodes.sum() + drafts.value(num_drafts))
         if value:
-            mean = self._costs.mean
-            shape = plan.with_drafts(num_drafts)
-            per_token_s = mean.time_s(shape) / value
-            marginal_cost = mean.slope_s(shape.num_tokens) / max(per_token_s, 1e-9)
+            curve = self.estimator.curve
+            shape = plan.shape.with_drafts(num_drafts)
+            per_token_s = curve.time_s(shape) / value
+            marginal_cost = curve.slope_s(shape.num_tokens) / max(per_token_s, 1e-9)
             before = self.load
             self.load = before._replace(
                 marginal_cost=0.8 * before.marginal_cost + 0.2 * marginal_cost,
