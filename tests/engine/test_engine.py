@@ -54,7 +54,7 @@ def verifier() -> ScriptedVerifier:
 
 @pytest.fixture
 def engine(verifier: ScriptedVerifier, clock: Clock) -> Engine:
-    policy = Fcfs(DIRECTIVE, block_tokens=4, max_step_tokens=64)
+    policy = Fcfs(FloorAndSlope(), DIRECTIVE, block_tokens=4, max_step_tokens=64)
     return Engine(verifier, policy, max_window=16, clock=clock)
 
 
@@ -243,7 +243,6 @@ def test_steps_taken_one_by_one_are_not_compared_with_their_forecast(
             raise RuntimeError("together they are poison")
 
     verifier.on_step = fail
-    engine._policy.estimator = FloorAndSlope()
     published = engine.turn([opening(1), opening(2)])
     assert [len(m.verdicts) for m in published if isinstance(m, Verdicts)] == [1, 1]
     assert [m.step.forecast for m in published if isinstance(m, Verdicts)] == [None, None]
@@ -300,7 +299,9 @@ def test_random_sessions_all_get_their_text(seed: int, clock: Clock) -> None:
     """Sessions join, draft rightly and wrongly, and leave, in random order and any number."""
     chance = random.Random(seed)
     verifier = ScriptedVerifier(max_sessions=64, vocab_size=50)
-    policy = Fcfs(DIRECTIVE, block_tokens=3, max_step_tokens=chance.choice([8, 32, 128]))
+    policy = Fcfs(
+        FloorAndSlope(), DIRECTIVE, block_tokens=3, max_step_tokens=chance.choice([8, 32, 128])
+    )
     engine = Engine(verifier, policy, max_window=16, clock=clock)
     texts: dict[int, list[int]] = {}
     openings: dict[int, Open] = {}

@@ -31,7 +31,7 @@ def opening(number: int, priority: int, max_tokens: int = 10, rate: float = 10.0
 
 def make_engine(num_slots: int) -> tuple[Engine, ScriptedVerifier]:
     verifier = ScriptedVerifier(max_sessions=num_slots)
-    policy = Fcfs(DIRECTIVE, block_tokens=4, max_step_tokens=64)
+    policy = Fcfs(FloorAndSlope(), DIRECTIVE, block_tokens=4, max_step_tokens=64)
     return Engine(verifier, policy, max_window=16, clock=lambda: 0.0), verifier
 
 

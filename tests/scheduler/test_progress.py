@@ -118,4 +118,4 @@ def test_a_session_that_would_break_promises_is_refused() -> None:
 
 def test_an_empty_server_takes_anybody() -> None:
     policy = make_policy("wisp", estimator=exact(), first=FIRST)
-    assert policy.admits([], Slo(tokens_per_s=1e6, first_token_s=1), 0.0) is None
+    assert policy.admits([], Slo(tokens_per_s=1e6, first_token_s=1)) is None

@@ -95,7 +95,7 @@ class Pace:
         in_flight: InFlightStep,
         num_bound: int,
         step: InFlightStep,
-        estimator: Estimator | None,
+        estimator: Estimator,
     ) -> bool:
         """Whether to launch it now, rather than one step with the in-flight step's sessions, too.
 
@@ -104,8 +104,6 @@ class Pace:
         """
         if not step.overlaps:
             return False
-        if estimator is None:
-            return True
         parts_s = estimator.predict_s(in_flight.shape) + estimator.predict_s(step.shape)
         lost_s = parts_s - estimator.predict_s(in_flight.shape.joined(step.shape))
         away = num_bound / len(in_flight.batch)
