@@ -12,10 +12,10 @@ random seventh of the (batch, context) pairs (`random`, seeded).
 
 Errors are against medians, `mape` in percent. `p95_under` is the share of steps longer than the
 95 % upper bound, from the same distribution; `rows_p90_over` the share of rows whose p90 is.
-`wisp` knows the number of sessions in a step, `wisp_coarse` does not. The paper's linear model gets
-the product new * length of all seats, as the paper has it. `noise_mape` is what remains of the rows
-that are fitted when every batch and draft length has a floor of its own and every batch a slope
-over context: what another run of the same step differs by, and no model can tell.
+The paper's linear model knows no number of sessions, and gets the product new * length of all
+seats, as the paper has it. `noise_mape` is what remains of the rows that are fitted when every
+batch and draft length has a floor of its own and every batch a slope over context: what another
+run of the same step differs by, and no model can tell.
 """
 
 from __future__ import annotations
@@ -30,10 +30,9 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from wisp.estimator.base import StepShape
+from benchmarks.linear import LinearEstimator
 from wisp.estimator.fit import Observation
-from wisp.estimator.linear import LinearEstimator
-from wisp.estimator.shape import SeatedShape
+from wisp.estimator.shape import StepShape
 from wisp.estimator.step_time import StepTimeEstimator
 
 SEED = 5  # of everything drawn at random here; chosen: any number does, and one makes it repeatable
@@ -83,10 +82,12 @@ class Fitted(Protocol):
 KINDS: dict[str, tuple[Callable[[], Fitted], Callable[[Row], StepShape]]] = {
     "wisp": (
         StepTimeEstimator,
-        lambda row: SeatedShape(row.num_tokens, row.length, 0.0, row.batch),
+        lambda row: StepShape(row.num_tokens, row.length, 0.0, row.batch),
     ),
-    "wisp_coarse": (StepTimeEstimator, lambda row: StepShape(row.num_tokens, row.length, 0.0)),
-    "paper": (LinearEstimator, lambda row: StepShape(row.num_tokens, row.length, row.product)),
+    "paper": (
+        LinearEstimator,
+        lambda row: StepShape(row.num_tokens, row.length, row.product, row.batch),
+    ),
 }
 
 

@@ -23,6 +23,7 @@ from wisp.core.request import Sampling
 from wisp.core.session import Session
 from wisp.core.slo import Slo
 from wisp.estimator.step_time import StepTimeEstimator
+from wisp.scheduler.base import Situation
 from wisp.scheduler.policy import POLICIES, PolicyName, make_policy
 
 SEED = 7  # of everything drawn at random here; chosen: any number does, and one makes it repeatable
@@ -69,7 +70,7 @@ def measure(policy_name: PolicyName, count: int, num_decisions: int) -> dict[str
     gc.freeze()  # as the engine's process has its sessions, not the benchmark's imports, to scan
     for _ in range(num_decisions):
         start_s = time.perf_counter()
-        batch = policy.schedule(sessions.values(), 0.0)
+        batch = policy.schedule(Situation(sessions.values(), 0.0))
         times_ms.append(1000 * (time.perf_counter() - start_s))
     return {
         "policy": policy_name,

@@ -24,12 +24,12 @@ from wisp.edge.drafter.transformers import TransformersDrafter
 from wisp.edge.stream import Stream
 from wisp.engine.engine import Engine
 from wisp.engine.messages import Draft, Failed, FromEngine, Open, ToEngine, Verdicts
-from wisp.estimator.floor_and_slope import FloorAndSlope
 from wisp.models.tokenizer import Tokenizer
 from wisp.sampling.choice import choose
 from wisp.sampling.processors import Row
 from wisp.scheduler.policy import PolicyName, make_policy
 from wisp.testing.clock import VirtualClock
+from wisp.testing.floor_and_slope import FloorAndSlope
 from wisp.verifier.base import Verifier
 from wisp.verifier.torch import TorchVerifier
 

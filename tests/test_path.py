@@ -58,7 +58,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "verifier",
         "wire",
     },
-    "testing": {"core", "edge", "errors", "models", "openai", "sampling", "verifier"},
+    "testing": {"core", "edge", "estimator", "errors", "models", "openai", "sampling", "verifier"},
     "demo": {"config", "errors", "launch"},
     "top": {"config", "errors", "stats"},
     "cli": {"config", "demo", "edge", "errors", "launch", "server", "top"},

@@ -19,8 +19,8 @@ from wisp.core.drafts import REST, Directive
 from wisp.core.slo import Slo
 from wisp.edge.predictor import ConfidencePredictor, Predictor
 from wisp.engine.engine import Engine
+from wisp.engine.profiling import profile
 from wisp.estimator.base import Estimator
-from wisp.estimator.profile import profile
 from wisp.estimator.step_time import StepTimeEstimator
 from wisp.scheduler.policy import PolicyName, make_policy
 from wisp.testing.clock import VirtualClock

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from wisp.estimator.shape import SeatedShape
+from wisp.estimator.shape import StepShape
 from wisp.estimator.step_time import StepTimeEstimator
 
 
@@ -64,7 +64,7 @@ class StepTimes(Protocol):
     def about(self) -> dict[str, Any]:
         """For whoever reads the results."""
 
-    def time_s(self, shape: SeatedShape) -> float: ...
+    def time_s(self, shape: StepShape) -> float: ...
 
     def __hash__(self) -> int: ...
 
@@ -81,7 +81,7 @@ class Fitted:
     def about(self) -> dict[str, Any]:
         return {"steps": self.estimator.num_observed, "launch_ms": 1e3 * self.launch_s}
 
-    def time_s(self, shape: SeatedShape) -> float:
+    def time_s(self, shape: StepShape) -> float:
         return self.estimator.predict_s(shape)
 
 
@@ -104,7 +104,7 @@ class LinearTimes(NamedTuple):
             "seat_ms": round(1e3 * self.seat_s, 3),
         }
 
-    def time_s(self, shape: SeatedShape) -> float:
+    def time_s(self, shape: StepShape) -> float:
         time_s = max(self.floor_s, self.token_s * shape.num_tokens)
         time_s += self.seat_s * shape.num_seats + self.context_s * shape.num_context
         return time_s + self.product_s * shape.prefill_product

@@ -25,11 +25,11 @@ from wisp.engine.messages import (
     TakeSnapshot,
     Verdicts,
 )
-from wisp.estimator.floor_and_slope import FloorAndSlope
-from wisp.estimator.shape import SeatedShape
+from wisp.estimator.shape import StepShape
 from wisp.estimator.step_time import StepTimeEstimator
 from wisp.scheduler.policy import POLICIES, Fcfs, PolicyName, make_policy
 from wisp.testing.clock import VirtualClock
+from wisp.testing.floor_and_slope import FloorAndSlope
 from wisp.testing.verifier import ScriptedVerifier
 
 
@@ -45,7 +45,7 @@ def verifier() -> ScriptedVerifier:
 
 @pytest.fixture
 def engine(verifier: ScriptedVerifier, clock: VirtualClock) -> Engine:
-    policy = Fcfs(DIRECTIVE, block_tokens=4, max_step_tokens=64)
+    policy = Fcfs(FloorAndSlope(), DIRECTIVE, block_tokens=4, max_step_tokens=64)
     return Engine(verifier, policy, max_window=16, clock=clock)
 
 
@@ -199,7 +199,7 @@ def test_a_report_says_what_was_expected_of_the_step(
     verifier.on_step = advance
     policy = make_policy(name, estimator=estimator, first=DIRECTIVE, batch_wait_s=0.0)
     engine = Engine(verifier, policy, max_window=16, clock=clock)
-    shape = SeatedShape(len(PROMPT), len(PROMPT), 9.0, 1)
+    shape = StepShape(len(PROMPT), len(PROMPT), 9.0, 1)
     alone_s = estimator.predict_s(shape)  # it is alone
     expected = Forecast(
         estimator.predict_s(shape), estimator.upper_s(shape), estimator.drift, alone_s
@@ -219,8 +219,6 @@ def test_steps_taken_one_by_one_are_not_compared_with_their_forecast(
             raise RuntimeError("together they are poison")
 
     verifier.on_step = fail
-    # This policy needs no estimator: it is given one so that its steps have forecasts.
-    engine._policy.estimator = FloorAndSlope()
     published = engine.turn([opening(1), opening(2)])
     assert [len(m.verdicts) for m in published if isinstance(m, Verdicts)] == [1, 1]
     assert [m.step.forecast for m in published if isinstance(m, Verdicts)] == [None, None]
@@ -275,7 +273,9 @@ def test_random_sessions_all_get_their_text(seed: int, clock: VirtualClock) -> N
     """Sessions join, draft rightly and wrongly, and leave, in random order and any number."""
     chance = random.Random(seed)
     verifier = ScriptedVerifier(max_sessions=64, vocab_size=50)
-    policy = Fcfs(DIRECTIVE, block_tokens=3, max_step_tokens=chance.choice([8, 32, 128]))
+    policy = Fcfs(
+        FloorAndSlope(), DIRECTIVE, block_tokens=3, max_step_tokens=chance.choice([8, 32, 128])
+    )
     engine = Engine(verifier, policy, max_window=16, clock=clock)
     texts: dict[int, list[int]] = {}
     openings: dict[int, Open] = {}

@@ -15,10 +15,10 @@ from wisp.core.slo import Slo
 from wisp.engine.engine import Engine
 from wisp.engine.messages import Close, Failed, Open, ToEngine, Verdicts
 from wisp.engine.step import InFlightStep, Pace
-from wisp.estimator.floor_and_slope import FloorAndSlope
 from wisp.estimator.step_time import StepTimeEstimator
 from wisp.scheduler.policy import POLICIES, PolicyName, make_policy
 from wisp.testing.clock import VirtualClock
+from wisp.testing.floor_and_slope import FloorAndSlope
 from wisp.testing.verifier import ScriptedVerifier
 
 LAUNCH_S, STEP_S = 0.002, 0.010

@@ -11,9 +11,9 @@ from wisp.core.request import Request, Sampling
 from wisp.core.slo import Slo
 from wisp.engine.engine import Engine
 from wisp.engine.messages import Failed, FromEngine, Open, ToEngine, Verdicts
-from wisp.estimator.floor_and_slope import FloorAndSlope
 from wisp.scheduler.policy import Fcfs, PolicyName, make_policy
 from wisp.testing.clock import VirtualClock
+from wisp.testing.floor_and_slope import FloorAndSlope
 from wisp.testing.verifier import ScriptedVerifier
 
 DIRECTIVE = Directive(window=8, threshold=0.3)
@@ -30,7 +30,7 @@ def opening(number: int, priority: int, max_tokens: int = 10, rate: float = 10.0
 
 def make_engine(num_slots: int) -> tuple[Engine, ScriptedVerifier]:
     verifier = ScriptedVerifier(max_sessions=num_slots)
-    policy = Fcfs(DIRECTIVE, block_tokens=4, max_step_tokens=64)
+    policy = Fcfs(FloorAndSlope(), DIRECTIVE, block_tokens=4, max_step_tokens=64)
     return Engine(verifier, policy, max_window=16, clock=VirtualClock()), verifier
 
 

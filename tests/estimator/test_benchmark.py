@@ -35,7 +35,7 @@ def test_it_prints_one_json_object(
     benchmark.main()
     result = json.loads(capsys.readouterr().out)
     assert result["setting"]["num_rows"] == 238
-    assert result.keys() == {"setting", "wisp", "wisp_coarse", "paper"}
+    assert result.keys() == {"setting", "wisp", "paper"}
     for kind in ("wisp", "paper"):
         assert result[kind].keys() >= {"r2", "mae_ms", "mape", "p95_under"}
     assert result["wisp"]["mape"] < 3.0

@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import copy
-import pickle
-
 import numpy as np
 import pytest
 
@@ -10,10 +7,9 @@ from wisp.core.batch import Batch, Seat
 from wisp.core.request import Sampling
 from wisp.core.session import Session
 from wisp.core.slo import Slo
-from wisp.estimator.base import StepShape
-from wisp.estimator.basis import NUM_COLUMNS, UNITS, Curve, columns
-from wisp.estimator.nnls import nnls
-from wisp.estimator.shape import SeatedShape, mean_seat, shape_of
+from wisp.estimator.curve import NUM_COLUMNS, UNITS, columns, curve_of
+from wisp.estimator.fit import nnls
+from wisp.estimator.shape import EMPTY, StepShape, shape_of
 
 
 def session(num_tokens: int, num_computed: int) -> Session:
@@ -32,24 +28,28 @@ def test_the_shape_of_a_batch() -> None:
         ]
     )
     shape = shape_of(batch)
-    assert shape == (4 + 1 + 150, 103 + 50 + 250, 150.0 * 250)
-    assert shape.num_seats == 3
-    assert shape_of(Batch()) == (0, 0, 0.0)
+    assert shape == (4 + 1 + 150, 103 + 50 + 250, 150.0 * 250, 3)
+    assert shape_of(Batch()) == EMPTY
 
 
-def test_a_seated_shape_is_a_step_shape() -> None:
-    shape = SeatedShape(5, 100, 0.0, 2)
-    num_tokens, num_context, product = shape
-    assert (num_tokens, num_context, product) == StepShape(5, 100, 0.0)
-    for twin in (copy.copy(shape), pickle.loads(pickle.dumps(shape))):
-        assert (twin, twin.num_seats) == (shape, 2)
+def test_two_shapes_joined_are_the_shape_of_both_batches() -> None:
+    seats = [Seat(session(100, 99), 1, [5, 6]), Seat(session(300, 100), 150)]
+    parts = [shape_of(Batch([seat])) for seat in seats]
+    assert parts[0].joined(parts[1]) == shape_of(Batch(seats))
+    assert parts[0] != parts[0].joined(StepShape(0, 0, 0.0, 1))  # the seats count
 
 
-@pytest.mark.parametrize("shape", [StepShape(385, 9000, 3e6), SeatedShape(77, 50_000, 0.0, 11)])
-def test_the_table_says_what_the_columns_say(shape: StepShape) -> None:
-    chance = np.random.default_rng(2)
-    weights = chance.random(NUM_COLUMNS)
-    assert Curve(weights)(shape) == pytest.approx(1e-3 * float(columns(shape) @ weights))
+@pytest.mark.parametrize(
+    "shape",
+    [EMPTY, StepShape(1, 1, 0.0, 1), StepShape(385, 9000, 3e6, 9), StepShape(77, 50_000, 0.0, 77)],
+)
+def test_the_curve_says_what_the_columns_say(shape: StepShape) -> None:
+    weights = np.random.default_rng(2).random(NUM_COLUMNS)
+    curve = curve_of(weights)
+    told_s = 1e-3 * float(columns(shape) @ weights)
+    assert curve.time_s(shape) == pytest.approx(told_s)
+    tokens_s = float(curve.tokens_s(np.array([shape.num_tokens]))[0])
+    assert curve.rest_s(shape) + tokens_s == pytest.approx(told_s)
     assert (UNITS > 0).all()
 
 
@@ -67,5 +67,5 @@ def test_nnls_meets_its_conditions_from_any_start() -> None:
 
 
 def test_the_mean_seat_of_a_step() -> None:
-    assert mean_seat(SeatedShape(10, 400, 90.0, 4)) == SeatedShape(2, 100, 22.5, 1)
-    assert mean_seat(SeatedShape(4, 400, 0.0, 4)).num_seats == 1
+    assert StepShape(10, 400, 90.0, 4).mean_seat() == StepShape(2, 100, 22.5, 1)
+    assert StepShape(4, 400, 0.0, 4).mean_seat().num_seats == 1

@@ -18,7 +18,7 @@ POLICY = make_policy("wisp", estimator=exact(), first=FIRST)
 
 
 def admits(sessions: Collection[Session], slo: Slo) -> float | None:
-    return POLICY.admits(sessions, slo, 0.0)
+    return POLICY.admits(sessions, slo)
 
 
 def anybody(sessions: Collection[Session], slo: Slo) -> float | None:

@@ -6,7 +6,9 @@ from wisp.core.drafts import Directive, DraftBlock
 from wisp.core.request import Sampling
 from wisp.core.session import Session
 from wisp.core.slo import Slo
+from wisp.scheduler.base import Situation
 from wisp.scheduler.policy import Fcfs
+from wisp.testing.floor_and_slope import FloorAndSlope
 
 DIRECTIVE = Directive(window=4, threshold=0.3)
 
@@ -38,47 +40,47 @@ def draft(session: Session, *tokens: int, complete: bool = False) -> None:
 
 @pytest.fixture
 def policy() -> Fcfs:
-    return Fcfs(DIRECTIVE, block_tokens=2, max_step_tokens=16)
+    return Fcfs(FloorAndSlope(), DIRECTIVE, block_tokens=2, max_step_tokens=16)
 
 
 def test_a_session_without_an_edge_is_always_ready(policy: Fcfs) -> None:
     session = decoding(1, has_edge=False)
-    assert [seat.num_tokens for seat in policy.schedule([session], 0.0).seats] == [1]
+    assert [seat.num_tokens for seat in policy.schedule(Situation([session], 0.0)).seats] == [1]
 
 
 def test_a_session_waits_for_its_edge_until_its_token_is_due(policy: Fcfs) -> None:
     session = decoding(1, has_edge=True)
-    assert not policy.schedule([session], 0.05)
-    assert policy.wake_s([session], 0.05) == pytest.approx(0.1)
-    assert len(policy.schedule([session], 0.1)) == 1
+    assert not policy.schedule(Situation([session], 0.05))
+    assert policy.wake_s(Situation([session], 0.05)) == pytest.approx(0.1)
+    assert len(policy.schedule(Situation([session], 0.1))) == 1
 
 
 def test_a_late_edge_is_not_waited_for_again(policy: Fcfs) -> None:
     session = decoding(1, has_edge=True)
     session.edge_late = True
-    assert len(policy.schedule([session], 0.0)) == 1
+    assert len(policy.schedule(Situation([session], 0.0))) == 1
     draft(session, 1)
-    assert not policy.schedule([session], 0.0)
+    assert not policy.schedule(Situation([session], 0.0))
 
 
 def test_a_window_of_0_is_plain_decoding(policy: Fcfs) -> None:
     session = decoding(1, has_edge=True)
     session.directive = Directive(window=0, threshold=1.0)
-    assert len(policy.schedule([session], 0.0)) == 1
+    assert len(policy.schedule(Situation([session], 0.0))) == 1
 
 
 def test_drafts_that_are_worth_a_step_are_verified(policy: Fcfs) -> None:
     session = decoding(1, has_edge=True)
     draft(session, 1)
-    assert not policy.schedule([session], 0.0)
+    assert not policy.schedule(Situation([session], 0.0))
     draft(session, 1, 2, 3)
-    assert policy.schedule([session], 0.0).seats[0].draft == [1, 2, 3]
+    assert policy.schedule(Situation([session], 0.0)).seats[0].draft == [1, 2, 3]
 
 
 def test_a_complete_block_is_verified_however_short(policy: Fcfs) -> None:
     session = decoding(1, has_edge=True)
     draft(session, 1, complete=True)
-    assert policy.schedule([session], 0.0).seats[0].draft == [1]
+    assert policy.schedule(Situation([session], 0.0)).seats[0].draft == [1]
 
 
 def test_the_last_token_is_left_to_the_target(policy: Fcfs) -> None:
@@ -86,14 +88,14 @@ def test_the_last_token_is_left_to_the_target(policy: Fcfs) -> None:
     session.commit([7] * 7, now=0.0)  # two tokens remain
     session.computed(len(session.tokens) - 1)
     draft(session, 1, 2, 3)
-    assert policy.schedule([session], 0.0).seats[0].draft == [1]
+    assert policy.schedule(Situation([session], 0.0)).seats[0].draft == [1]
 
 
 def test_a_long_prompt_gets_what_verification_leaves(policy: Fcfs) -> None:
     prefilling = make_session(1, has_edge=False, num_prompt=100)
     verifying = decoding(2, has_edge=True)
     draft(verifying, 1, 2)
-    batch = policy.schedule([prefilling, verifying], 0.0)
+    batch = policy.schedule(Situation([prefilling, verifying], 0.0))
     assert [(seat.session.id, seat.num_tokens) for seat in batch.seats] == [(2, 3), (1, 13)]
     assert not batch.seats[1].chooses
 
@@ -101,7 +103,7 @@ def test_a_long_prompt_gets_what_verification_leaves(policy: Fcfs) -> None:
 def test_drafts_are_verified_behind_the_end_of_a_prompt(policy: Fcfs) -> None:
     session = make_session(1, has_edge=True, num_prompt=5)
     draft(session, 1, 2)
-    (seat,) = policy.schedule([session], 0.0).seats
+    (seat,) = policy.schedule(Situation([session], 0.0)).seats
     assert (seat.num_context, seat.draft, seat.chooses) == (5, [1, 2], True)
 
 
@@ -109,5 +111,5 @@ def test_the_longest_unserved_goes_first(policy: Fcfs) -> None:
     sessions = [decoding(number, has_edge=False) for number in range(40)]
     for session in sessions:
         session.committed_s = -session.id
-    batch = policy.schedule(sessions, 0.0)
+    batch = policy.schedule(Situation(sessions, 0.0))
     assert [seat.session.id for seat in batch.seats] == list(range(39, 23, -1))

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from tests.scheduler.worlds import FIRST, Tiled, World, exact
 from wisp.core.slo import Slo
 from wisp.engine.messages import Failed
-from wisp.estimator.floor_and_slope import FloorAndSlope
 from wisp.scheduler.policy import POLICIES, PolicyName, make_policy
+from wisp.testing.floor_and_slope import FloorAndSlope
 
 
 def make_world(name: PolicyName = "wisp", seed: int = 0, max_step_tokens: int = 64) -> World:
@@ -120,4 +120,4 @@ def test_a_session_that_would_break_promises_is_refused() -> None:
 
 def test_an_empty_server_takes_anybody() -> None:
     policy = make_policy("wisp", estimator=exact(), first=FIRST)
-    assert policy.admits([], Slo(tokens_per_s=1e6, first_token_s=1), 0.0) is None
+    assert policy.admits([], Slo(tokens_per_s=1e6, first_token_s=1)) is None

@@ -13,13 +13,14 @@ from tests.scheduler.worlds import FIRST, Tiled, exact, make_session, value
 from wisp.core.batch import Batch, Seat
 from wisp.core.session import Session
 from wisp.estimator.base import Estimator
-from wisp.estimator.floor_and_slope import FloorAndSlope
-from wisp.estimator.shape import SeatedShape, shape_of
+from wisp.estimator.shape import StepShape, shape_of
 from wisp.estimator.step_time import StepTimeEstimator
-from wisp.scheduler.costs import Costs
+from wisp.scheduler.base import Policy, Situation
+from wisp.scheduler.plan import free_tokens
 from wisp.scheduler.policy import make_policy
 from wisp.scheduler.speculation import Load
 from wisp.scheduler.wisp import Wisp
+from wisp.testing.floor_and_slope import FloorAndSlope
 
 ESTIMATORS: list[Callable[[], Estimator]] = [exact, Tiled, StepTimeEstimator]
 MAX_STEP_TOKENS = 512
@@ -53,11 +54,19 @@ def loads(draw: st.DrawFn, prefill: bool = False) -> list[Session]:
 
 
 def schedule(sessions: list[Session], costs: Estimator, *, known: bool = False) -> Batch:
-    """`known`: a decision before has told how much of a step's time a token takes."""
+    """`known`: a step before has told how much of a step's time a token takes."""
     policy = make_policy("wisp", estimator=costs, first=FIRST, max_step_tokens=MAX_STEP_TOKENS)
     if known:
-        policy.schedule(sessions, 0.0)
-    return policy.schedule(sessions, 0.0)
+        take_step(policy, Situation(sessions, 0.0))
+    return policy.schedule(Situation(sessions, 0.0))
+
+
+def take_step(policy: Policy, situation: Situation) -> list[Seat]:
+    """Its seats; the policy learns from it, and the sessions stay as they are."""
+    batch = policy.schedule(situation)
+    time_s = policy.estimator.predict_s(shape_of(batch))
+    policy.observe(batch, [1] * len(batch), time_s, situation.now)
+    return batch.seats
 
 
 def ready(session: Session) -> bool:
@@ -98,7 +107,7 @@ def test_no_seat_breaks_a_deadline_that_the_urgent_alone_would_hold(
         for seat in batch.seats
         if seat.num_context > 1 or seat.session.aimed_s < horizon_s + EARLY_S
     ]
-    plain = SeatedShape(len(sessions), sum(len(s.tokens) for s in sessions), 0.0, len(sessions))
+    plain = StepShape(len(sessions), sum(len(s.tokens) for s in sessions), 0.0, len(sessions))
     if truth.predict_s(plain) * max(s.slo.tokens_per_s for s in sessions) <= 1.0:
         # There is time for all, and nobody is left out for another's sake.
         urgent = [Seat(seat.session, min(16, seat.num_context)) for seat in batch.seats]
@@ -127,7 +136,7 @@ def test_whoever_is_late_is_seated_first(sessions: list[Session]) -> None:
     for session in sessions:
         session.aimed_s -= 0.2
     policy = make_policy("wisp", estimator=exact(), first=FIRST, max_step_tokens=32)
-    seated = {seat.session.id for seat in policy.schedule(sessions, 0.0).seats}
+    seated = {seat.session.id for seat in policy.schedule(Situation(sessions, 0.0)).seats}
     late = sorted((s for s in sessions if s.aimed_s <= 0), key=lambda s: s.aimed_s)
     assert {session.id for session in late[:32]} <= seated
 
@@ -145,29 +154,27 @@ def test_where_steps_overlap_drafts_pay_for_the_step_behind_theirs() -> None:
     few, many = [0.8], [0.8] * 4  # 0.8 and 2.4 tokens
     sessions = [make_session(n, due_s=1.0, acceptance=p) for n, p in enumerate((few, many))]
     policy = make_policy("wisp", estimator=exact(), first=FIRST)
-    policy.ahead = 1.0
     counts = []
-    for _ in range(2):  # the first decision tells the marginal cost
-        seats = policy.schedule(sessions, 0.0).seats
+    for _ in range(2):  # the first step tells the marginal cost
+        seats = take_step(policy, Situation(sessions, 0.0, share_ahead=1.0))
         counts.append({seat.session.id: len(seat.draft) for seat in seats})
     assert counts == [{0: 1, 1: 4}, {0: 0, 1: 4}]
 
 
 def test_who_decodes_in_the_running_step_decodes_on_unless_its_drafts_are_worth_two() -> None:
     policy = make_policy("wisp", estimator=exact(), first=FIRST)
-    policy.ahead = 1.0
-    policy.schedule([make_session(9, due_s=1.0)], 0.0)
+    take_step(policy, Situation([make_session(9, due_s=1.0)], 0.0))
     sessions = [make_session(n, due_s=1.0, acceptance=[p] * 4) for n, p in enumerate((0.5, 0.9))]
     for session in sessions:
         session.launched(chooses_one=True)
-    (seat,) = policy.schedule(sessions, 0.0).seats
+    (seat,) = policy.schedule(Situation(sessions, 0.0, share_ahead=1.0)).seats
     assert (seat.session.id, seat.draft) == (0, [])
 
 
 def test_the_likeliest_drafts_are_taken_first() -> None:
     sessions = [make_session(n, due_s=1.0, acceptance=[p] * 4) for n, p in enumerate((0.4, 0.9))]
     policy = make_policy("wisp", estimator=exact(), first=FIRST, max_step_tokens=6)
-    seats = policy.schedule(sessions, 0.0).seats
+    seats = policy.schedule(Situation(sessions, 0.0)).seats
     assert {seat.session.id: len(seat.draft) for seat in seats} == {0: 0, 1: 4}
 
 
@@ -205,7 +212,9 @@ def test_seats_are_dear_if_the_drafts_here_save_some(acceptance: float) -> None:
     assert isinstance(policy, Wisp)
     policy.load = Load(per_token_s=1.0)
     drafts = [acceptance] * 4
-    policy.schedule([make_session(n, due_s=1.0, acceptance=drafts) for n in range(100)], 0.0)
+    policy.schedule(
+        Situation([make_session(n, due_s=1.0, acceptance=drafts) for n in range(100)], 0.0)
+    )
     assert policy.load.fits == (acceptance < 0.5)
 
 
@@ -216,16 +225,8 @@ def test_a_prompt_gets_the_room_that_is_left() -> None:
     assert {seat.session.id: seat.num_tokens for seat in batch.seats}[1] == MAX_STEP_TOKENS - 10
 
 
-@pytest.mark.parametrize("shape", [SeatedShape(64, 9000, 3e6, 20), SeatedShape(64, 9000, 0.0, 64)])
-def test_the_curve_says_what_the_estimator_says(shape: SeatedShape) -> None:
-    truth = StepTimeEstimator()
-    costs = Costs(truth, MAX_STEP_TOKENS)
-    assert costs.mean.time_s(shape) == pytest.approx(truth.predict_s(shape))
-    assert costs.upper.time_s(shape) == pytest.approx(truth.upper_s(shape))
-
-
 def test_seats_are_not_free_where_they_cost() -> None:
-    free = Costs(StepTimeEstimator(), MAX_STEP_TOKENS).free_tokens
+    free = free_tokens(StepTimeEstimator().curve, MAX_STEP_TOKENS)
     assert 32 <= free < 64  # 20 us each; 128 tokens of few seats would still lie on the floor
 
 

@@ -12,31 +12,31 @@ from wisp.core.session import Session
 from wisp.core.slo import Slo
 from wisp.engine.engine import Engine
 from wisp.engine.messages import Draft, Open, ToEngine, Verdicts
-from wisp.estimator.base import Estimator, StepShape
-from wisp.estimator.floor_and_slope import FloorAndSlope
-from wisp.estimator.shape import shape_of
+from wisp.estimator.base import Estimator
+from wisp.estimator.curve import Curve
+from wisp.estimator.shape import StepShape, shape_of
 from wisp.scheduler.base import Policy
 from wisp.testing.clock import VirtualClock
+from wisp.testing.floor_and_slope import FloorAndSlope
 from wisp.testing.verifier import ScriptedVerifier
 
 FIRST = Directive(window=8, threshold=0.3)
 
 
-class Tiled:
+class Tiled(Estimator):
     """Knows the truth exactly: a floor, then a step at every tile of 64 tokens."""
 
-    drift = 1.0
-
-    def predict_s(self, shape: StepShape) -> float:
-        tiles = max(1, -(-shape.num_tokens // 64))
-        linear_s = 20e-6 * shape.num_tokens + 2e-7 * shape.num_context
-        return 0.005 + 0.002 * (tiles - 1) + linear_s + 1e-9 * shape.prefill_product
-
-    def upper_s(self, shape: StepShape) -> float:
-        return self.predict_s(shape)
+    curve = Curve(
+        floor_s=0.005,
+        hinges={0: 20e-6},
+        jumps=dict.fromkeys(range(64, 4096, 64), 0.002),
+        context_s=2e-7,
+        product_s=1e-9,
+    )
+    margin = 0.0
 
     def observe(self, shape: StepShape, time_s: float) -> None:
-        pass
+        """It knows."""
 
 
 def exact() -> FloorAndSlope:

@@ -10,7 +10,7 @@ import pytest
 from wisp.config import ProfileConfig, load
 from wisp.errors import ConfigError
 from wisp.estimator import store
-from wisp.estimator.shape import SeatedShape
+from wisp.estimator.shape import StepShape
 from wisp.estimator.store import Key
 from wisp.server.profile_command import run
 
@@ -31,7 +31,7 @@ def test_it_prints_one_object_and_keeps_what_it_measured(
     key = Key(model=summary["model"], gpu=summary["device"], engine=summary["engine"])
     known = store.load(tmp_path, key)
     assert known is not None
-    assert 1e3 * known.predict_s(SeatedShape(1, 0, 0.0, 1)) == pytest.approx(summary["floor_ms"])
+    assert 1e3 * known.predict_s(StepShape(1, 0, 0.0, 1)) == pytest.approx(summary["floor_ms"])
 
 
 def test_it_tells_people_more(capsys: pytest.CaptureFixture[str]) -> None:

@@ -34,6 +34,7 @@ class Batch:
     """The sessions of one step of the target."""
 
     seats: list[Seat] = field(default_factory=list)
+    value: float = 0.0  # tokens that the policy expects it to commit; 0: it does not say
 
     def __len__(self) -> int:
         return len(self.seats)

@@ -7,9 +7,9 @@ import hashlib
 
 from wisp.config import ServerConfig
 from wisp.engine.engine import Engine
+from wisp.engine.keeper import Keeper, keep
+from wisp.engine.profiling import CPU_BUDGET_S, GPU_BUDGET_S
 from wisp.errors import ConfigError
-from wisp.estimator.keeper import Keeper, keep
-from wisp.estimator.profile import CPU_BUDGET_S, GPU_BUDGET_S
 from wisp.estimator.store import Key
 from wisp.scheduler.policy import ESTIMATING, PolicyChoice, choose_policy
 from wisp.verifier.base import Facts, Verifier

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from wisp.core.batch import Batch
 from wisp.core.session import Session
+from wisp.engine.keeper import Keeper
 from wisp.engine.messages import (
     Close,
     Draft,
@@ -24,9 +25,8 @@ from wisp.engine.messages import (
 from wisp.engine.outcomes import session_state, settle, step_report
 from wisp.engine.step import InFlightStep, Pace, forecast
 from wisp.errors import BadRequest, Overloaded, ProtocolError
-from wisp.estimator.keeper import Keeper
 from wisp.scheduler.admission import admission, until_one_ends_s
-from wisp.scheduler.base import Policy
+from wisp.scheduler.base import Policy, Situation
 from wisp.scheduler.policy import PolicyChoice
 from wisp.verifier.base import Outcome, Verifier
 
@@ -83,7 +83,7 @@ class Engine:
         now = self._clock()
         if self._in_flight:
             return max(0.0, self._pace.decide_s - now)
-        wake_s = self._policy.wake_s(self.sessions.values(), now)
+        wake_s = self._policy.wake_s(Situation(self.sessions.values(), now))
         return None if wake_s is None else max(0.0, wake_s - now)
 
     def rest(self) -> None:
@@ -148,12 +148,11 @@ class Engine:
 
     def _make_room(self, session: Session) -> None:
         """End sessions of lower priority if need be. Raises Overloaded if there is no room."""
-        now = self._clock()
         decided = admission(
             self.sessions.values(),
             session.slo,
             self._verifier.facts.max_sessions,
-            lambda others, slo: self._policy.admits(others, slo, now),
+            self._policy.admits,
         )
         if decided.wait_s is not None:
             raise Overloaded(decided.reason, retry_after_s=decided.wait_s)
@@ -189,9 +188,9 @@ class Engine:
         """The step to launch now, if there is one."""
         sessions = self.sessions.values()
         free = [session for session in sessions if self._is_free(session)]
-        self._policy.num_away = len(sessions) - len(free)
-        self._policy.ahead = self._pace.ahead
-        batch = self._policy.schedule(free, self._clock())
+        num_away = len(sessions) - len(free)
+        situation = Situation(free, self._clock(), num_away, self._pace.ahead)
+        batch = self._policy.schedule(situation)
         if not batch:
             return None
         step = InFlightStep(batch, forecast(batch, self._policy.estimator), start_s, self._clock())

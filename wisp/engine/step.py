@@ -7,7 +7,7 @@ from wisp.core.session import Session
 from wisp.core.smoothing import smoothed
 from wisp.engine.messages import Forecast
 from wisp.estimator.base import Estimator
-from wisp.estimator.shape import SeatedShape, mean_seat, shape_of
+from wisp.estimator.shape import shape_of
 from wisp.verifier.base import Collect, Verifier
 
 # Times what deciding and launching take, that both begin before the target is expected to be free.
@@ -56,15 +56,13 @@ class InFlightStep:
             seat.session.landed(chooses_one=chooses_one)
 
 
-def forecast(batch: Batch, estimator: Estimator | None) -> Forecast | None:
-    if estimator is None:
-        return None
+def forecast(batch: Batch, estimator: Estimator) -> Forecast:
     shape = shape_of(batch)
     return Forecast(
         estimator.predict_s(shape),
         estimator.upper_s(shape),
         estimator.drift,
-        estimator.predict_s(mean_seat(shape)),
+        estimator.predict_s(shape.mean_seat()),
     )
 
 
@@ -117,7 +115,7 @@ class Pace:
         in_flight: InFlightStep,
         num_bound: int,
         step: InFlightStep,
-        estimator: Estimator | None,
+        estimator: Estimator,
     ) -> bool:
         """Whether to launch it now, rather than one step with the in-flight step's sessions, too.
 
@@ -126,16 +124,8 @@ class Pace:
         """
         if not step.overlaps:
             return False
-        if estimator is None:
-            return True
-        together = SeatedShape(
-            in_flight.shape.num_tokens + step.shape.num_tokens,
-            in_flight.shape.num_context + step.shape.num_context,
-            in_flight.shape.prefill_product + step.shape.prefill_product,
-            in_flight.shape.num_seats + step.shape.num_seats,
-        )
         parts_s = estimator.predict_s(in_flight.shape) + estimator.predict_s(step.shape)
-        lost_s = parts_s - estimator.predict_s(together)
+        lost_s = parts_s - estimator.predict_s(in_flight.shape.joined(step.shape))
         away = num_bound / len(in_flight.batch)
         return away * self._returning * lost_s <= self._lead_s + self._rest_s
 

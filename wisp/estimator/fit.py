@@ -9,20 +9,36 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from wisp.estimator.base import StepShape
-from wisp.estimator.basis import NUM_COLUMNS, PRIOR, STEPS, columns
-from wisp.estimator.nnls import nnls
+from wisp.estimator.curve import NUM_COLUMNS, PRIOR, STEPS, columns
+from wisp.estimator.shape import StepShape
 
 Floats = NDArray[np.float64]
 Observation = tuple[StepShape, float]  # a step and its time in seconds
 
-MEMORY = 500.0  # steps: how many count, as a new step makes all before it fade
-_HOLD = 1.0  # steps of its own that each weight is worth against new evidence
-_MIN_ENERGY = 1e-6  # of a column that was never seen: its weight stays where it is
-_SPARSE = 3e-3  # penalty of a tile's step, in units of the noise: it appears where the data pay
+# Steps that count, as each new one makes all before it fade. Chosen: a minute or less of a busy
+# server, and enough to determine every weight.
+MEMORY = 500.0
+# Steps of its own that the last value of each weight is worth against new evidence. Chosen: the
+# least that keeps a night of small batches from unlearning large ones (tests/estimator).
+_HOLD = 1.0
+# Least energy of a column, as a share of the largest: a column that was never seen keeps its
+# weight. Chosen: far below any column seen, far above rounding.
+_MIN_ENERGY = 1e-6
+# Penalty of a tile's step, in units of the noise: steps appear only where the data pay for them.
+# Chosen on benchmarks/data/h200_qwen3_8b_shape.csv; others brought nothing, see
+# docs/measurements.md.
+_SPARSE = 3e-3
+# The noise that the penalty is taken of is at most this, relative. Chosen: of a model that does
+# not fit yet the error is no noise.
 _MAX_NOISE = 0.1
-_SAME_SPEED = 0.1  # below it a change is left to the fit
+# A relative change of speed below this is left to the fit. Chosen: above the noise of some steps.
+_SAME_SPEED = 0.1
+# Times that a profile is solved, with less weight on outliers each time. Chosen: the weights have
+# settled by then.
 _NUM_REWEIGHTS = 6
+# Where the active set method stops: the gradient against the largest entry of the target. Chosen:
+# above the rounding of sums of some thousands of squares.
+_TOLERANCE = 1e-9
 
 
 class FitState(Struct, frozen=True):
@@ -143,3 +159,42 @@ def _shaped(values: Sequence[object], *shape: int) -> Floats:
     if array.shape != shape or not np.isfinite(array).all():
         raise ValueError(f"{array.shape} numbers where {shape} are wanted")
     return array
+
+
+def nnls(gram: Floats, target: Floats, start: Floats) -> Floats:
+    """The x >= 0 that minimises x'Gx/2 - x'h, for G `gram` [m, m] positive definite, h [m].
+
+    The active set method of Lawson and Hanson (Solving Least Squares Problems, 1974, ch. 23),
+    started from `start`'s set of positive weights: near the solution it takes a round or two.
+    """
+    weights = np.maximum(start, 0.0)
+    free = weights > 0.0
+    tolerance = _TOLERANCE * float(np.abs(target).max(initial=0.0))
+    for _ in range(4 * len(target)):  # it ends long before; rounding alone could make it circle
+        weights, free = _descend(gram, target, weights, free)
+        gradient = target - gram @ weights
+        gradient[free] = -np.inf
+        best = int(gradient.argmax())
+        if gradient[best] <= tolerance:
+            break
+        free[best] = True
+    return weights
+
+
+def _descend(
+    gram: Floats, target: Floats, weights: Floats, free: NDArray[np.bool_]
+) -> tuple[Floats, NDArray[np.bool_]]:
+    """To the minimum over the free weights; those that reach zero on the way are fixed there."""
+    while free.any():
+        rows = np.flatnonzero(free)
+        goal = np.zeros_like(weights)
+        goal[rows] = np.linalg.solve(gram[np.ix_(rows, rows)], target[rows])
+        blocked = rows[goal[rows] <= 0.0]
+        if not len(blocked):
+            return goal, free
+        way = weights[blocked] - goal[blocked]
+        step = np.divide(weights[blocked], way, out=np.zeros_like(way), where=way > 0.0)
+        weights = weights + step.min() * (goal - weights)
+        weights[blocked[step.argmin()]] = 0.0
+        free = free & (weights > 0.0)
+    return np.zeros_like(weights), free

@@ -1,40 +1,53 @@
-"""The shape of a batch: what the estimator is told of a step, before and after it is taken."""
+"""The shape of a step: what an estimator is told of it, before and after it is taken."""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from wisp.core.batch import Batch
-from wisp.estimator.base import StepShape
 
 
-class SeatedShape(StepShape):
-    """A step shape that also knows its number of seats.
+class StepShape(NamedTuple):
+    """What the time of a step depends on.
 
     Each seat costs the host and the attention kernels something of its own: on an H200 a step of
-    some 130 tokens takes 8 ms for 16 sessions and 13 ms for 128. Whoever cannot tell the number
-    leaves it out, with a plain `StepShape`, and gets the coarser estimate.
+    some 130 tokens takes 8 ms for 16 sessions and 13 ms for 128.
     """
 
+    num_tokens: int  # new tokens of all seats, drafts and prefill included
+    num_context: int  # tokens whose KV is read: the sum of the seats' lengths
+    prefill_product: float  # sum over prefill chunks of (new tokens * length)
     num_seats: int
 
-    def __new__(
-        cls, num_tokens: int, num_context: int, prefill_product: float, num_seats: int
-    ) -> SeatedShape:
-        self = super().__new__(cls, num_tokens, num_context, prefill_product)
-        self.num_seats = num_seats
-        return self
+    def joined(self, other: StepShape) -> StepShape:
+        """The shape of one step with the seats of both."""
+        return StepShape(
+            self.num_tokens + other.num_tokens,
+            self.num_context + other.num_context,
+            self.prefill_product + other.prefill_product,
+            self.num_seats + other.num_seats,
+        )
 
-    def __getnewargs__(self) -> tuple[int, int, float, int]:
-        return *self, self.num_seats
+    def with_drafts(self, count: int) -> StepShape:
+        """The shape with so many draft tokens more, in seats that it has."""
+        tokens, context, product, seats = self
+        return StepShape(tokens + count, context + count, product, seats)
 
-    def __repr__(self) -> str:
-        return f"SeatedShape{(*self, self.num_seats)}"
+    def mean_seat(self) -> StepShape:
+        """What the average seat would be as a step of its own."""
+        num_seats = max(1, self.num_seats)
+        return StepShape(
+            max(1, round(self.num_tokens / num_seats)),
+            round(self.num_context / num_seats),
+            self.prefill_product / num_seats,
+            1,
+        )
 
 
-def seats_of(shape: StepShape) -> int | None:
-    return shape.num_seats if isinstance(shape, SeatedShape) else None
+EMPTY = StepShape(0, 0, 0.0, 0)
 
 
-def shape_of(batch: Batch) -> SeatedShape:
+def shape_of(batch: Batch) -> StepShape:
     """A seat that computes one committed token decodes, and is no prefill chunk.
 
     A seat's length is what its attention reads: the KV it has, and its new tokens.
@@ -47,13 +60,4 @@ def shape_of(batch: Batch) -> SeatedShape:
         context += length
         if seat.num_context > 1:
             product += seat.num_context * length
-    return SeatedShape(tokens, context, float(product), len(batch))
-
-
-def mean_seat(shape: SeatedShape) -> SeatedShape:
-    """What the shape's average seat would be as a step of its own."""
-    num_seats = max(1, shape.num_seats)
-    tokens, context, product = shape
-    return SeatedShape(
-        max(1, round(tokens / num_seats)), round(context / num_seats), product / num_seats, 1
-    )
+    return StepShape(tokens, context, float(product), len(batch))

@@ -8,16 +8,33 @@ from collections.abc import Iterable
 import numpy as np
 from msgspec import Struct
 
+# Share of steps that keep below the upper bound: the paper's deadlines are met by 95 % of them.
 _QUANTILE = 0.95
-_NUM_KEPT = 512  # residuals
-_ENOUGH = 20  # residuals; fewer cannot show a quantile of 95 %
+# Residuals from which the quantile is taken. Chosen: 25 or so of them lie above it, and what was an
+# hour ago is gone.
+_NUM_KEPT = 512
+# Residuals below which a quantile of 95 % cannot be seen: 1 / (1 - _QUANTILE).
+_ENOUGH = 20
+# Relative margin until then. Chosen: large, as the model is the prior's or nearly so.
 _COLD_MARGIN = 0.25
+# Then it is this many times the largest residual seen, if that is more. Chosen: half as much again.
+_COLD_FACTOR = 1.5
+# Least relative margin. Chosen: two runs of the same step differ by about 2 %, see
+# docs/measurements.md.
 _MIN_MARGIN = 0.02
-_RECENT = 32  # steps
+# Steps over which the recent error is averaged. Chosen: a second or so of steps.
+_RECENT = 32
+# Steps over which the long-run error is averaged. Chosen: 30 times that, to be compared with it.
 _LONG = 1000
-_WORST = 0.5  # that one residual counts in the means: a single hiccup raises no alarm
-_MIN_ERROR = 0.01  # the long-run error of a model without noise would make any noise an alarm
-_PERIOD = 8  # residuals between two looks at the quantile
+# Most that one residual counts in the means. Chosen: a single hiccup raises no alarm.
+_MAX_ERROR = 0.5
+# Most that it counts in the long-run mean, in units of that mean. Chosen: else a change would
+# become the rule before it is noticed.
+_MAX_GROWTH = 2.0
+# Least long-run error. Chosen: a model without noise would make any noise an alarm.
+_MIN_ERROR = 0.01
+# Residuals between two looks at the quantile. Chosen: a look costs as much as eight residuals.
+_PERIOD = 8
 
 
 class SpreadState(Struct, frozen=True):
@@ -44,10 +61,10 @@ class Spread:
     def note(self, residual: float) -> None:
         self._ring[self._num_seen % _NUM_KEPT] = residual
         self._num_seen += 1
-        error = min(_WORST, abs(residual))
+        error = min(_MAX_ERROR, abs(residual))
         self.recent += (error - self.recent) / min(_RECENT, self._num_seen)
-        if self._num_seen > _RECENT:  # else a change would become the rule before it is noticed
-            error = min(error, 2.0 * max(self._long, _MIN_ERROR))
+        if self._num_seen > _RECENT:
+            error = min(error, _MAX_GROWTH * max(self._long, _MIN_ERROR))
         self._long += (error - self._long) / min(_LONG, self._num_seen)
         if self._num_seen % _PERIOD == 0 or self._num_seen <= _ENOUGH:
             self.margin = self._margin()
@@ -63,7 +80,7 @@ class Spread:
         kept = self._ring[: min(self._num_seen, _NUM_KEPT)]
         num = len(kept)
         if num < _ENOUGH:
-            return max(_COLD_MARGIN, 1.5 * float(kept.max(initial=0.0)))
+            return max(_COLD_MARGIN, _COLD_FACTOR * float(kept.max(initial=0.0)))
         rank = _QUANTILE * num + 2.0 * math.sqrt(_QUANTILE * (1.0 - _QUANTILE) * num)
         index = min(num - 1, math.ceil(rank) - 1)
         return max(_MIN_MARGIN, float(np.partition(kept, index)[index]))

@@ -15,7 +15,9 @@ from wisp.files import write_whole
 
 log = logging.getLogger(__name__)
 
-_FORMAT = 1  # raise it when a term or its unit changes
+# Of the file. Raise it when a term of the fit, its unit or a field of the state changes: files of
+# another number are ignored.
+_FORMAT = 2
 
 
 class Key(Struct, frozen=True, kw_only=True):

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from wisp.core.session import Session
 from wisp.core.slo import Slo
 from wisp.estimator.base import Estimator
-from wisp.estimator.shape import SeatedShape
+from wisp.estimator.shape import StepShape
 
 _USABLE = 1.2  # of the time: a session refused is a promise broken for certain
 _MIN_WAIT_S, _MAX_WAIT_S = 0.5, 30.0
@@ -106,7 +106,7 @@ def retry_after_s(
     """
     if not sessions:
         return None
-    alone_s = estimator.predict_s(SeatedShape(1, 0, 0.0, 1)) / committed_per_seat
+    alone_s = estimator.predict_s(StepShape(1, 0, 0.0, 1)) / committed_per_seat
     most = 1.0 / max(alone_s, 1e-9)
     rates = [min(most, each.tokens_per_s) for each in (slo, *(s.slo for s in sessions))]
     fastest = max(rates)
@@ -116,7 +116,7 @@ def retry_after_s(
 
     def time_s(seats: float, tokens: float, periods: float) -> float:
         new = round(seats * tokens + periods * num_seats * prefill_per_token)
-        shape = SeatedShape(new, round(seats * context), 0.0, round(seats))
+        shape = StepShape(new, round(seats * context), 0.0, round(seats))
         return estimator.predict_s(shape) / periods
 
     plain_s = time_s(num_seats, 1.0, 1.0)

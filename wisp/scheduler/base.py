@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
-from typing import Protocol
+from typing import ClassVar, NamedTuple
 
 from wisp.core.batch import Batch
 from wisp.core.drafts import Directive
@@ -13,40 +14,73 @@ from wisp.estimator.base import Estimator
 from wisp.estimator.shape import shape_of
 
 
-class Policy(Protocol):
-    estimator: Estimator | None = None  # every policy teaches it, so that they can be compared
-    num_away: int = 0  # sessions of an in-flight step, which `schedule` is not shown: none is free
-    decodes_on: bool = False  # it is shown those that may have drafts, too, and seats them plainly
-    ahead: float = 0.0  # share of late of steps launched while another ran: who had drafts sits out
+class Situation(NamedTuple):
+    """All that a decision on the next step depends on, beside what the policy has learned."""
+
+    sessions: Collection[Session]  # those that can be seated now
+    now: float  # seconds, of the same clock as the sessions' times
+    num_away: int = 0  # sessions beside these, which a step in flight keeps from being seated
+    share_ahead: float = 0.0  # of recent steps, those launched while another ran: 0 to 1
+
+
+class Policy(ABC):
+    """A rule of scheduling. What it learns it learns in `observe` and `ended` alone: a decision
+    called again with the same input is the same again."""
+
+    # Whether it wants to see the sessions of a step in flight that only chooses their next token,
+    # though they may have drafts: it seats them without, in the step behind that one.
+    decodes_on: ClassVar[bool] = False
+
+    def __init__(self, estimator: Estimator) -> None:
+        """`estimator`: every policy teaches it, whether it asks it or not, so that all policies'
+        forecasts can be compared."""
+        self.estimator = estimator
 
     @property
     def marginal_cost(self) -> float | None:
         """Of a draft token, in committed tokens: what a directive weighs it by; None: unknown."""
         return None
 
-    def schedule(self, sessions: Collection[Session], now: float) -> Batch:
-        """The batch of the next step; empty when there is nothing to do yet."""
+    @abstractmethod
+    def schedule(self, situation: Situation) -> Batch:
+        """The batch of the next step; empty when there is nothing to do yet.
 
-    def wake_s(self, sessions: Collection[Session], now: float) -> float | None:
-        """When `schedule` would seat somebody if no message came before; None: never."""
+        It changes no session. The caller may drop the batch and ask again later.
+        """
 
+    @abstractmethod
+    def wake_s(self, situation: Situation) -> float | None:
+        """When `schedule` would seat somebody if no message came before; None: never.
+
+        On the clock of `situation.now`, whose sessions are here all that are open.
+        """
+
+    @abstractmethod
     def directive(self, session: Session) -> Directive:
-        """What the session's edge is asked to do from now on."""
+        """What the session's edge is asked to do from now on.
+
+        Asked once when the session opens and once behind each of its verdicts: it may keep in
+        `session.history` when the edge was last switched.
+        """
 
     def observe(
         self, batch: Batch, num_committed: Sequence[int], step_time_s: float, now: float
     ) -> None:
         """Learn from a step, before its outcomes change the sessions.
 
-        `num_committed`: tokens that each seat's outcome holds.
+        `batch`: as `schedule` returned it, or a seat of it that was tried alone. `num_committed`:
+        tokens that each seat's outcome holds, in the order of the seats. `step_time_s`: from when
+        the target began. `now`: when the outcomes were known.
         """
-        if self.estimator is not None:
-            self.estimator.observe(shape_of(batch), step_time_s)
+        self.estimator.observe(shape_of(batch), step_time_s)
 
     def ended(self, session: Session) -> None:
         """It has all its text, or will get no more of it."""
         return
 
-    def admits(self, sessions: Collection[Session], slo: Slo, now: float) -> float | None:
-        """None: a session with this SLO may join; else in how many seconds it may ask again."""
+    def admits(self, sessions: Collection[Session], slo: Slo) -> float | None:
+        """Whether a session with this SLO may join `sessions`, all that are open.
+
+        None: it may; else in how many seconds it may ask again.
+        """
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from itertools import accumulate
 from operator import mul
 
@@ -11,8 +11,8 @@ from wisp.core.batch import Batch, Seat
 from wisp.core.drafts import REST, Directive
 from wisp.core.session import Session
 from wisp.estimator.base import Estimator
-from wisp.estimator.shape import SeatedShape, shape_of
-from wisp.scheduler.base import Policy
+from wisp.estimator.shape import EMPTY, shape_of
+from wisp.scheduler.base import Policy, Situation
 
 
 def ready_s(session: Session, block_tokens: int, now: float) -> float:
@@ -21,6 +21,16 @@ def ready_s(session: Session, block_tokens: int, now: float) -> float:
     if not waits or session.edge_resting or len(session.buffer) >= block_tokens:
         return now
     return session.due_s
+
+
+def _ready(situation: Situation, block_tokens: int) -> list[Session]:
+    now = situation.now
+    return [s for s in situation.sessions if ready_s(s, block_tokens, now) <= now]
+
+
+def _first_ready_s(situation: Situation, block_tokens: int) -> float | None:
+    now = situation.now
+    return min((ready_s(s, block_tokens, now) for s in situation.sessions), default=None)
 
 
 def seat_in_order(
@@ -45,21 +55,22 @@ def seat_in_order(
 class Centralized(Policy):
     """The baseline without edges: continuous batching, one token for everybody in every step."""
 
-    def __init__(self, max_step_tokens: int) -> None:
+    def __init__(self, estimator: Estimator, max_step_tokens: int) -> None:
+        super().__init__(estimator)
         self._max_step_tokens = max_step_tokens
 
     def directive(self, session: Session) -> Directive:
         return REST
 
-    def schedule(self, sessions: Collection[Session], now: float) -> Batch:
-        order = sorted(sessions, key=lambda s: (not s.decoding, s.committed_s))
+    def schedule(self, situation: Situation) -> Batch:
+        order = sorted(situation.sessions, key=lambda s: (not s.decoding, s.committed_s))
         batch = seat_in_order(order, self._max_step_tokens, drafts=False)
         for seat in batch.seats:
             seat.edge_late = False  # nobody was waited for
         return batch
 
-    def wake_s(self, sessions: Collection[Session], now: float) -> float | None:
-        return now if sessions else None
+    def wake_s(self, situation: Situation) -> float | None:
+        return situation.now if situation.sessions else None
 
 
 class Fcfs(Policy):
@@ -70,7 +81,10 @@ class Fcfs(Policy):
     before prefill, so that a long prompt cannot delay a verdict by more than one chunk.
     """
 
-    def __init__(self, directive: Directive, block_tokens: int, max_step_tokens: int) -> None:
+    def __init__(
+        self, estimator: Estimator, directive: Directive, block_tokens: int, max_step_tokens: int
+    ) -> None:
+        super().__init__(estimator)
         self._directive = directive
         self._block_tokens = block_tokens
         self._max_step_tokens = max_step_tokens
@@ -78,15 +92,15 @@ class Fcfs(Policy):
     def directive(self, session: Session) -> Directive:
         return self._directive
 
-    def schedule(self, sessions: Collection[Session], now: float) -> Batch:
+    def schedule(self, situation: Situation) -> Batch:
         ready = sorted(
-            (s for s in sessions if ready_s(s, self._block_tokens, now) <= now),
+            _ready(situation, self._block_tokens),
             key=lambda s: (not s.decoding, s.committed_s),
         )
         return seat_in_order(ready, self._max_step_tokens)
 
-    def wake_s(self, sessions: Collection[Session], now: float) -> float | None:
-        return min((ready_s(s, self._block_tokens, now) for s in sessions), default=None)
+    def wake_s(self, situation: Situation) -> float | None:
+        return _first_ready_s(situation, self._block_tokens)
 
 
 class Sled(Policy):
@@ -98,8 +112,14 @@ class Sled(Policy):
     """
 
     def __init__(
-        self, block_tokens: int, batch_size: int, batch_wait_s: float, max_step_tokens: int
+        self,
+        estimator: Estimator,
+        block_tokens: int,
+        batch_size: int,
+        batch_wait_s: float,
+        max_step_tokens: int,
     ) -> None:
+        super().__init__(estimator)
         self._directive = Directive(window=block_tokens, threshold=0.0)
         self._block_tokens = block_tokens
         self._batch_size = batch_size
@@ -109,18 +129,20 @@ class Sled(Policy):
     def directive(self, session: Session) -> Directive:
         return self._directive
 
-    def schedule(self, sessions: Collection[Session], now: float) -> Batch:
-        if self._start_s(sessions, now) > now:
+    def schedule(self, situation: Situation) -> Batch:
+        now = situation.now
+        if self._start_s(situation) > now:
             return Batch()
-        ready = [s for s in sessions if self._ready_s(s, now) <= now]
+        ready = _ready(situation, self._block_tokens)
         ready.sort(key=lambda s: self._arrived_s(s, now))
         return seat_in_order(ready[: self._batch_size], self._max_step_tokens)
 
-    def wake_s(self, sessions: Collection[Session], now: float) -> float | None:
-        return self._start_s(sessions, now) if sessions else None
+    def wake_s(self, situation: Situation) -> float | None:
+        return self._start_s(situation) if situation.sessions else None
 
-    def _start_s(self, sessions: Collection[Session], now: float) -> float:
+    def _start_s(self, situation: Situation) -> float:
         """When the batch is full, or its first member has waited long enough."""
+        sessions, now = situation.sessions, situation.now
         full = min(self._batch_size, len(sessions))
         times = sorted(self._ready_s(s, now) for s in sessions)
         oldest = min((self._waited_out_s(s, now) for s in sessions), default=now)
@@ -148,12 +170,10 @@ class WispPaper(Policy):
     still ends before the earliest deadline in it; those already lost bind nobody.
     """
 
-    estimator: Estimator
-
     def __init__(
         self, estimator: Estimator, directive: Directive, block_tokens: int, max_step_tokens: int
     ) -> None:
-        self.estimator = estimator
+        super().__init__(estimator)
         self._directive = directive
         self._block_tokens = block_tokens
         self._max_step_tokens = max_step_tokens
@@ -161,33 +181,31 @@ class WispPaper(Policy):
     def directive(self, session: Session) -> Directive:
         return self._directive
 
-    def wake_s(self, sessions: Collection[Session], now: float) -> float | None:
-        return min((ready_s(s, self._block_tokens, now) for s in sessions), default=None)
+    def wake_s(self, situation: Situation) -> float | None:
+        return _first_ready_s(situation, self._block_tokens)
 
-    def schedule(self, sessions: Collection[Session], now: float) -> Batch:
-        seats = [self._whole(s) for s in sessions if ready_s(s, self._block_tokens, now) <= now]
+    def schedule(self, situation: Situation) -> Batch:
+        now = situation.now
+        seats = [self._whole(session) for session in _ready(situation, self._block_tokens)]
         all_s = self.estimator.upper_s(shape_of(Batch(seats)))
         batch, limit_s = Batch(), math.inf
-        tokens, context, product = 0, 0, 0.0
+        shape = EMPTY
         for urgent, _, seat in sorted(
             (self._rank(seat, now + 2.0 * all_s) for seat in seats), key=lambda rank: rank[:2]
         ):
-            room = self._max_step_tokens - tokens
+            room = self._max_step_tokens - shape.num_tokens
             if room <= 0:
                 break
             self._trim(seat, room)
-            more = shape_of(Batch([seat]))
-            shape = SeatedShape(
-                tokens + more[0], context + more[1], product + more[2], len(batch) + 1
-            )
-            time_s = self.estimator.upper_s(shape)
+            joined = shape.joined(shape_of(Batch([seat])))
+            time_s = self.estimator.upper_s(joined)
             slack_s = seat.session.promised_s - now
             if slack_s < time_s and urgent == 0:
                 slack_s = math.inf  # lost whatever is done
             if batch and time_s > min(limit_s, slack_s):
                 continue
             limit_s = min(limit_s, slack_s)
-            tokens, context, product = shape
+            shape = joined
             batch.seats.append(seat)
         return batch
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from wisp.scheduler.costs import Curve
+from wisp.estimator.curve import Curve
+from wisp.estimator.shape import StepShape
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-_LEVELS = 256  # of cumulative acceptance: a byte, as on the wire
+# Levels of cumulative acceptance: a byte, as on the wire. Tokens of one level are alike.
+_LEVELS = 256
+# Rates that differ by less, relative, are ties. Chosen: above rounding, below any real difference.
+_SAME = 1e-9
 
 
 class Drafts:
@@ -32,24 +36,21 @@ class Drafts:
         """Expected accepted tokens among the best `num_tokens`."""
         return np.asarray(np.interp(num_tokens, self._ends, self._values))
 
-    def best_count(
-        self, base_value: float, base_tokens: int, extra_s: float, mean: Curve, most: int
-    ) -> int:
-        """How many of `most` maximise (expected committed tokens) / (predicted time).
+    def best_count(self, shape: StepShape, value: float, curve: Curve, max_count: int) -> int:
+        """How many, of `max_count` at most, maximise (expected committed tokens) / (expected time).
 
-        Of ties, the most: what is free is taken.
-
-        Value is linear between levels and time between the grid's points, so a best count lies at
-        one of both kinds of ends. All are compared: time rises in steps, and greed would stop at
-        the first.
+        `shape`: of the step without drafts. `value`: the tokens that it commits. Of ties, the most:
+        what is free is taken. Value is linear between levels and time between the curve's breaks,
+        so a best count lies at an end of one kind or the other. All are compared: time rises in
+        steps, and greed would stop at the first.
         """
-        grid = mean.tokens - base_tokens
-        counts = np.concatenate((self._ends, grid, (most,)))
-        counts = counts[(counts >= 0) & (counts <= most)]
-        values = base_value + self.value(counts)
-        rates = values / mean.at(counts + float(base_tokens), extra_s)
+        counts = np.concatenate((self._ends, curve.breaks - shape.num_tokens, (max_count,)))
+        counts = counts[(counts >= 0) & (counts <= max_count)]
+        rest_s = curve.rest_s(shape.with_drafts(1)) + curve.context_s * (counts - 1)
+        rest_s[counts == 0] = curve.rest_s(shape)  # perhaps no seat has several tokens then
+        rates = (value + self.value(counts)) / (curve.tokens_s(shape.num_tokens + counts) + rest_s)
         best = float(rates.max())
-        return int(counts[rates >= best * (1.0 - 1e-9)].max())
+        return int(counts[rates >= best * (1.0 - _SAME)].max())
 
     def by_row(self, num_tokens: int) -> Ints:
         """Of each row, how many are among the best `num_tokens`."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wisp.estimator.shape import SeatedShape
+from wisp.estimator.base import Estimator
+from wisp.estimator.curve import Curve
+from wisp.estimator.shape import EMPTY, StepShape
 from wisp.scheduler.columns import Columns
-from wisp.scheduler.costs import Costs, Curve
 from wisp.scheduler.knapsack import Drafts
 from wisp.scheduler.speculation import Load
 
@@ -20,6 +22,9 @@ Ints = NDArray[np.int64]
 _MAX_EARLY_S = 0.5  # that a session is seated before its deadline is close
 _LATE = 0.25  # share of all sessions whose deadline is lost, from which on the server is late
 _POOR = 0.9  # of the average: equals are not to wait for one another
+# A step up to so many times as long as one of a single token lies on the floor. Chosen: noise of
+# 15 % hides the difference.
+_FREE = 1.15
 _MIN_CHUNK = 16  # of a prompt whose first token is late, whatever else is promised
 
 
@@ -33,20 +38,21 @@ class Plan:
     def __init__(
         self,
         columns: Columns,
-        costs: Costs,
+        estimator: Estimator,
         max_tokens: int,
         load: Load,
         now: float,
         cumulative: Floats,
     ) -> None:
-        self._costs = costs
+        self._curve = estimator.curve
+        self._upper = 1.0 + estimator.margin
         self._max_tokens = max_tokens
         self._columns = columns
         self._slack_s = columns.due_s - now
         self._order = np.argsort(columns.due_s, kind="stable")  # earliest deadline first
         ready = columns.decoding & ~columns.waiting
         seats = max(1, int(ready.sum()))
-        plain_s = self._upper_s(SeatedShape(seats, int(columns.length[ready].sum()), 0.0, seats))
+        plain_s = self._upper_s(StepShape(seats, int(columns.length[ready].sum()), 0.0, seats))
         # This step and the next; where drafts must save seats, this one: they gather meanwhile.
         both_s = 2.0 * max(load.step_s, plain_s)
         self._horizon_s = (load.step_s or plain_s) if load.scarce else both_s
@@ -73,14 +79,14 @@ class Plan:
         self.chunks: dict[int, int] = {}  # prompt tokens, by row
         self._prefilling = ~columns.decoding
         self._has_prefill = bool(self._prefilling.any())
-        self.shape = SeatedShape(0, 0, 0.0, 0)
+        self.shape = EMPTY
         self.limit_s = math.inf
 
     def _poor(self, worth: Floats, load: Load) -> Bools:
         """Whose next seat would bring fewer tokens for its time than steps do on average."""
-        mean, columns = self._costs.mean, self._columns
-        token_s = mean.slope_s(len(columns.sessions))
-        time_s = mean.seat_s + mean.context_s * columns.length + token_s * (1 + self._num_worth)
+        curve, columns = self._curve, self._columns
+        token_s = curve.slope_s(len(columns.sessions))
+        time_s = curve.seat_s + curve.context_s * columns.length + token_s * (1 + self._num_worth)
         found: Bools = (1.0 + worth) * load.per_token_s < _POOR * time_s
         return found
 
@@ -96,7 +102,7 @@ class Plan:
         self._decode(rows[: self._max_tokens - reserve])
         self._tighten(rows)
         for index, row in enumerate(late_prompts.tolist()):
-            self._chunk(row, least=0 if index else _MIN_CHUNK)
+            self._chunk(row, min_chunk=0 if index else _MIN_CHUNK)
         self.limit_s = math.inf
         self._tighten(rows)
 
@@ -114,7 +120,8 @@ class Plan:
         ready = self._rows(rest & ~self._held)
         ready = ready[np.argsort(-columns.length[ready], kind="stable")]
         self._decode_within(ready, self._draft_room if self._eager else self._whole(ready))
-        free = self._costs.free_tokens - self.shape.num_tokens - self._num_hoped
+        free = free_tokens(self._curve, self._max_tokens)
+        free -= self.shape.num_tokens + self._num_hoped
         self._decode_within(self._rows(rest & self._held), min(free, self._draft_room))
 
     def _whole(self, rows: Ints) -> int:
@@ -134,7 +141,7 @@ class Plan:
             for row in self._rows(self._prefilling).tolist():
                 if self.room - num_drafts <= 0:
                     break
-                self._chunk(row, least=0, beside=num_drafts)
+                self._chunk(row, min_chunk=0, beside=num_drafts)
         return self.chunks != before
 
     def lift_limit(self) -> None:
@@ -143,45 +150,14 @@ class Plan:
 
     def best_drafts(self, drafts: Drafts) -> int:
         """How many to verify; every seated deadline holds with them."""
-        most = max(0, min(self._draft_room, drafts.num_tokens, self._fitting_drafts()))
-        mean = self._costs.mean
-        extra_s = mean.extra_s(self.with_drafts(1))
-        value = float(self.decodes.sum())
-        while most:
-            count = drafts.best_count(value, self.shape.num_tokens, extra_s, mean, most)
-            if self._upper_s(self.with_drafts(count)) <= self.limit_s:
-                return self._best_of(drafts, count)
-            most = count * 7 // 8  # the curve is an interpolation: the estimator has the last word
-        return 0
-
-    def _best_of(self, drafts: Drafts, count: int) -> int:
-        """`count`, the end of the tile below it, or none: by the estimator, not by the curve."""
-        grid, tokens = self._costs.mean.tokens, self.shape.num_tokens
-        below = int(grid[max(0, int(np.searchsorted(grid, tokens + count)) - 1)]) - tokens
-        value = float(self.decodes.sum())
-
-        def rate(count: int) -> float:
-            time_s = self._costs.estimator.predict_s(self.with_drafts(count))
-            return (value + float(drafts.value(count))) / max(time_s, 1e-9)
-
-        return max(count, max(0, below), 0, key=rate)
-
-    def with_drafts(self, count: int) -> SeatedShape:
-        tokens, context, product = self.shape
-        return SeatedShape(tokens + count, context + count, product, self.shape.num_seats)
-
-    def _fitting_drafts(self) -> int:
-        """How many the curve lets in before the limit."""
-        upper = self._costs.upper
-        extra_s = upper.extra_s(self.with_drafts(1))
-        if self.limit_s - extra_s >= upper.times_s[-1]:
-            return self.room
-        end = int(np.searchsorted(upper.times_s, self.limit_s - extra_s, side="right"))
-        if end == 0:
+        room = max(0, min(self._draft_room, drafts.num_tokens))
+        fitting = bisect_right(range(room + 1), self.limit_s, key=self._drafted_s) - 1
+        if fitting <= 0:
             return 0
-        ends = slice(end - 1, end + 1)
-        fits = np.interp(self.limit_s - extra_s, upper.times_s[ends], upper.tokens[ends])
-        return int(fits) - self.shape.num_tokens
+        return drafts.best_count(self.shape, float(self.decodes.sum()), self._curve, fitting)
+
+    def _drafted_s(self, num_drafts: int) -> float:
+        return self._upper_s(self.shape.with_drafts(num_drafts))
 
     @property
     def _draft_room(self) -> int:
@@ -191,7 +167,7 @@ class Plan:
 
     def _prompt_urgent(self) -> Bools:
         """A prompt needs several steps, each full of it."""
-        full_s = float(self._costs.upper.times_s[-1])
+        full_s = self._upper_s(StepShape(self._max_tokens, 0, 0.0, 0))
         steps = np.ceil(self._columns.missing / self._max_tokens)
         found: Bools = self._slack_s < steps * full_s + self._horizon_s
         return found
@@ -200,76 +176,74 @@ class Plan:
         """Earliest deadline first."""
         return self._order[mask[self._order]]
 
-    def _upper_s(self, shape: SeatedShape) -> float:
-        return self._costs.estimator.upper_s(shape)
+    def _upper_s(self, shape: StepShape) -> float:
+        return self._upper * self._curve.time_s(shape)
 
     def _decode(self, rows: Ints) -> None:
         self.decodes[rows] = True
-        self.shape = self._with_decodes(rows)
+        context = int(self._columns.length[rows].sum())
+        self.shape = self.shape.joined(StepShape(len(rows), context, 0.0, len(rows)))
 
-    def _with_decodes(self, rows: Ints) -> SeatedShape:
-        tokens, context, product = self.shape
-        context += int(self._columns.length[rows].sum())
-        return SeatedShape(tokens + len(rows), context, product, self.shape.num_seats + len(rows))
-
-    def _decode_within(self, rows: Ints, most: int) -> None:
+    def _decode_within(self, rows: Ints, max_seats: int) -> None:
         """As many as deadlines allow, theirs included."""
-        rows = rows[: max(0, most)]
+        rows = rows[: max(0, max_seats)]
         if len(rows) == 0:
             return
         limit_s = min(self.limit_s, float(self._slack_s[rows].min()))
-        upper: Curve = self._costs.upper
+        curve = self._curve
         seats = np.arange(1, len(rows) + 1)
-        extra_s = upper.context_s * np.cumsum(self._columns.length[rows]) + upper.seat_s * seats
-        extra_s = np.asarray(extra_s + upper.extra_s(self.shape), dtype=np.float64)
-        count = int((upper.at(seats + self.shape.num_tokens, extra_s) <= limit_s).sum())
-        while count:
-            if self._upper_s(self._with_decodes(rows[:count])) <= limit_s:
-                break
-            count = count * 7 // 8  # the curve is an interpolation
+        times_s = curve.tokens_s(seats + self.shape.num_tokens) + curve.rest_s(self.shape)
+        times_s += curve.context_s * np.cumsum(self._columns.length[rows]) + curve.seat_s * seats
+        count = int((self._upper * times_s <= limit_s).sum())
         if not self.shape.num_tokens:
             count = max(1, count)  # an idle target helps nobody
         if count:
             self._decode(rows[:count])
             self.limit_s = limit_s
 
-    def _chunk(self, row: int, least: int, beside: int = 0) -> None:
-        """The most of a prompt that fits room and deadlines, but `least` even if it breaks them."""
-        missing = int(self._columns.missing[row])
-        most = min(missing, self._max_tokens - self.shape.num_tokens - beside)
-        most += self.chunks.get(row, 0)
-        most = min(missing, most)
-        before = self._without(row)
-        chunk = most
-        while chunk > least and self._chunked_s(before, row, chunk, beside) > self.limit_s:
-            chunk = chunk * 7 // 8
-        chunk = max(chunk, min(least, most), self.chunks.get(row, 0))
+    def _chunk(self, row: int, min_chunk: int, beside: int = 0) -> None:
+        """The largest part of a prompt that fits room and deadlines beside so many drafts, but
+        `min_chunk` even if it breaks them."""
+        before, held = self._without(row), self.chunks.get(row, 0)
+        room = self._max_tokens - self.shape.num_tokens - beside + held
+        room = min(int(self._columns.missing[row]), room)
+        least = max(0, held, min(min_chunk, room))
+        sizes = range(least + 1, room + 1)
+        chunk = least + bisect_right(
+            sizes, self.limit_s, key=lambda size: self._chunked_s(before, row, size, beside)
+        )
         if chunk > 0:
             self.chunks[row] = chunk
             self.shape = self._with_chunk(before, row, chunk)
 
-    def _without(self, row: int) -> SeatedShape:
+    def _without(self, row: int) -> StepShape:
         chunk = self.chunks.get(row, 0)
         return self._with_chunk(self.shape, row, chunk, sign=-1) if chunk else self.shape
 
-    def _with_chunk(self, shape: SeatedShape, row: int, chunk: int, sign: int = 1) -> SeatedShape:
+    def _with_chunk(self, shape: StepShape, row: int, chunk: int, sign: int = 1) -> StepShape:
         columns = self._columns
         length = int(columns.length[row] - columns.missing[row]) + chunk
         product = float(chunk * length) if chunk > 1 else 0.0
-        return SeatedShape(
+        return StepShape(
             shape.num_tokens + sign * chunk,
             shape.num_context + sign * length,
             shape.prefill_product + sign * product,
             shape.num_seats + sign,
         )
 
-    def _chunked_s(self, before: SeatedShape, row: int, chunk: int, beside: int) -> float:
-        tokens, context, product = shape = self._with_chunk(before, row, chunk)
-        seats = shape.num_seats
-        return self._upper_s(SeatedShape(tokens + beside, context + beside, product, seats))
+    def _chunked_s(self, before: StepShape, row: int, chunk: int, beside: int) -> float:
+        return self._upper_s(self._with_chunk(before, row, chunk).with_drafts(beside))
 
     def _tighten(self, rows: Ints) -> None:
         """The tightest of these deadlines that what is seated now does not break."""
         slack_s = self._slack_s[rows]
         holding = slack_s[self.decodes[rows] & (slack_s >= self._upper_s(self.shape))]
         self.limit_s = min(self.limit_s, float(holding.min(initial=math.inf)))
+
+
+def free_tokens(curve: Curve, max_tokens: int) -> int:
+    """How many sessions can decode in a step that lies on the floor still."""
+    limit_s = _FREE * curve.time_s(StepShape(1, 0, 0.0, 1))
+    return bisect_right(
+        range(1, max_tokens + 1), limit_s, key=lambda n: curve.time_s(StepShape(n, 0, 0.0, n))
+    )

@@ -80,10 +80,9 @@ def make_policy(
 
     `batch_size` and `batch_wait_s` are those of `sled` alone.
     """
-    policy: Policy
     match name:
         case "wisp":
-            policy = Wisp(
+            return Wisp(
                 estimator,
                 first,
                 block_tokens=block_tokens,
@@ -91,12 +90,10 @@ def make_policy(
                 max_step_tokens=max_step_tokens,
             )
         case "wisp-paper":
-            policy = WispPaper(estimator, first, block_tokens, max_step_tokens)
+            return WispPaper(estimator, first, block_tokens, max_step_tokens)
         case "sled":
-            policy = Sled(block_tokens, batch_size, batch_wait_s, max_step_tokens)
+            return Sled(estimator, block_tokens, batch_size, batch_wait_s, max_step_tokens)
         case "fcfs":
-            policy = Fcfs(first, block_tokens, max_step_tokens)
+            return Fcfs(estimator, first, block_tokens, max_step_tokens)
         case "centralized":
-            policy = Centralized(max_step_tokens)
-    policy.estimator = estimator
-    return policy
+            return Centralized(estimator, max_step_tokens)

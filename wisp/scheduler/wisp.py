@@ -11,11 +11,10 @@ from wisp.core.drafts import Directive
 from wisp.core.session import Session
 from wisp.core.slo import Slo
 from wisp.estimator.base import Estimator
-from wisp.estimator.shape import SeatedShape
+from wisp.estimator.shape import StepShape, shape_of
 from wisp.scheduler.admission import retry_after_s
-from wisp.scheduler.base import Policy
+from wisp.scheduler.base import Policy, Situation
 from wisp.scheduler.columns import Columns
-from wisp.scheduler.costs import Costs
 from wisp.scheduler.knapsack import Drafts
 from wisp.scheduler.plan import Plan
 from wisp.scheduler.speculation import Load, SpeculationController
@@ -39,7 +38,6 @@ class Wisp(Policy):
     decoding cannot hold them all but drafts, cheaper than seats, can, none keeps drafts out.
     """
 
-    estimator: Estimator
     decodes_on = True
 
     def __init__(
@@ -51,15 +49,14 @@ class Wisp(Policy):
         max_window: int,
         max_step_tokens: int,
     ) -> None:
-        self.estimator = estimator
-        self._costs = Costs(estimator, max_step_tokens)
+        super().__init__(estimator)
         self._controller = SpeculationController(first, block_tokens, max_window)
         self._block_tokens = block_tokens
         self._max_step_tokens = max_step_tokens
         # Seats that decoded, their tokens, and those committed, faded.
         self._recent: Floats = np.zeros(3)
         self._num_prefilled = self._num_committed = 0.0  # tokens of ended sessions, faded
-        self.load = Load()
+        self.load = Load()  # what was learned, and as the last decision saw the server
 
     @property
     def marginal_cost(self) -> float:
@@ -68,10 +65,10 @@ class Wisp(Policy):
     def directive(self, session: Session) -> Directive:
         return self._controller.directive(session, self.load)
 
-    def wake_s(self, sessions: Collection[Session], now: float) -> float | None:
-        return now if sessions else None
+    def wake_s(self, situation: Situation) -> float | None:
+        return situation.now if situation.sessions else None
 
-    def admits(self, sessions: Collection[Session], slo: Slo, now: float) -> float | None:
+    def admits(self, sessions: Collection[Session], slo: Slo) -> float | None:
         num_seats, num_tokens, num_committed = np.maximum(self._recent, 1.0).tolist()
         seat = num_tokens / num_seats, max(1.0, num_committed / num_seats)
         return retry_after_s(sessions, slo, self.estimator, *seat, self._prefill_per_token)
@@ -88,7 +85,8 @@ class Wisp(Policy):
     def observe(
         self, batch: Batch, num_committed: Sequence[int], step_time_s: float, now: float
     ) -> None:
-        self._costs.observe(batch, step_time_s)
+        self._learn_cost(batch)
+        super().observe(batch, num_committed, step_time_s, now)
         step_s = self.load.step_s or step_time_s
         self.load = self.load._replace(step_s=0.8 * step_s + 0.2 * step_time_s)
         decodes = [
@@ -99,81 +97,86 @@ class Wisp(Policy):
         if decodes:
             self._recent = _FADES * self._recent + np.sum(decodes, axis=0)
 
-    def schedule(self, sessions: Collection[Session], now: float) -> Batch:
+    def schedule(self, situation: Situation) -> Batch:
+        load = self._with_round_cost(situation)
         present = [
             session
-            for session in sessions
-            if not (session.num_pending and session.buffer and self._sits_out(session))
+            for session in situation.sessions
+            if not (session.num_pending and session.buffer and self._sits_out(session, load))
         ]
-        self.num_away += len(sessions) - len(present)
         if not present:
             return Batch()
         columns = Columns(present, self._block_tokens)
         cumulative = columns.cumulative_acceptance()
         # Behind a step with its drafts a session sits one out that it could have decoded in.
-        cumulative[cumulative.sum(axis=1) <= self.load.round_cost] = 0.0
-        self._gauge(columns, cumulative)
-        plan = Plan(columns, self._costs, self._max_step_tokens, self.load, now, cumulative)
+        cumulative[cumulative.sum(axis=1) <= load.round_cost] = 0.0
+        num_open = len(situation.sessions) + situation.num_away
+        # Kept for directives alone: the next decision begins with what was learned again.
+        load = self.load = self._gauged(columns, cumulative, num_open, load)
+        plan = Plan(columns, self.estimator, self._max_step_tokens, load, situation.now, cumulative)
         plan.seat_urgent()
         plan.seat_ready()
-        if self.load.scarce:
+        if load.scarce:
             plan.lift_limit()
         drafts = Drafts(cumulative * plan.decodes[:, None])
         num_drafts = plan.best_drafts(drafts)
         if plan.fill_prompts(num_drafts):
             num_drafts = min(num_drafts, plan.best_drafts(drafts))
-        self._note_cost(plan, drafts, num_drafts)
-        return _batch(columns, plan, drafts.by_row(num_drafts))
+        batch = _batch(columns, plan, drafts.by_row(num_drafts))
+        batch.value = float(plan.decodes.sum() + drafts.value(num_drafts))
+        return batch
 
-    def _sits_out(self, session: Session) -> bool:
+    def _with_round_cost(self, situation: Situation) -> Load:
+        """Nothing is known of it before the first step."""
+        load = self.load
+        share = situation.share_ahead if load.per_token_s else 0.0
+        return load._replace(round_cost=share * max(0.0, 1.0 - load.marginal_cost))
+
+    def _sits_out(self, session: Session, load: Load) -> bool:
         """Its drafts are worth this step and the one behind theirs, which it will sit out, too."""
         ahead = np.frombuffer(session.stream.acceptance)[None, : self._block_tokens]
         worth = cumulative_acceptance(ahead, np.array([session.stream.calibration])).sum()
-        return bool(worth > 2.0 * self.load.round_cost)
+        return bool(worth > 2.0 * load.round_cost)
 
-    def _gauge(self, columns: Columns, cumulative: Floats) -> None:
+    def _gauged(self, columns: Columns, cumulative: Floats, count: int, load: Load) -> Load:
         """How far the server is from what plain decoding of everybody can just do.
 
         Seats are dear if a plain one takes longer than a token does on average, or would with the
         drafts that are here: where nobody's drafts are taken, the average does not show it.
+        `count`: of all sessions that are open.
         """
-        count = len(columns.sessions) + self.num_away
         with_prompts = round(count * (1.0 + self._prefill_per_token))
         context = round(columns.length.mean() * count)
-        plain = SeatedShape(with_prompts, context, 0.0, count)
-        plain_s = self._costs.mean.time_s(plain)
+        plain = StepShape(with_prompts, context, 0.0, count)
+        curve = self.estimator.curve
+        plain_s = curve.time_s(plain)
         use = plain_s / float(columns.period_s.min())
-        mean = self._costs.mean
-        seat_s = mean.seat_s + mean.context_s * float(columns.length.mean())
+        seat_s = curve.seat_s + curve.context_s * float(columns.length.mean())
         heavy = count * seat_s > _HEAVY * plain_s
-        token_s = mean.slope_s(count)
-        per_token_s = self.load.per_token_s or seat_s + token_s
-        taken = cumulative > self.load.marginal_cost
+        token_s = curve.slope_s(count)
+        per_token_s = load.per_token_s or seat_s + token_s
+        taken = cumulative > load.marginal_cost
         num_seats, num_drafts = int(taken.any(axis=1).sum()), int(taken.sum())
         if heavy and num_seats:
             offered_s = num_seats * (seat_s + token_s) + num_drafts * token_s
             per_token_s = min(per_token_s, offered_s / (num_seats + float(cumulative[taken].sum())))
         dear = per_token_s < seat_s + token_s
-        self.load = self.load._replace(
+        return load._replace(
             plain_s=plain_s,
             fits=use <= 1.0 and with_prompts < 0.5 * self._max_step_tokens and not dear,
             eager=use <= _EAGER or not dear,
             scarce=use > 1.0 and heavy,
         )
 
-    def _note_cost(self, plan: Plan, drafts: Drafts, num_drafts: int) -> None:
-        """What the controller needs to know of this decision, smoothed."""
-        value = float(plan.decodes.sum() + drafts.value(num_drafts))
-        if value:
-            mean = self._costs.mean
-            shape = plan.with_drafts(num_drafts)
-            per_token_s = mean.time_s(shape) / value
-            marginal_cost = mean.slope_s(shape.num_tokens) / max(per_token_s, 1e-9)
-            before = self.load
-            self.load = before._replace(
-                marginal_cost=0.8 * before.marginal_cost + 0.2 * marginal_cost,
-                round_cost=self.ahead * max(0.0, 1.0 - before.marginal_cost),
-                per_token_s=0.8 * (before.per_token_s or per_token_s) + 0.2 * per_token_s,
+    def _learn_cost(self, batch: Batch) -> None:
+        """What a step's time and a draft token of it are worth, by what was expected of it."""
+        if batch.value:
+            shape, curve, load = shape_of(batch), self.estimator.curve, self.load
+            per_token_s = curve.time_s(shape) / batch.value
+            marginal_cost = curve.slope_s(shape.num_tokens) / max(per_token_s, 1e-9)
+            self.load = load._replace(
+                marginal_cost=0.8 * load.marginal_cost + 0.2 * marginal_cost,
+                per_token_s=0.8 * (load.per_token_s or per_token_s) + 0.2 * per_token_s,
             )
 
 

@@ -15,10 +15,10 @@ from rich.table import Table
 
 from wisp.config import ProfileConfig
 from wisp.engine.build import build_verifier, estimator_key
+from wisp.engine.profiling import GPU_BUDGET_S, profile
 from wisp.errors import ConfigError
 from wisp.estimator.fit import Observation
-from wisp.estimator.profile import GPU_BUDGET_S, profile
-from wisp.estimator.shape import SeatedShape
+from wisp.estimator.shape import StepShape
 from wisp.estimator.step_time import StepTimeEstimator, held_out
 from wisp.estimator.store import Key, save
 from wisp.verifier.base import Verifier
@@ -99,7 +99,7 @@ def _describe(
     """Times in ms. Tokens and seats are varied one at a time, without context."""
 
     def ms(tokens: int, seats: int, context: int = 0) -> float:
-        return 1e3 * estimator.predict_s(SeatedShape(tokens, context, 0.0, seats))
+        return 1e3 * estimator.predict_s(StepShape(tokens, context, 0.0, seats))
 
     powers = range((max_tokens - 1).bit_length())
     sizes = [*(2**power for power in powers), max_tokens]

@@ -8,9 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from wisp.estimator.base import StepShape
-from wisp.estimator.fit import MEMORY, Observation
-from wisp.estimator.nnls import nnls
+from wisp.estimator.fit import MEMORY, Observation, nnls
+from wisp.estimator.shape import StepShape
 from wisp.estimator.spread import Spread
 
 Floats = NDArray[np.float64]
@@ -21,7 +20,7 @@ _HOLD = 1e-3  # of a step
 
 
 class LinearEstimator:
-    """Implements `wisp.estimator.base.Estimator` as the paper's section on it has it.
+    """What the paper's section on its estimator describes.
 
     Least squares of the absolute error, refit with forgetting as the other one is. The paper's
     b is over all new tokens, drafts too; a `StepShape` tells it of prefill chunks alone unless
@@ -33,10 +32,6 @@ class LinearEstimator:
         self.weights: Floats = _PRIOR.copy()  # [4], ms per unit, in the order of the formula
         self.spread = Spread()
         self._start()
-
-    @property
-    def drift(self) -> float:
-        return self.spread.drift
 
     def predict_s(self, shape: StepShape) -> float:
         return max(1e-6, float(_columns(shape) @ self.weights) * 1e-3)
@@ -79,6 +74,6 @@ class LinearEstimator:
 
 
 def _columns(shape: StepShape) -> Floats:
-    num_tokens, context, product = shape
+    num_tokens, context, product, _ = shape
     row: Floats = np.array([num_tokens, product, context - num_tokens, 1.0]) / _UNITS
     return row

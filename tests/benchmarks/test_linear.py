@@ -5,8 +5,8 @@ import random
 
 import pytest
 
-from wisp.estimator.base import StepShape
-from wisp.estimator.linear import LinearEstimator
+from benchmarks.linear import LinearEstimator
+from wisp.estimator.shape import StepShape
 
 
 def linear_steps(number: int, seed: int) -> list[tuple[StepShape, float]]:
@@ -16,7 +16,7 @@ def linear_steps(number: int, seed: int) -> list[tuple[StepShape, float]]:
         new, cached = chance.randint(1, 2000), chance.randint(0, 500_000)
         product = float(new * chance.randint(1, 4000))
         time_s = 5e-3 + 2e-5 * new + 1e-10 * product + 4e-8 * cached
-        made.append((StepShape(new, new + cached, product), time_s * chance.gauss(1, 0.01)))
+        made.append((StepShape(new, new + cached, product, 1), time_s * chance.gauss(1, 0.01)))
     return made
 
 

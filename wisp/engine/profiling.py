@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import cycle
-from typing import Protocol
 
 from wisp.core.batch import Batch, Seat
 from wisp.core.request import Sampling
@@ -15,6 +14,7 @@ from wisp.core.session import Session
 from wisp.core.slo import Slo
 from wisp.estimator.fit import Observation
 from wisp.estimator.shape import shape_of
+from wisp.verifier.base import Verifier
 
 log = logging.getLogger(__name__)
 
@@ -31,37 +31,8 @@ _SLO = Slo(tokens_per_s=1.0, first_token_s=60.0)
 Progress = Callable[[float, int], None]  # the share of the budget spent, steps measured so far
 
 
-class Facts(Protocol):
-    """The part of `wisp.verifier.base.Facts` that is read here; estimators know no verifier."""
-
-    @property
-    def vocab_size(self) -> int: ...
-    @property
-    def max_model_len(self) -> int: ...
-    @property
-    def max_sessions(self) -> int: ...
-    @property
-    def on_gpu(self) -> bool: ...
-
-
-class Outcome(Protocol):
-    @property
-    def tokens(self) -> list[int]: ...
-    def computed_after(self, seat: Seat) -> int: ...
-
-
-class Target(Protocol):
-    """What every `wisp.verifier.base.Verifier` is."""
-
-    @property
-    def facts(self) -> Facts: ...
-    def open(self, session: Session) -> None: ...
-    def step(self, batch: Batch) -> Sequence[Outcome]: ...
-    def close(self, session: Session) -> None: ...
-
-
 def profile(
-    verifier: Target,
+    verifier: Verifier,
     *,
     max_step_tokens: int,
     max_window: int,
@@ -89,7 +60,7 @@ def profile(
 class _Run:
     def __init__(
         self,
-        verifier: Target,
+        verifier: Verifier,
         max_step_tokens: int,
         budget_s: float,
         clock: Callable[[], float],

@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from wisp.engine.profiling import profile
 from wisp.estimator.base import DRIFT_ALARM
-from wisp.estimator.profile import Target, profile
 from wisp.estimator.step_time import StepTimeEstimator
 from wisp.estimator.store import Key, load, save
+from wisp.verifier.base import Verifier
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ class Keeper:
 
 
 def keep(
-    target: Target,
+    target: Verifier,
     folder: Path | None,
     key: Key,
     *,

@@ -7,8 +7,8 @@ import pytest
 
 from tests.estimator.known import steps
 from wisp.core.batch import Batch
-from wisp.estimator.keeper import Keeper, keep
-from wisp.estimator.shape import SeatedShape
+from wisp.engine.keeper import Keeper, keep
+from wisp.estimator.shape import StepShape
 from wisp.estimator.step_time import StepTimeEstimator
 from wisp.estimator.store import Key, load
 from wisp.testing.clock import VirtualClock
@@ -42,7 +42,7 @@ def test_a_target_is_profiled_once(tmp_path: Path) -> None:
     again = ScriptedVerifier()
     second = kept(again, tmp_path)
     assert again.num_steps == 0
-    shape = SeatedShape(16, 1000, 0.0, 4)
+    shape = StepShape(16, 1000, 0.0, 4)
     known_s = first.estimator.predict_s(shape)
     assert known_s != StepTimeEstimator().predict_s(shape)
     assert second.estimator.predict_s(shape) == pytest.approx(known_s)
