@@ -237,11 +237,6 @@ def test_there_is_one_virtual_clock() -> None:
     assert clocks == ["wisp/testing/clock.py: VirtualClock"]
 
 
-# Names that stand twice until the rooms they lie in are settled: this list only gets shorter.
-TWICE_YET: set[str] = set()
-MODULES_TWICE_YET: set[str] = set()
-
-
 def test_a_public_class_has_a_name_of_its_own() -> None:
     where: dict[str, list[str]] = {}
     for path in sorted(WISP.rglob("*.py")):
@@ -249,11 +244,10 @@ def test_a_public_class_has_a_name_of_its_own() -> None:
             for node in ast.parse(path.read_text()).body:
                 if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                     where.setdefault(node.name, []).append(str(path.relative_to(ROOT)))
-    twice = {name: paths for name, paths in where.items() if len(paths) > 1}
-    assert {name: paths for name, paths in twice.items() if name not in TWICE_YET} == {}
+    assert {name: paths for name, paths in where.items() if len(paths) > 1} == {}
 
 
 def test_a_module_has_a_name_of_its_own() -> None:
     names = [path.name for path in WISP.rglob("*.py") if GENERATED not in path.parents]
-    allowed = {"__init__.py", "base.py", "main.py"} | MODULES_TWICE_YET
+    allowed = {"__init__.py", "base.py", "main.py"}
     assert {name for name in names if names.count(name) > 1} <= allowed

@@ -26,7 +26,7 @@ from wisp.config import TINY, DemoConfig, load
 from wisp.errors import ConfigError
 from wisp.launch import Process
 
-# Seeds the prompts and the noise of every run, so that all runs show the same. Chosen: the date
+# Chooses the prompts and the noise of every run, so that all runs show the same. Chosen: the date
 # on which it was written.
 SEED = 20260111
 _DRAFT_STYLE, _TARGET_STYLE = "green", "bold yellow"

@@ -21,7 +21,13 @@ from wisp.scheduler.policy import POLICIES, PolicyName, make_policy
 def facts(sessions: Collection[Session]) -> list[tuple[object, ...]]:
     """What a decision might change."""
     return [
-        (list(s.tokens), list(s.buffer), list(s.stream.acceptance), s.num_computed, repr(s.edge))
+        (
+            list(s.tokens),
+            list(s.buffer),
+            list(s.stream.acceptance),
+            s.num_computed,
+            repr(s.edge_stats),
+        )
         for s in sessions
     ]
 

@@ -15,8 +15,13 @@ from wisp.verifier.base import Verifier
 
 log = logging.getLogger(__name__)
 
+# How often what was learned is saved. Chosen: a server that is killed loses five minutes of it.
 _SAVE_PERIOD_S = 300.0
-_MIN_STEPS = 32  # what knows fewer is not worth keeping: the next start had better profile
+# An estimator that knows fewer steps is not kept. Chosen: as many as it takes to leave its prior,
+# below which the next start had better profile.
+_MIN_STEPS = 32
+# An alarm is over when the drift has fallen below this. Chosen: half of what raises it, so that one
+# change is told once.
 _ALL_CLEAR = 0.5 * DRIFT_ALARM
 
 

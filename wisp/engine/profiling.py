@@ -18,14 +18,26 @@ from wisp.verifier.base import Verifier
 
 log = logging.getLogger(__name__)
 
+# How long the profile may take at the first start with a target. Chosen: on a GPU as long as the
+# engine itself takes to start.
 GPU_BUDGET_S = 60.0
-CPU_BUDGET_S = 2.0  # a start on a laptop is not to wait for it
-_SIZES = (1, 4, 16, 32, 64, 128, 256, 512)  # sessions in a step, and the most there are
+# The same on a CPU. Chosen: a start on a laptop is not to wait for it.
+CPU_BUDGET_S = 2.0
+# Sessions in a step of the grid, beside the most there are. Chosen: powers of two or four, since
+# times change by ratios and the fit is smooth between.
+_SIZES = (1, 4, 16, 32, 64, 128, 256, 512)
+# Draft tokens of each session in a step of the grid. Chosen: as the sizes.
 _DRAFTS = (0, 1, 2, 4, 8, 16)
+# Tokens that stand before those of a step. Chosen: powers of four, up to a long chat.
 _CONTEXTS = (64, 512, 2048, 8192)
+# How often the grid is gone through, if there is time. Chosen: a median of six tells outliers.
 _NUM_SWEEPS = 6
-_ROOM = 160  # tokens that a session may grow by
-_PREFILL_SHARE = 0.5  # of a context's time, before its grid begins
+# Tokens that a session of the profile may grow by. Chosen: six sweeps with the longest drafts.
+_ROOM = 160
+# The share of a context's time that goes to opening and prefilling. Chosen: prompts and decoding
+# are worth the same to the fit.
+_PREFILL_SHARE = 0.5
+# By definition a promise that nobody waits for: no policy sees these sessions.
 _SLO = Slo(tokens_per_s=1.0, first_token_s=60.0)
 
 Progress = Callable[[float, int], None]  # the share of the budget spent, steps measured so far

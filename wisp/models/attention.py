@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from wisp.models.batch import Group, Shape, SlotBatch
+from wisp.models.layout import Group, Shape, SlotBatch
 
 NAME = "wisp_slots"
 

@@ -6,7 +6,7 @@ import random
 
 import torch
 
-from wisp.models.batch import KEYS, ROWS
+from wisp.models.layout import KEYS, ROWS
 from wisp.models.slots import Item, SlotModel
 
 _LENGTH = KEYS + ROWS  # reaches into a second block of keys, so that sums are continued
@@ -21,7 +21,7 @@ def is_exact(model: SlotModel) -> bool:
     """Whether some logits are the same bits in other cuts, other places and other company.
 
     It takes about 400 tokens of the model. It is a sample: where it fails the law does not hold,
-    where it does not the construction of `wisp.models.batch` is what speaks for the law.
+    where it does not the construction of `wisp.models.layout` is what speaks for the law.
     """
     rng = random.Random(0)
     tokens = rng.choices(range(model.vocab_size), k=min(_LENGTH, model.max_len))

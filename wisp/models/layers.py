@@ -10,7 +10,7 @@ from torch.nn.functional import linear, pad
 from transformers.activations import SiLUActivation
 from transformers.pytorch_utils import Conv1D
 
-from wisp.models.batch import ROWS
+from wisp.models.layout import ROWS
 
 
 class TiledLinear(nn.Module):

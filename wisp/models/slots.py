@@ -13,8 +13,8 @@ from transformers.utils import logging as transformers_logging
 
 from wisp.errors import ConfigError
 from wisp.models import attention
-from wisp.models.batch import KEYS, QUERIES, Item, Shape, lay_out, round_up
 from wisp.models.layers import replace_layers
+from wisp.models.layout import KEYS, QUERIES, Item, Shape, lay_out, round_up
 
 __all__ = ["Item", "SlotModel"]
 

@@ -17,7 +17,7 @@ _LEVELS = 256
 _SAME = 1e-9
 
 
-class Drafts:
+class DraftPool:
     """The draft tokens at hand, the most valuable first; equal ones in the order of their rows.
 
     Cumulative acceptance never rises along a row: the best tokens are a prefix of each row.

@@ -12,7 +12,7 @@ from wisp.estimator.base import Estimator
 from wisp.estimator.curve import Curve
 from wisp.estimator.shape import EMPTY, StepShape
 from wisp.scheduler.columns import Columns
-from wisp.scheduler.knapsack import Drafts
+from wisp.scheduler.knapsack import DraftPool
 from wisp.scheduler.speculation import Load
 
 Bools = NDArray[np.bool_]
@@ -148,7 +148,7 @@ class Plan:
         """From here on no deadline keeps anything out of the step."""
         self.limit_s = math.inf
 
-    def best_drafts(self, drafts: Drafts) -> int:
+    def best_drafts(self, drafts: DraftPool) -> int:
         """How many to verify; every seated deadline holds with them."""
         room = max(0, min(self._draft_room, drafts.num_tokens))
         fitting = bisect_right(range(room + 1), self.limit_s, key=self._drafted_s) - 1

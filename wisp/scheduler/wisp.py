@@ -15,7 +15,7 @@ from wisp.estimator.shape import StepShape, shape_of
 from wisp.scheduler.admission import retry_after_s
 from wisp.scheduler.base import Policy, Situation
 from wisp.scheduler.columns import Columns
-from wisp.scheduler.knapsack import Drafts
+from wisp.scheduler.knapsack import DraftPool
 from wisp.scheduler.plan import Plan
 from wisp.scheduler.speculation import Load, SpeculationController
 
@@ -118,7 +118,7 @@ class Wisp(Policy):
         plan.seat_ready()
         if load.scarce:
             plan.lift_limit()
-        drafts = Drafts(cumulative * plan.decodes[:, None])
+        drafts = DraftPool(cumulative * plan.decodes[:, None])
         num_drafts = plan.best_drafts(drafts)
         if plan.fill_prompts(num_drafts):
             num_drafts = min(num_drafts, plan.best_drafts(drafts))
