@@ -102,34 +102,44 @@ def _attend(group: Group, queries: Sequence[Tensor], layer: Layer, scale: float)
     `queries` are those of all tiles, each [kv heads, queries * group, head dim].
 
     A product is of one tile and one block, for all key heads: even the number of products that are
-    asked for at once is the same always, since a library may choose its kernels by that, too. A
-    block that a query may not look at adds zeros to its sums, which changes no bit; the largest
-    score is the same in whatever order it is looked for; and blocks are added in order.
+    asked for at once is the same always, since a library may choose its kernels by that, too.
+    Blocks are added in order, so those that a query may not look at, which have zeros for weights,
+    change no bit of its sums.
     """
     num_blocks, shape = group.num_blocks, queries[0].shape
     scores = layer.keys.new_empty(len(group.blocks), *shape[:2], layer.key_blocks.shape[3])
-    by_pair = scores.unbind()
     for tile, block, bias, result in zip(
-        group.tiles, group.blocks, group.bias, by_pair, strict=True
+        group.tiles, group.blocks, group.bias, scores.unbind(), strict=True
     ):
         keys = layer.key_blocks.select(0, block)
         torch.baddbmm(bias, queries[tile], keys, alpha=scale, out=result)
+    weights = scores.softmax(-1)
     if num_blocks > 1:
-        scores = scores.view(-1, num_blocks, *scores.shape[1:])
-    largest = scores.amax(-1, keepdim=True)
-    scores.sub_(largest.amax(1, keepdim=True) if num_blocks > 1 else largest).exp_()
-    sums = scores.sum(-1, keepdim=True)
-    if num_blocks > 1:  # a running sum adds from the front, so zeros behind it do not change it
-        sums = sums.cumsum(1)[:, -1]
+        weights *= _shares(scores, weights, num_blocks)
     output = layer.values.new_empty(group.num_tiles, *shape[:2], layer.values.shape[2])
     by_tile = output.unbind()
-    for index, (weights, block) in enumerate(zip(by_pair, group.blocks, strict=True)):
+    for index, (weight, block) in enumerate(zip(weights.unbind(), group.blocks, strict=True)):
         values, result = layer.value_blocks.select(0, block), by_tile[index // num_blocks]
         if index % num_blocks == 0:
-            torch.bmm(weights, values, out=result)
+            torch.bmm(weight, values, out=result)
         else:
-            result.baddbmm_(weights, values)
-    return output.div_(sums)
+            result.baddbmm_(weight, values)
+    return output
+
+
+def _shares(scores: Tensor, weights: Tensor, num_blocks: int) -> Tensor:
+    """Each block's part of a query's weight: [pairs, kv heads, queries * group, 1].
+
+    `weights` are the scores' softmax over each block alone. A query that may look at one block only
+    has 1 for it and 0 for the others, exactly: its bits are those of a tile with one block.
+    """
+    by_tile = (-1, num_blocks, *scores.shape[1:3])
+    largest = scores.amax(-1).view(by_tile)
+    # Within a block the largest weight is exp(0) over the sum of all: this is that sum.
+    sums = weights.amax(-1).view(by_tile).reciprocal_()
+    sums *= largest.sub_(largest.amax(1, keepdim=True)).exp_()
+    # A running sum adds from the front: zeros behind it do not change it.
+    return sums.div_(sums.cumsum(1)[:, -1:]).view(scores.shape[:3]).unsqueeze(-1)
 
 
 def _note_unsupported(cache: SlotCache, options: dict[str, Any]) -> None:

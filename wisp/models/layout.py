@@ -68,7 +68,7 @@ class Group:
     # One of each for each pair of a tile and a block, tile after tile, blocks by position:
     tiles: list[int]
     blocks: list[int]  # indices into the cache
-    bias: Sequence[Tensor]  # [queries * group, keys]: 0 where a query may look, else -inf
+    bias: Sequence[Tensor]  # [queries * group, keys]: added to scores, see `causal_bias`
 
 
 @dataclass(slots=True)
@@ -193,12 +193,13 @@ def _groups(
 def causal_bias(starts: Tensor, num_blocks: int, shape: Shape, dtype: torch.dtype) -> Tensor:
     """Each position may look at itself and those before: [tiles * blocks, queries * group, keys].
 
-    `starts` [tiles] are the positions of the tiles' first tokens. A tile that is not full is filled
-    with positions behind it: what they look at does not matter, but they must look at something.
+    0 where it may, else so low that no weight is left, but finite: a block with no key to look at
+    has a softmax, too. `starts` [tiles] are the positions of the tiles' first tokens. A tile that is
+    not full is filled with positions behind it: what they look at does not matter.
     """
     positions = starts[:, None] + torch.arange(shape.queries, device=starts.device)
     positions = positions.repeat_interleave(shape.group, 1)[:, None, :, None]
     keys = torch.arange(num_blocks * shape.keys, device=starts.device)
     hidden = keys.view(1, num_blocks, 1, shape.keys) > positions
     bias = torch.zeros(hidden.shape, dtype=dtype, device=starts.device)
-    return bias.masked_fill_(hidden, float("-inf")).flatten(0, 1)
+    return bias.masked_fill_(hidden, torch.finfo(dtype).min / 2).flatten(0, 1)
