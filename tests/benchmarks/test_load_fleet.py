@@ -15,7 +15,7 @@ from benchmarks.load.score import Stats
 from benchmarks.load.servers import wisp_server
 from benchmarks.load.target import config, make_predictable, write_model
 from benchmarks.load.users import chain
-from benchmarks.load.worker import Demand, Setting, Worker
+from benchmarks.load.worker import Demand, Population, Setting, Worker
 from wisp.core import Batch, Sampling, Seat, Session, Slo
 from wisp.launch import Process
 from wisp.sim.profiles import LAPTOP, WIRED
@@ -24,6 +24,7 @@ from wisp.verifier.torch import TorchVerifier
 
 SLO = Slo(tokens_per_s=4.0, first_token_s=2.0)
 VOCAB_SIZE = config("small")["vocab_size"]
+USERS = Population((LAPTOP,), (WIRED,), Workload(Lengths(20.0), Lengths(60.0), think_s=0.01))
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +46,6 @@ async def worker(process: Process) -> AsyncIterator[Worker]:
         grpc=f"127.0.0.1:{process.facts['grpc']}",
         url=process.url,
         vocab_size=VOCAB_SIZE,
-        devices=(LAPTOP,),
-        networks=(WIRED,),
-        workload=Workload(Lengths(20.0), Lengths(60.0), think_s=0.01),
         seed=3,
     )
     worker = Worker(setting, (0, 1))
@@ -66,7 +64,7 @@ def policy(process: Process) -> str:
 
 
 def demand(edges: int, clients: int = 0, *, acceptance: float = 0.7) -> Demand:
-    return Demand(edges, clients, SLO, acceptance, spread_s=0.1)
+    return Demand(edges, clients, USERS, SLO, acceptance, spread_s=0.1)
 
 
 async def until(worker: Worker, name: str, count: int) -> Stats:
