@@ -88,6 +88,13 @@ def vllm_options(kv_tokens: int | None) -> dict[str, Any]:
     return options
 
 
+def _environment() -> dict[str, str]:
+    environment = dict(os.environ)
+    if _on_cpu():  # where vLLM's default claims nearly all memory; GiB, as wisp-server has it
+        environment.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
+    return environment
+
+
 def _on_cpu() -> bool:
     import torch
 
@@ -132,7 +139,7 @@ class VllmServer:
         self._log = folder / "vllm.log"
         with self._log.open("wb") as log:
             self._popen = subprocess.Popen(
-                command, stdout=log, stderr=log, env=os.environ, start_new_session=True
+                command, stdout=log, stderr=log, env=_environment(), start_new_session=True
             )
         try:
             self._wait()
