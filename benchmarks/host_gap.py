@@ -5,9 +5,9 @@
 
 The engine of a wisp-server in this process, its loop, its socket and its messages; in the front's
 place a process that keeps each session's draft buffer full of right drafts, so that every session
-is in every step with drafts. `fixed` verifies 4 drafts of each, whatever they cost. Steps are taken
-one by one (`--overlap`: as by default). `idle_ms` is the GPU's own word, from the end of a step to
-the next forward; `host_ms` the host's, from the arrival of the choices until the forward is
+can be in every step with drafts. `fixed` verifies 4 drafts of each, whatever they cost. Steps are
+taken one by one (`--overlap`: as by default). `idle_ms` is the GPU's own word, from the end of a
+step to the next forward; `host_ms` the host's, from the arrival of the choices until the forward is
 submitted, and the sum of the parts (`host_parts`). `step_ms` is from one forward to the next.
 `--functions` adds what cProfile finds, which makes everything slower.
 """
@@ -65,20 +65,23 @@ PROMPT_TOKENS = 32  # short: what the host does hardly depends on it, and it lea
 SLO = Slo(tokens_per_s=1.0, first_token_s=60.0)  # nobody is refused, nobody is in a hurry
 _CONFIDENCE = 0.9  # what the drafts say of themselves: worth verifying at any price seen
 _WARM_STEPS = 8
+_NEARLY = 0.9  # a policy may leave out a few
+_MOST_EPISODES = 20  # then what was found has to do
 _FIXED_DRAFTS = 4  # the k of most rows of `vllm_steps`
 
 
 class Fixed(Policy):
     """Every session in every step, with so many drafts: it decides nothing."""
 
-    def __init__(self, estimator: Estimator | None) -> None:
+    def __init__(self, estimator: Estimator | None, max_step_tokens: int) -> None:
         self.estimator = estimator
+        self._max_step_tokens = max_step_tokens
 
     def directive(self, session: Session) -> Directive:
         return Directive(MAX_WINDOW, 0.0)
 
     def schedule(self, sessions: Collection[Session], now: float) -> Batch:
-        room = MAX_STEP_TOKENS
+        room = self._max_step_tokens
         batch = Batch()
         for session in sessions:
             seat = Seat(session, min(session.num_missing, room))
@@ -178,13 +181,17 @@ class Runner:
         if max_tokens < 1:
             raise SystemExit(f"{number} sessions do not fit into {kv_tokens} tokens of KV")
         found: list[Gap] = []
-        while len(found) < num_steps:
-            found += self._episode(number, max_tokens, num_steps - len(found))
+        for _ in range(_MOST_EPISODES):
+            if len(found) < num_steps:
+                found += self._episode(number, max_tokens, num_steps - len(found))
+        if not found:
+            raise SystemExit(f"hardly any step had all {number} sessions in it")
         return found
 
     def switch(self, choice: PolicyChoice, policy: str) -> None:
         if policy == "fixed":
-            self._engine._policy = Fixed(self._engine._policy.estimator)
+            estimator = self._engine._policy.estimator
+            self._engine._policy = Fixed(estimator, choice.max_step_tokens)
         else:
             self._engine.turn([SwitchPolicy(msgspec.structs.replace(choice, policy=policy))])
 
@@ -208,8 +215,9 @@ class Runner:
         engine.rest()
 
     def _full(self, number: int) -> list[Gap]:
-        """Of the steps in which all sessions take part with drafts, those behind the first ones."""
-        full = [gap for gap in self._parts.gaps if gap.num_drafting == number]
+        """Of the steps in which (nearly) all sessions take part, those behind the first ones."""
+        gaps = self._parts.gaps
+        full = [g for g in gaps if g.num_seats >= _NEARLY * number and not g.num_prefill]
         return full[_WARM_STEPS:] if len(full) > 2 * _WARM_STEPS else full[len(full) // 2 :]
 
 
