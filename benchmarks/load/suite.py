@@ -134,7 +134,8 @@ def regime_works(
 
 def summary(rows: Sequence[Row]) -> Iterator[Row]:
     """Each load in one line: goodput, and the gain over plain vLLM, of the best drafter and of
-    every policy."""
+    every policy that was measured anywhere."""
+    told = [name for name, found in _columns(rows).items() if found]
     loads = dict.fromkeys((row["regime"], row["devices"], row["acceptance"]) for row in rows)
     for regime, devices, acceptance in loads:
         ours = [
@@ -143,8 +144,9 @@ def summary(rows: Sequence[Row]) -> Iterator[Row]:
             if (row["regime"], row["devices"], row["acceptance"]) == (regime, devices, acceptance)
         ]
         line: Row = {"regime": regime, "devices": devices, "acceptance": acceptance}
-        for name, found in _columns(ours).items():
-            best = max(found, key=lambda row: float(row["goodput"]), default=None)
+        columns = _columns(ours)
+        for name in told:
+            best = max(columns[name], key=lambda row: float(row["goodput"]), default=None)
             for key in ("goodput", "gain", "attainment"):
                 line[f"{name} {key}"] = best and best[key]
         drafters = [row for row in ours if row["part"] in DRAFT_PEERS]
