@@ -15,11 +15,12 @@ import argparse
 import json
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.load.campaign import PLAIN, Campaign, table
-from benchmarks.load.running import add_options, running
+from benchmarks.load.campaign import PLAIN, PUBLISHED_SLED, Campaign, Load, table
+from benchmarks.load.running import add_options, population, running
 from benchmarks.load.target import OWN_SHAPES
 from benchmarks.setting import describe, setting
 from wisp.errors import WispError
@@ -28,10 +29,11 @@ from wisp.scheduler.policy import POLICIES
 
 def main() -> int:
     options = _options()
+    part = PLAIN if options.plain else "wisp"
     try:
         with tempfile.TemporaryDirectory(prefix="wisp-load-") as folder:
             logs = options.logs or Path(folder)
-            with running(options, logs, plain=options.plain, csv=options.csv) as campaign:
+            with running(options, logs, part=part, csv=options.csv) as campaign:
                 capacities = run(campaign, options)
     except WispError as error:
         print(f"benchmarks.load: {error}", file=sys.stderr)
@@ -54,13 +56,13 @@ def run(campaign: Campaign, options: argparse.Namespace) -> list[dict[str, Any]]
     for rate in options.rates:
         for acceptance in options.acceptances:
             for policy in policies:
+                load = Load(population(options), rate, acceptance, options.start)
                 for devices in options.devices:
-                    campaign.best_point(policy, rate, acceptance, devices)
+                    campaign.best_point(policy, replace(load, devices=devices))
                 if options.ramp:
                     count = campaign.capacity(
                         policy,
-                        rate,
-                        acceptance,
+                        load,
                         start=options.start,
                         most=options.most,
                         resolution=options.resolution,
@@ -75,7 +77,12 @@ def _options() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_options(parser)
-    parser.add_argument("--policies", nargs="+", choices=POLICIES, default=["wisp", "centralized"])
+    parser.add_argument(
+        "--policies",
+        nargs="+",
+        choices=[*POLICIES, PUBLISHED_SLED],
+        default=["wisp", "centralized"],
+    )
     parser.add_argument("--rates", type=float, nargs="+", default=[8.0], help="tokens/s promised")
     parser.add_argument("--acceptances", type=float, nargs="+", default=[0.7])
     parser.add_argument("--devices", type=_numbers, default=[], help="loads, e.g. 8,16,32")

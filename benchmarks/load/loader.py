@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
+from benchmarks.host_parts import HostParts, by_seats
 from benchmarks.load.target import make_predictable
 from wisp.config import ServerConfig
 from wisp.engine.build import build_engine
@@ -13,11 +16,30 @@ from wisp.verifier.base import Verifier
 LOAD_FORMAT = "predictable"
 
 
-def build(config: ServerConfig) -> tuple[Verifier, Engine]:
-    """As `wisp.server.build.build_engine`; runs in the engine process, which is the one to know."""
+def build(config: ServerConfig, host_parts: str | None = None) -> tuple[Verifier, Engine]:
+    """As `wisp.server.build.build_engine`; runs in the engine process, which is the one to know.
+
+    `host_parts`: a file for what the host did between steps; None: that is not recorded.
+    """
     if config.engine.options.get("load_format") == LOAD_FORMAT:
         register()
-    return build_engine(config)
+    verifier, engine = build_engine(config)
+    if host_parts:
+        record(verifier, Path(host_parts))
+    return verifier, engine
+
+
+def record(verifier: Verifier, path: Path) -> None:
+    """Write the parts of the gaps to a file as the verifier is shut down."""
+    parts = HostParts()
+    parts.attach(verifier)
+    shutdown = verifier.shutdown
+
+    def write_and_shut_down() -> None:
+        path.write_text(json.dumps(by_seats(parts.gaps), indent=1) + "\n")
+        shutdown()
+
+    verifier.shutdown = write_and_shut_down  # type: ignore[method-assign]
 
 
 def register() -> None:

@@ -6,14 +6,15 @@ import argparse
 import contextlib
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks.load.campaign import Campaign, Times
+from benchmarks.load.campaign import Campaign, Load, Times
 from benchmarks.load.fleet import Fleet, Server
-from benchmarks.load.servers import PlainVllm, wisp_server
+from benchmarks.load.peers import PEERS, is_predictable, speculation
+from benchmarks.load.servers import VllmServer, wisp_server
 from benchmarks.load.target import OWN_SHAPES, config
-from benchmarks.load.worker import Setting
+from benchmarks.load.worker import Population, Setting
 from benchmarks.sim.profiles import CELLULAR, DEVICES, WIFI, WIRED, Network
 from benchmarks.sim.workload import SHARE_GPT, Lengths, Workload
 from benchmarks.vllm_steps import SHAPES
@@ -26,12 +27,20 @@ def running(
     options: argparse.Namespace,
     folder: Path,
     *,
-    plain: bool,
+    part: str,
     csv: Path | None = None,
     end_s: float = math.inf,
+    flags: Sequence[str] = (),
+    acceptance: float = 0.7,
+    baseline: dict[Load, float] | None = None,
 ) -> Iterator[Campaign]:
-    """A server and a fleet; `folder` is for the server's log and its target."""
+    """A server and a fleet; `folder` is for the server's log and its target.
+
+    `part`: one of `benchmarks.load.peers.PEERS`, or a name for wisp-server with `flags`.
+    `acceptance`: of a peer's own drafts, which it is started with.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    plain = part in PEERS
     size = {"shape": options.shape, "kv_tokens": options.kv_tokens}
     on_torch = options.engine == "torch" and not plain  # which reserves KV for all of them
     size["max_sessions"] = options.max_sessions or (64 if on_torch else 512)
@@ -40,39 +49,58 @@ def running(
         if options.engine_url:
             server = Server(options.engine_url)
         elif plain:
-            vllm = stack.enter_context(PlainVllm(folder, **size))
+            vllm = stack.enter_context(
+                VllmServer(
+                    folder,
+                    speculation=speculation(part, options.shape, acceptance, folder),
+                    predictable=is_predictable(part),
+                    **size,
+                )
+            )
             server = Server(vllm.url, vllm.alive)
         else:
             starting = wisp_server(
                 folder,
                 engine=options.engine,
                 profile_s=options.profile_s,
-                flags=options.server_flag,
+                flags=[*options.server_flag, *flags],
+                host_parts=folder / "host_parts.json" if options.host_parts else None,
                 **size,
             )
             process = stack.enter_context(starting)
             grpc = f"127.0.0.1:{process.facts['grpc']}"
             server = Server(process.url, process.alive)
         fleet = stack.enter_context(Fleet(fleet_setting(options, grpc, server), options.workers))
-        times = Times(options.warm_s, options.measure_s, options.join_s)
-        yield Campaign(fleet, server, times, path=csv, num_clients=options.clients, end_s=end_s)
+        yield Campaign(
+            fleet,
+            server,
+            Times(options.warm_s, options.measure_s, options.join_s),
+            part=part,
+            plain=plain,
+            path=csv,
+            num_clients=options.clients,
+            end_s=end_s,
+            baseline=baseline,
+        )
 
 
 def fleet_setting(options: argparse.Namespace, grpc: str | None, server: Server) -> Setting:
+    vocab_size = config(options.shape)["vocab_size"]
+    return Setting(grpc=grpc, url=server.url, vocab_size=vocab_size, seed=options.seed)
+
+
+def population(options: argparse.Namespace) -> Population:
     networks: tuple[Network, ...] = WIRED, WIFI, CELLULAR
     if options.round_trip_ms is not None:
-        networks = (Network("fixed", options.round_trip_ms / 1000, 0.0, 0.0),)
+        networks = (fixed(options.round_trip_ms),)
     devices = [each for each in DEVICES if options.device in (None, each.name)]
     prompt, output = Lengths(options.prompt_tokens), Lengths(options.output_tokens)
-    return Setting(
-        grpc=grpc,
-        url=server.url,
-        vocab_size=config(options.shape)["vocab_size"],
-        devices=tuple(devices),
-        networks=networks,
-        workload=Workload(prompt, output, options.think_s),
-        seed=options.seed,
-    )
+    return Population(tuple(devices), networks, Workload(prompt, output, options.think_s))
+
+
+def fixed(round_trip_ms: float) -> Network:
+    """A network that always takes the same time, and loses nothing."""
+    return Network("fixed", round_trip_ms / 1000, 0.0, 0.0)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -85,6 +113,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--profile-s", type=float, help="of the estimator, before the first load")
     parser.add_argument("--server-flag", action="append", default=[], help="for wisp-server, as is")
+    parser.add_argument(
+        "--host-parts",
+        action="store_true",
+        help="write what the host did between steps beside the server's log, as it ends",
+    )
     parser.add_argument("--workers", type=int, default=min(8, os.cpu_count() or 1))
     parser.add_argument("--clients", type=int, default=0, help="HTTP clients beside the devices")
     parser.add_argument("--warm-s", type=float, default=4.0, help="after each change of the load")

@@ -2,11 +2,16 @@
 
     python -m benchmarks.load.server server --target DIR --engine.kind vllm \\
         --engine.options '{"load_format": "predictable"}' [wisp-server's other flags]
+        [--host-parts=FILE]
+
+With `--host-parts` the engine writes, as it ends, what the host did between its steps
+(`benchmarks.host_parts`) by the number of sessions in them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import sys
 
 from benchmarks.load.loader import build
@@ -15,12 +20,17 @@ from wisp.errors import WispError
 from wisp.launch import log_to_stderr
 from wisp.server.main import serve
 
+_HOST_PARTS = "--host-parts="
+
 
 def main() -> int:
     try:
-        config = load(ServerConfig, sys.argv[2:], "wisp-server")
+        flags = [flag for flag in sys.argv[2:] if not flag.startswith(_HOST_PARTS)]
+        files = [flag.removeprefix(_HOST_PARTS) for flag in sys.argv[2:] if flag not in flags]
+        config = load(ServerConfig, flags, "wisp-server")
         log_to_stderr(config.log_level)
-        return asyncio.run(serve(config, build))
+        built = functools.partial(build, host_parts=files[-1] if files else None)
+        return asyncio.run(serve(config, built))
     except WispError as error:
         print(f"wisp server: {error}", file=sys.stderr)
         return 2

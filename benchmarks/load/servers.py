@@ -23,6 +23,8 @@ from wisp.launch import Process
 MAX_WINDOW = 15  # CUDA graphs are captured for multiples of this and one
 MAX_STEP_TOKENS = 512
 MAX_MODEL_LEN = 4096
+_SERVER = "vllm.entrypoints.openai.api_server"
+_PREDICTABLE_SERVER = "benchmarks.load.vllm_server"  # the same, with one load format more
 READY_S = 600.0  # a large target takes a minute or two
 
 
@@ -36,8 +38,12 @@ def wisp_server(
     max_sessions: int,
     profile_s: float | None,
     flags: Sequence[str] = (),
+    host_parts: Path | None = None,
 ) -> Iterator[Process]:
-    """Its log is `folder`/server.log. Raises Unavailable if it does not start."""
+    """Its log is `folder`/server.log. Raises Unavailable if it does not start.
+
+    `host_parts`: where to write what the host did between steps (`benchmarks.load.server`).
+    """
     common = [
         f"--engine.kind={engine}",
         f"--engine.max_sessions={max_sessions}",
@@ -58,6 +64,8 @@ def wisp_server(
         common.append(f"--engine.options={json.dumps(options)}")
     else:
         target = write_model(folder / "target", shape)
+    if host_parts:
+        common.append(f"--host-parts={host_parts}")
     with Process(
         "server",
         f"--target={target}",
@@ -80,39 +88,58 @@ def vllm_options(kv_tokens: int | None) -> dict[str, Any]:
     return options
 
 
+def _environment() -> dict[str, str]:
+    environment = dict(os.environ)
+    if _on_cpu():  # where vLLM's default claims nearly all memory; GiB, as wisp-server has it
+        environment.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
+    return environment
+
+
 def _on_cpu() -> bool:
     import torch
 
     return not torch.cuda.is_available()
 
 
-class PlainVllm:
+class VllmServer:
     """vLLM's own server as its users start it; random weights, no tokenizer. A context manager."""
 
     def __init__(
-        self, folder: Path, *, shape: str, kv_tokens: int | None, max_sessions: int
+        self,
+        folder: Path,
+        *,
+        shape: str,
+        kv_tokens: int | None,
+        max_sessions: int,
+        speculation: dict[str, Any] | None = None,
+        predictable: bool = False,
     ) -> None:
-        """Its log is `folder`/vllm.log. Raises Unavailable if it does not start."""
+        """Its log is `folder`/vllm.log. Raises Unavailable if it does not start.
+
+        `speculation`: its `speculative_config`. `predictable`: the weights are.
+        """
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         target = write_config(folder / "target", shape)
         flags = {
             "model": target,
-            "load-format": "dummy",
+            "load-format": LOAD_FORMAT if predictable else "dummy",
             "host": "127.0.0.1",
             "port": port,
             "max-model-len": MAX_MODEL_LEN,
             "max-num-seqs": max_sessions,
         }
         flags |= {name.replace("_", "-"): value for name, value in vllm_options(kv_tokens).items()}
-        command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+        if speculation:
+            flags["speculative-config"] = json.dumps(speculation)
+        command = [sys.executable, "-m", _PREDICTABLE_SERVER if predictable else _SERVER]
         command += [f"--{name}={value}" for name, value in flags.items()]
         command += ["--skip-tokenizer-init", "--disable-uvicorn-access-log"]
         self.url = f"http://127.0.0.1:{port}"
         self._log = folder / "vllm.log"
         with self._log.open("wb") as log:
             self._popen = subprocess.Popen(
-                command, stdout=log, stderr=log, env=os.environ, start_new_session=True
+                command, stdout=log, stderr=log, env=_environment(), start_new_session=True
             )
         try:
             self._wait()
@@ -135,7 +162,7 @@ class PlainVllm:
             time.sleep(0.5)
         raise Unavailable(f"vLLM's server was not ready after {READY_S:g} s")
 
-    def __enter__(self) -> PlainVllm:
+    def __enter__(self) -> VllmServer:
         return self
 
     def __exit__(self, *_: object) -> None:

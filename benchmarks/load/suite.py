@@ -1,10 +1,21 @@
-"""The load test of a GPU: every policy on one server, then plain vLLM, the most important first.
+"""The load test of a GPU: WISP beside what its users would pick instead, in one command.
 
+    python -m benchmarks.load.suite --regimes all --out DIR --budget-s 400
+    python -m benchmarks.load.suite --regimes lan-fast-60:24,8 wan-mix-8 --out DIR
     python -m benchmarks.load.suite --shape 32b --kv-tokens 61035 --out DIR --budget-s 400
 
+With `--regimes` each part is one server, and takes every load of the regimes (of NAME:DEVICES,...
+only those) under its policies: `vllm` and its own speculation (`benchmarks.load.peers`),
+wisp-server as it is, and one that takes its steps one by one. `gain` is goodput over that of plain
+vLLM in the same run. DIR/summary.csv has a line for each load: the best of vLLM's drafters beside
+WISP.
+
+Without it every policy is measured on one server, then plain vLLM, at `--loads` of `--rates`, and
+their capacities, which go to DIR/capacity.csv.
+
 Each part gets the budget, its server's start included; a load that would not end in time is not
-begun. Rows go to DIR/wisp.csv and DIR/vllm.csv as they are made, capacities to DIR/capacity.csv.
-`--parts wisp` and `--parts vllm` are for two GPUs side by side.
+begun. Rows go to DIR/PART.csv as they are made. `--parts wisp` and `--parts vllm` are for two GPUs
+side by side.
 """
 
 from __future__ import annotations
@@ -14,16 +25,25 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.load.campaign import PLAIN, Campaign, OutOfTime, append
-from benchmarks.load.running import add_options, running
+from benchmarks.load.campaign import PLAIN, PUBLISHED_SLED, Campaign, Load, OutOfTime, append
+from benchmarks.load.fleet import Row
+from benchmarks.load.peers import DRAFT_PEERS, PEERS
+from benchmarks.load.regimes import KV_TOKENS, NAMES, REGIMES, Regime, chosen, in_turn
+from benchmarks.load.running import add_options, population, running
 from benchmarks.setting import setting
 from wisp.errors import WispError
+from wisp.scheduler.policy import POLICIES
 
-POLICIES = ("wisp", "centralized", "wisp-paper", "sled")
+WISP, ONE_BY_ONE = "wisp", "wisp-one-by-one"
+FLAGS: dict[str, tuple[str, ...]] = {WISP: (), ONE_BY_ONE: ("--no-engine.overlap",)}
+REGIME_PARTS = (*PEERS, WISP, ONE_BY_ONE)
+CAPACITY_POLICIES = ("wisp", "centralized", "wisp-paper", "sled")
+REGIME_POLICIES = ("wisp", "centralized", "sled", PUBLISHED_SLED)
 ACCEPTANCE, OTHER_ACCEPTANCES = 0.7, (0.5, 0.85)
 TUNED_AT = 48  # devices
 Work = Callable[[Campaign], None]
@@ -34,73 +54,165 @@ def main() -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     about = setting(options.seed, arguments=sys.argv[1:])
     (options.out / "setting.json").write_text(json.dumps(about, indent=1) + "\n")
-    codes = [run_part(part, options) for part in options.parts]
+    if options.regimes:
+        return run_regimes(options)
+    codes = []
+    for part in options.parts or (WISP, PLAIN):
+        works = plain_works(options) if part == PLAIN else wisp_works(options)
+        codes.append(run_part(part, options, works, [])[0])
     return max(codes)
 
 
-def run_part(part: str, options: argparse.Namespace) -> int:
+def run_regimes(options: argparse.Namespace) -> int:
+    regimes = chosen(options.regimes)
+    baseline: dict[Load, float] = {}
+    codes, rows = [], []
+    for shape in dict.fromkeys(each.shape or options.shape for each in regimes):
+        ours = [each for each in regimes if (each.shape or options.shape) == shape]
+        kv_tokens = options.kv_tokens or KV_TOKENS.get(shape)
+        sized = argparse.Namespace(**(vars(options) | {"shape": shape, "kv_tokens": kv_tokens}))
+        for part in options.parts or REGIME_PARTS:
+            works = regime_works(part, ours, options)
+            code, found = run_part(part, sized, works, FLAGS.get(part, ()), baseline)
+            codes.append(code)
+            rows += found
+    lines = list(summary(rows))
+    for line in lines:
+        append(options.out / "summary.csv", line)
+        _say(", ".join(f"{name} {value}" for name, value in line.items() if value is not None))
+    return max(codes)
+
+
+def run_part(
+    part: str,
+    options: argparse.Namespace,
+    works: Iterable[Work],
+    flags: Sequence[str],
+    baseline: dict[Load, float] | None = None,
+) -> tuple[int, list[Row]]:
+    """An exit code, and the rows that were made."""
     end_s = time.monotonic() + options.budget_s
-    folder = options.out / f"{part}-server"
-    plain = part == PLAIN
-    path = options.out / f"{part}.csv"
+    folder = options.out / f"{part}-{options.shape}-server"
+    rows: list[Row] = []
     try:
-        with running(options, folder, plain=plain, csv=path, end_s=end_s) as campaign:
+        with running(
+            options,
+            folder,
+            part=part,
+            csv=options.out / f"{part}.csv",
+            end_s=end_s,
+            flags=flags,
+            acceptance=options.acceptance,
+            baseline=baseline,
+        ) as campaign:
             _say(f"{part}: the server is there, {end_s - time.monotonic():.0f} s are left")
-            for work in plain_works(options) if plain else wisp_works(options):
-                work(campaign)
+            try:
+                for work in works:
+                    work(campaign)
+            finally:
+                rows = campaign.rows
         _say(f"{part}: done")
     except OutOfTime:
         _say(f"{part}: the budget is spent")
     except WispError as error:
         _say(f"{part}: {error}")
-        return 1
+        return 1, rows
     finally:
-        shutil.rmtree(folder / "target", ignore_errors=True)
-    return 0
+        for name in ("target", "drafter"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+    return 0, rows
+
+
+def regime_works(
+    part: str, regimes: Sequence[Regime], options: argparse.Namespace
+) -> Iterator[Work]:
+    policies = [part] if part in PEERS else options.policies
+    for load in in_turn(regimes, options.acceptance):
+        for policy in policies:
+            yield _best_point(policy, load)
+
+
+def summary(rows: Sequence[Row]) -> Iterator[Row]:
+    """Each load in one line: goodput, and the gain over plain vLLM, of the best drafter and of
+    every policy that was measured anywhere."""
+    told = [name for name, found in _columns(rows).items() if found]
+    loads = dict.fromkeys((row["regime"], row["devices"], row["acceptance"]) for row in rows)
+    for regime, devices, acceptance in loads:
+        ours = [
+            row
+            for row in rows
+            if (row["regime"], row["devices"], row["acceptance"]) == (regime, devices, acceptance)
+        ]
+        line: Row = {"regime": regime, "devices": devices, "acceptance": acceptance}
+        columns = _columns(ours)
+        for name in told:
+            best = max(columns[name], key=lambda row: float(row["goodput"]), default=None)
+            for key in ("goodput", "gain", "attainment"):
+                line[f"{name} {key}"] = best and best[key]
+        drafters = [row for row in ours if row["part"] in DRAFT_PEERS]
+        best = max(drafters, key=lambda row: float(row["goodput"]), default=None)
+        line["best drafter"] = best and best["part"]
+        yield line
+
+
+def _columns(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """The rows by what is told of each load; the same names for every load."""
+    found = {PLAIN: [row for row in rows if row["part"] == PLAIN]}
+    found["vllm-draft"] = [row for row in rows if row["part"] in DRAFT_PEERS]
+    found["vllm-ngram"] = [row for row in rows if str(row["part"]).startswith("vllm-ngram")]
+    for part in FLAGS:
+        for policy in (*POLICIES, PUBLISHED_SLED):
+            name = part if policy == WISP else f"{part}: {policy}"
+            found[name] = [r for r in rows if r["part"] == part and r["policy"] == policy]
+    return found
 
 
 def wisp_works(options: argparse.Namespace) -> Iterator[Work]:
     """Each load under every policy before the next load; then what lies between the loads."""
-    yield _tune("sled", options.rates[0])
+    users = population(options)
+    yield _best_point("sled", Load(users, options.rates[0], ACCEPTANCE, TUNED_AT))
     for rate in options.rates:
+        load = Load(users, rate, ACCEPTANCE, options.loads[0])
         for devices in options.loads:
-            for policy in POLICIES:
-                yield _point(policy, rate, devices)
-        for policy in POLICIES:
-            yield _capacity(options, policy, rate, ACCEPTANCE)
+            for policy in CAPACITY_POLICIES:
+                yield _point(policy, replace(load, devices=devices))
+        for policy in CAPACITY_POLICIES:
+            yield _capacity(options, policy, load)
     for acceptance in OTHER_ACCEPTANCES:
-        yield _capacity(options, "wisp", options.rates[0], acceptance)
+        load = Load(users, options.rates[0], acceptance, options.loads[0])
+        yield _capacity(options, "wisp", load)
 
 
 def plain_works(options: argparse.Namespace) -> Iterator[Work]:
     for rate in options.rates:
+        load = Load(population(options), rate, ACCEPTANCE, options.loads[0])
         for devices in options.loads:
-            yield _point(PLAIN, rate, devices)
-        yield _capacity(options, PLAIN, rate, ACCEPTANCE)
+            yield _point(PLAIN, replace(load, devices=devices))
+        yield _capacity(options, PLAIN, load)
 
 
-def _tune(policy: str, rate: float) -> Work:
+def _best_point(policy: str, load: Load) -> Work:
     def work(campaign: Campaign) -> None:
-        campaign.best_point(policy, rate, ACCEPTANCE, TUNED_AT)
+        campaign.best_point(policy, load)
 
     return work
 
 
-def _point(policy: str, rate: float, devices: int) -> Work:
+def _point(policy: str, load: Load) -> Work:
     def work(campaign: Campaign) -> None:
-        tuning = campaign.best_tuning.get(policy, {})
-        campaign.point(policy, rate, ACCEPTANCE, devices, tuning)
+        campaign.point(policy, load, campaign.best_tuning.get(policy, {}))
 
     return work
 
 
-def _capacity(options: argparse.Namespace, policy: str, rate: float, acceptance: float) -> Work:
+def _capacity(options: argparse.Namespace, policy: str, load: Load) -> Work:
     def work(campaign: Campaign) -> None:
         sizes: dict[str, Any] = {"most": options.most, "resolution": options.resolution}
-        count = campaign.capacity(policy, rate, acceptance, start=options.loads[0], **sizes)
-        row = {"policy": policy, "rate": rate, "acceptance": acceptance, "capacity": count}
-        append(options.out / "capacity.csv", row)
-        _say(f"{policy} at {rate:g} tokens/s, acceptance {acceptance:g}: {count} devices")
+        count = campaign.capacity(policy, load, start=load.devices, **sizes)
+        row = {"policy": policy, "rate": load.rate, "acceptance": load.acceptance}
+        append(options.out / "capacity.csv", row | {"capacity": count})
+        said = f"{load.rate:g} tokens/s, acceptance {load.acceptance:g}"
+        _say(f"{policy} at {said}: {count} devices")
 
     return work
 
@@ -110,19 +222,51 @@ def _say(text: str) -> None:
 
 
 def _options() -> argparse.Namespace:
+    known = "\n".join(f"  {each.name}: {each.about}" for each in REGIMES)
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=f"{__doc__}\nRegimes:\n{known}\n",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_options(parser)
     parser.set_defaults(engine="vllm", shape="32b", profile_s=20.0)
+    parser.add_argument(
+        "--regimes", nargs="+", metavar="NAME[:DEVICES,...]", help=f"all, or of {', '.join(NAMES)}"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument("--budget-s", type=float, default=400.0, help="for each part")
-    parser.add_argument("--parts", nargs="+", choices=["wisp", PLAIN], default=["wisp", PLAIN])
     parser.add_argument(
-        "--rates", type=float, nargs="+", default=[8.0, 32.0], help="promised tokens/s"
+        "--parts", nargs="+", choices=REGIME_PARTS, help="default: all of them, or wisp and vllm"
     )
-    parser.add_argument("--loads", type=int, nargs="+", default=[12, 24, 48, 96, 192])
-    return parser.parse_args()
+    parser.add_argument(
+        "--policies",
+        nargs="+",
+        choices=[*POLICIES, PUBLISHED_SLED],
+        default=REGIME_POLICIES,
+        help="of wisp-server, with --regimes",
+    )
+    parser.add_argument(
+        "--acceptance", type=float, default=ACCEPTANCE, help="of a draft token, with --regimes"
+    )
+    parser.add_argument(
+        "--rates",
+        type=float,
+        nargs="+",
+        default=[8.0, 32.0],
+        help="promised tokens/s, without --regimes",
+    )
+    parser.add_argument(
+        "--loads",
+        type=int,
+        nargs="+",
+        default=[12, 24, 48, 96, 192],
+        help="devices, without --regimes",
+    )
+    options = parser.parse_args()
+    try:
+        chosen(options.regimes or [])
+    except ValueError as error:
+        parser.error(str(error))
+    return options
 
 
 if __name__ == "__main__":

@@ -46,12 +46,29 @@ OWN_SHAPES: dict[str, dict[str, Any]] = {
         "head_dim": 64,
     },
 }
+# Draft models for vLLM's own speculation; they are never predictable. Qwen3-0.6B's shape is that of
+# its published configuration, the other one is small enough for a CPU.
+DRAFTERS: dict[str, dict[str, Any]] = {
+    "0.6b": {
+        "hidden_size": 1024,
+        "intermediate_size": 3072,
+        "num_attention_heads": 16,
+        "num_hidden_layers": 28,
+        "tie_word_embeddings": True,
+    },
+    "small-drafter": OWN_SHAPES["small"] | {"num_hidden_layers": 1},
+}
 _HUSH = 1e-3  # what the layers' norms multiply by
 
 
 def config(shape: str) -> dict[str, Any]:
-    """Of `benchmarks.vllm_steps.SHAPES`, or of those for CPUs here."""
-    return QWEN3 | (OWN_SHAPES | SHAPES)[shape]
+    """Of `benchmarks.vllm_steps.SHAPES`, or of those for CPUs and of the drafters here."""
+    return QWEN3 | (OWN_SHAPES | SHAPES | DRAFTERS)[shape]
+
+
+def drafter_of(shape: str) -> str:
+    """The shape of the draft model for a target of this one."""
+    return "small-drafter" if shape in OWN_SHAPES else "0.6b"
 
 
 def write_config(directory: Path, shape: str) -> Path:

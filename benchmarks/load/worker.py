@@ -15,10 +15,10 @@ from typing import Any, Literal
 from benchmarks.load.edges import Edge
 from benchmarks.load.http import HttpClient, client
 from benchmarks.load.score import Tally
+from benchmarks.load.texts import SessionTexts
 from benchmarks.load.users import Bell, Connection, User
 from benchmarks.sim.network import Line
 from benchmarks.sim.profiles import Device, Network
-from benchmarks.sim.text import BetaTexts
 from benchmarks.sim.workload import Workload
 from wisp.core.slo import Slo
 from wisp.edge.link import Link
@@ -36,10 +36,16 @@ class Setting:
     grpc: str | None
     url: str
     vocab_size: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Population:
+    """Who the users are: what they draft on, how far away they are, and what they ask for."""
+
     devices: tuple[Device, ...]
     networks: tuple[Network, ...]
     workload: Workload
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -48,13 +54,15 @@ class Demand:
 
     num_edges: int
     num_clients: int
+    population: Population
     slo: Slo
     acceptance: float
     spread_s: float = 0.0
 
     def keeps_users(self, before: Demand) -> bool:
         """Users stay if only their number changes; else all of them begin anew."""
-        return (self.slo, self.acceptance) == (before.slo, before.acceptance)
+        ours, theirs = ((each.population, each.slo, each.acceptance) for each in (self, before))
+        return ours == theirs
 
     def num_new(self, before: Demand | None) -> int:
         if before is None or not self.keeps_users(before):
@@ -129,7 +137,7 @@ class Worker:
         user = User(
             number if kind == "edges" else -1 - number,
             self._connection(kind, number, demand),
-            workload=setting.workload,
+            workload=demand.population.workload,
             slo=demand.slo,
             vocab_size=setting.vocab_size,
             tally=self.tally,
@@ -141,9 +149,10 @@ class Worker:
 
     def _connection(self, kind: Kind, number: int, demand: Demand) -> Connection:
         setting = self._setting
+        devices, networks = demand.population.devices, demand.population.networks
         # As in the simulator: dealt out evenly, each device kind on every network.
-        profile = setting.devices[number % len(setting.devices)]
-        network = setting.networks[number // len(setting.devices) % len(setting.networks)]
+        profile = devices[number % len(devices)]
+        network = networks[number // len(devices) % len(networks)]
         if kind == "clients":
             one_way_s = 0.5 * network.round_trip_s + network.jitter_s
             return HttpClient(self._http, self._served, setting.vocab_size, one_way_s)
@@ -158,7 +167,7 @@ class Worker:
             self._model,
             profile=profile,
             lines=(up, down),
-            texts=BetaTexts(demand.acceptance),
+            texts=SessionTexts(demand.acceptance),
             predictor=self._predictor,
             metrics=self._metrics,
             seed=setting.seed,

@@ -15,7 +15,7 @@ from benchmarks.load.score import Stats
 from benchmarks.load.servers import wisp_server
 from benchmarks.load.target import config, make_predictable, write_model
 from benchmarks.load.users import chain
-from benchmarks.load.worker import Demand, Kind, Setting, Worker
+from benchmarks.load.worker import Demand, Kind, Population, Setting, Worker
 from benchmarks.sim.profiles import LAPTOP, WIRED
 from benchmarks.sim.workload import Lengths, Workload
 from wisp.core.batch import Batch, Seat
@@ -27,6 +27,7 @@ from wisp.verifier.torch import TorchVerifier
 
 SLO = Slo(tokens_per_s=4.0, first_token_s=2.0)
 VOCAB_SIZE = config("small")["vocab_size"]
+USERS = Population((LAPTOP,), (WIRED,), Workload(Lengths(20.0), Lengths(60.0), think_s=0.01))
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +49,6 @@ async def worker(process: Process) -> AsyncIterator[Worker]:
         grpc=f"127.0.0.1:{process.facts['grpc']}",
         url=process.url,
         vocab_size=VOCAB_SIZE,
-        devices=(LAPTOP,),
-        networks=(WIRED,),
-        workload=Workload(Lengths(20.0), Lengths(60.0), think_s=0.01),
         seed=3,
     )
     worker = Worker(setting, (0, 1))
@@ -69,7 +67,7 @@ def policy(process: Process) -> str:
 
 
 def demand(edges: int, clients: int = 0, *, acceptance: float = 0.7) -> Demand:
-    return Demand(edges, clients, SLO, acceptance, spread_s=0.1)
+    return Demand(edges, clients, USERS, SLO, acceptance, spread_s=0.1)
 
 
 async def until(worker: Worker, name: str, count: int) -> Stats:

@@ -292,6 +292,8 @@ def _allow_workers() -> None:
 
 def _known(draft: list[int], vocab_size: int) -> list[int]:
     """The draft up to the first id that is no token: it could not be accepted, only do harm."""
+    if min(draft) >= 0 and max(draft) < vocab_size:
+        return list(draft)
     for index, token in enumerate(draft):
         if not 0 <= token < vocab_size:
             return draft[:index]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from torch import Tensor
 from vllm.distributed.parallel_state import get_pp_group
 from vllm.sampling_params import SamplingParams
 from vllm.v1.outputs import SamplerOutput
+from vllm.v1.spec_decode.metadata import SpecDecodeMetadata
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
 from wisp.core.drafts import TokenLogprob
@@ -85,8 +86,7 @@ class WorkerExtension:
     def wisp_tell(self, tokens: Mapping[str, list[int]]) -> None:
         """What the last pipeline stage chose: stock code tells the others one token of a step."""
         if not get_pp_group().is_last_rank:
-            for request_id, chosen in tokens.items():
-                self.wisp_chooser.append(request_id, chosen)
+            self.wisp_chooser.append(tokens)
 
     def wisp_forget(self) -> None:
         self.wisp_chooser.launched.clear()
@@ -154,6 +154,10 @@ class Chooser:
         runner._sample = self._sample
         self._stock_metadata = runner._build_attention_metadata
         runner._build_attention_metadata = self._build_attention_metadata
+        runner._calc_spec_decode_metadata = self._spec_decode_metadata
+        # Where every token of a step has a choice of its own, these are the rows of its logits.
+        self._all_rows = torch.arange(len(runner.input_ids.gpu), device=runner.device)
+        self._nothing = torch.empty(0, dtype=torch.int32, device=runner.device)
         if self._on_gpu:  # buffers on the host are not to be filled while they are copied
             runner.prepare_inputs_event = torch.cuda.Event()  # type: ignore[no-untyped-call]
 
@@ -176,6 +180,31 @@ class Chooser:
         is_full_graph = more.get("num_tokens_padded") is not None
         longest = max(2, max_query_len) if is_full_graph else max_query_len
         return self._stock_metadata(max_query_len=longest, **more)
+
+    def _spec_decode_metadata(
+        self, num_drafts: NDArray[np.int32], ends: NDArray[np.integer]
+    ) -> SpecDecodeMetadata:
+        """The rows of the logits, and how many drafts each request has: all that is read here.
+
+        Stock code makes six tensors more for its own sampler, while the GPU has nothing to do.
+        `ends`: behind the tokens of each request in the step.
+        """
+        counts = num_drafts + 1
+        num_rows = int(counts.sum())
+        if num_rows == int(ends[-1]):
+            rows = self._all_rows[:num_rows]
+        else:  # a prompt is among them, of which only the last token chooses
+            behind = np.repeat(ends - counts.cumsum(), counts)
+            rows = moved((np.arange(num_rows) + behind).astype(np.int64), self._runner.device)
+        return SpecDecodeMetadata(
+            draft_token_ids=self._nothing,
+            num_draft_tokens=num_drafts.tolist(),
+            cu_num_draft_tokens=self._nothing,
+            cu_num_sampled_tokens=self._nothing,
+            target_logits_indices=self._nothing,
+            bonus_logits_indices=self._nothing,
+            logits_indices=rows,
+        )
 
     def _continue(self, in_flight: Launched, ends: NDArray[np.int64]) -> None:
         """Give the requests that are in the in-flight step, too, the tokens that it chooses."""
@@ -225,32 +254,39 @@ class Chooser:
         step = self.launched.popleft()
         table = step.table()
         num_tokens = np.count_nonzero(table != _NO_TOKEN, axis=1).tolist()
-        found = Collected({}, {})
-        for index, (name, row, count) in enumerate(
-            zip(step.request_ids, table.tolist(), num_tokens, strict=True)
-        ):
-            if count:
-                found.tokens[name] = tokens = row[:count]
-                if not self.tells_at_once:
-                    self.append(name, tokens)
-                if index in step.slow and (logprobs := step.slow[index][1]):
-                    found.logprobs[name] = logprobs[:count]
+        named = zip(step.request_ids, table.tolist(), num_tokens, strict=True)
+        tokens = {name: row[:count] for name, row, count in named if count}
+        if not self.tells_at_once:
+            self.append(tokens)
+        found = Collected(tokens, {})
+        for index, (_, logprobs) in step.slow.items():
+            if logprobs and num_tokens[index]:
+                found.logprobs[step.request_ids[index]] = logprobs[: num_tokens[index]]
         return found
 
-    def append(self, name: str, tokens: list[int]) -> None:
-        """Tell the model runner, as its own bookkeeping does."""
-        state = self._runner.requests.get(name)
-        if state is None:  # it ended while the step ran
+    def append(self, found: Mapping[str, list[int]]) -> None:
+        """Tell the model runner, as its own bookkeeping does: for all requests at once."""
+        states, batch = self._runner.requests, self._runner.input_batch
+        rows, tokens = [], []
+        for name, chosen in found.items():
+            state = states.get(name)
+            if state is None:  # it ended while the step ran
+                continue
+            state.output_token_ids.extend(chosen)
+            row = batch.req_id_to_index.get(name)
+            if row is not None:
+                rows.append(row)
+                tokens.append(chosen)
+        if not rows:
             return
-        state.output_token_ids.extend(tokens)
-        batch = self._runner.input_batch
-        row = batch.req_id_to_index.get(name)
-        if row is not None:
-            start = batch.num_tokens_no_spec[row]
-            end = start + len(tokens)
-            batch.token_ids_cpu[row, start:end] = tokens
-            batch.is_token_ids[row, start:end] = True
-            batch.num_tokens_no_spec[row] = end
+        counts = np.fromiter(map(len, tokens), np.int64, len(tokens))
+        starts = batch.num_tokens_no_spec[rows].astype(np.int64)
+        ends = counts.cumsum()
+        places = np.arange(ends[-1]) + np.repeat(starts - ends + counts, counts)
+        where = np.repeat(rows, counts), places
+        batch.token_ids_cpu[where] = np.fromiter(chain.from_iterable(tokens), np.int32, ends[-1])
+        batch.is_token_ids[where] = True
+        batch.num_tokens_no_spec[rows] = starts + counts
 
     def _choose(
         self,

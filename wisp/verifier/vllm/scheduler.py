@@ -188,14 +188,17 @@ class SeatScheduler(Scheduler):  # type: ignore[misc]
         return blocks
 
     def _has_room(self, request: Request, num_new: int) -> bool:
-        """The step needs no new block, and fills none for the prefix cache to name."""
+        """The step needs no new block.
+
+        A block that it fills gets its name in the prefix cache with the next one that is needed, or
+        before they are freed (`keep_prefix`): until then nobody but the request itself has use for
+        it.
+        """
         if self._blocks is None or request.status != RequestStatus.RUNNING:
             return False
-        end, size = request.num_computed_tokens + num_new, self._blocks.block_size
+        end = request.num_computed_tokens + num_new
         num_held = len(self._blocks.req_to_blocks[request.request_id])
-        num_full = min(end, request.num_tokens) // size
-        num_named = self._blocks.num_cached_block.get(request.request_id, 0)
-        return bool(end <= num_held * size and num_full <= num_named)
+        return bool(end <= num_held * self._blocks.block_size)
 
     def _victim(self) -> Request | None:
         idle = (

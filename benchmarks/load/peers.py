@@ -1,0 +1,48 @@
+"""What users would pick instead: vLLM's own server, with and without speculation on the GPU.
+
+Each name is that of a part of the suite and of its rows. `vllm` is the server as its users start
+it; `vllm-draft-K` has a small draft model beside the target, which drafts K tokens a step, of which
+as many are right as of the edges' (`rejection_sample_method: "synthetic"`); `vllm-ngram-K` looks
+its drafts up in the prompt and the answer. There the text is the predictable target's, in which
+nothing repeats: so it shows what n-gram speculation costs where nothing can be found.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from benchmarks.load.campaign import PLAIN
+from benchmarks.load.target import drafter_of, write_config
+from benchmarks.load.texts import acceptance_rates
+
+_DRAFT, _NGRAM = "vllm-draft-", "vllm-ngram-"
+# Two drafts lose the least where nothing is right, six gain the most where much is: vLLM's own
+# examples lie between.
+DRAFT_PEERS = tuple(f"{_DRAFT}{count}" for count in (2, 4, 6))
+NGRAM_PEERS = (f"{_NGRAM}4",)
+PEERS = (PLAIN, *DRAFT_PEERS, *NGRAM_PEERS)
+# Of the lookup: what the examples in vLLM's documentation have.
+_NGRAM_SIZES = {"prompt_lookup_max": 5, "prompt_lookup_min": 2}
+
+
+def is_predictable(peer: str) -> bool:
+    """Its text matters, not only its time: it has to be the predictable target's."""
+    return peer.startswith(_NGRAM)
+
+
+def speculation(peer: str, shape: str, acceptance: float, folder: Path) -> dict[str, Any] | None:
+    """vLLM's `speculative_config`; None: it does not speculate. The drafter goes into `folder`."""
+    if peer == PLAIN:
+        return None
+    if peer.startswith(_NGRAM):
+        count = int(peer.removeprefix(_NGRAM))
+        return {"method": "ngram", "num_speculative_tokens": count, **_NGRAM_SIZES}
+    count = int(peer.removeprefix(_DRAFT))
+    return {
+        "method": "draft_model",
+        "model": str(write_config(folder / "drafter", drafter_of(shape))),
+        "num_speculative_tokens": count,
+        "rejection_sample_method": "synthetic",
+        "synthetic_acceptance_rates": acceptance_rates(acceptance, count),
+    }

@@ -1,0 +1,132 @@
+"""Where edges should win, where they cannot, and how far: the loads of the suite by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from benchmarks.load.campaign import Load
+from benchmarks.load.running import fixed
+from benchmarks.load.worker import Population
+from benchmarks.sim.profiles import CELLULAR, DEVICES, LAPTOP, WIFI, WIRED, Device, Network
+from benchmarks.sim.workload import SHARE_GPT, Lengths, Workload
+
+# A laptop with a GPU of its own: llama.cpp drafts 132 tokens/s with 1.5 billion parameters on an
+# RTX 4050; scaled to 0.6 billion, less what does not scale (assumed), and rounded to 5 ms a token.
+FAST_LAPTOP = Device("fast-laptop", 200.0, 4000.0)
+THINK_S = 1.0
+# What is left for KV on a card of 80 GB beside the 32B shape in bfloat16, and so what larger cards
+# are given, too. Other shapes take what there is.
+KV_TOKENS = {"32b": 24_000}
+
+
+class Regime(NamedTuple):
+    """Devices of one kind, or of all, at one distance, or at all; and the promise made to them."""
+
+    name: str
+    about: str
+    devices: tuple[Device, ...]
+    networks: tuple[Network, ...]
+    rate: float  # tokens/s promised
+    loads: tuple[int, ...]  # numbers of devices
+    prompt: Lengths = SHARE_GPT[0]
+    shape: str | None = None  # of the target; None: what the suite is told
+
+    def load(self, devices: int, acceptance: float) -> Load:
+        workload = Workload(self.prompt, SHARE_GPT[1], THINK_S)
+        population = Population(self.devices, self.networks, workload)
+        return Load(population, self.rate, acceptance, devices, self.name)
+
+
+_LAN = (fixed(2.0),)
+_ALL_NETWORKS = (WIRED, WIFI, CELLULAR)
+# Prompts of some 1,500 tokens once the longest are cut off where the target's context ends.
+_LONG = Lengths(2000.0)
+
+REGIMES = (
+    Regime(
+        "lan-fast-60",
+        "laptops that draft a token in 5 ms, 2 ms away",
+        (FAST_LAPTOP,),
+        _LAN,
+        60.0,
+        (24, 8, 16, 48),
+    ),
+    Regime(
+        "lan-laptop-60",
+        "laptops that draft a token in 10 ms, 2 ms away",
+        (LAPTOP,),
+        _LAN,
+        60.0,
+        (24, 8, 16, 48),
+    ),
+    Regime(
+        "wan30-fast-40",
+        "fast laptops, 30 ms away",
+        (FAST_LAPTOP,),
+        (fixed(30.0),),
+        40.0,
+        (16, 8, 24, 48),
+    ),
+    Regime(
+        "wan80-fast-40",
+        "fast laptops, 80 ms away",
+        (FAST_LAPTOP,),
+        (fixed(80.0),),
+        40.0,
+        (16, 8, 24, 48),
+    ),
+    Regime(
+        "wan-mix-8",
+        "all devices on all networks; from about 60 on not all of them fit into the KV memory",
+        DEVICES,
+        _ALL_NETWORKS,
+        8.0,
+        (48, 96, 144),
+    ),
+    Regime(
+        "lan-laptop-long-40",
+        "laptops, 2 ms away, long prompts",
+        (LAPTOP,),
+        _LAN,
+        40.0,
+        (8, 4, 12),
+        prompt=_LONG,
+    ),
+    Regime(
+        "lan-laptop-60-8b",
+        "laptops, 2 ms away, before a small fast target: nothing can be won",
+        (LAPTOP,),
+        _LAN,
+        60.0,
+        (24, 8, 48),
+        shape="8b",
+    ),
+)
+NAMES = tuple(regime.name for regime in REGIMES)
+
+
+def chosen(asked: Sequence[str]) -> list[Regime]:
+    """Of `all`, NAME or NAME:DEVICES,...; in the order above, which is that of their worth.
+
+    Raises ValueError for a name that there is not, or devices that are no numbers.
+    """
+    loads: dict[str, tuple[int, ...] | None] = {}
+    for each in asked:
+        name, _, devices = each.partition(":")
+        if name not in (*NAMES, "all"):
+            raise ValueError(f"there is no regime '{name}': choose from {', '.join(NAMES)}")
+        loads[name] = tuple(int(number) for number in devices.split(",")) if devices else None
+    found = [each for each in REGIMES if each.name in loads or "all" in loads]
+    return [each._replace(loads=loads.get(each.name) or each.loads) for each in found]
+
+
+def in_turn(regimes: Sequence[Regime], acceptance: float) -> list[Load]:
+    """The first load of each regime, then the second of each: what a short budget should see."""
+    most = max((len(regime.loads) for regime in regimes), default=0)
+    return [
+        regime.load(regime.loads[turn], acceptance)
+        for turn in range(most)
+        for regime in regimes
+        if turn < len(regime.loads)
+    ]

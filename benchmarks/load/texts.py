@@ -1,0 +1,56 @@
+"""How right the drafts are: of each session's tokens, and what a drafter on the GPU has of it."""
+
+from __future__ import annotations
+
+from itertools import accumulate
+from operator import mul
+
+import numpy as np
+
+from benchmarks.sim.text import BetaTexts, Text
+
+# Standard deviation over prompts of the share accepted, of the public figures for Qwen3-32B with
+# drafters of 0.6 to 8 billion parameters (github.com/leexcape/Llamacpp-Latency-Profiler).
+SESSION_SPREAD = 0.1
+
+
+class SessionTexts:
+    """Texts like `BetaTexts`, each of a session with an acceptance of its own around the mean."""
+
+    temperature = 0.0
+
+    def __init__(self, acceptance: float, session_spread: float = SESSION_SPREAD) -> None:
+        self.acceptance = acceptance
+        self._shape = _beta(acceptance, session_spread)
+
+    def make(self, num_tokens: int, seed: tuple[int, ...]) -> Text:
+        acceptance = self.acceptance
+        if self._shape:
+            drawn = np.random.default_rng((*seed, num_tokens)).beta(*self._shape)
+            acceptance = float(np.clip(drawn, 0.01, 0.99))
+        return BetaTexts(acceptance).make(num_tokens, seed)
+
+
+def acceptance_rates(
+    acceptance: float, num_drafts: int, session_spread: float = SESSION_SPREAD
+) -> list[float]:
+    """P(the first i drafts are all right), for i from 1: p, p^2, ... averaged over the sessions.
+
+    These are vLLM's `synthetic_acceptance_rates`: the same curve as that of the edges' drafts.
+    """
+    shape = _beta(acceptance, session_spread)
+    if shape is None:
+        steps = [acceptance] * num_drafts
+    else:  # the moments of a beta distribution
+        a, b = shape
+        steps = [(a + index) / (a + b + index) for index in range(num_drafts)]
+    return [round(rate, 6) for rate in accumulate(steps, mul)]
+
+
+def _beta(mean: float, spread: float) -> tuple[float, float] | None:
+    """Of the sessions' acceptances; None: all have the same."""
+    if spread == 0.0 or not 0.0 < mean < 1.0:
+        return None
+    # A spread that leaves no room between 0 and 1 is taken as the widest that has one hump.
+    weight = max(2.0, mean * (1.0 - mean) / spread**2 - 1.0)
+    return mean * weight, (1.0 - mean) * weight

@@ -1,0 +1,137 @@
+"""What the suite compares: regimes, peers, and the lines that it tells; no server."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.load.campaign import PLAIN, PUBLISHED_SLED, TUNINGS, Campaign, Load, Times
+from benchmarks.load.peers import DRAFT_PEERS, NGRAM_PEERS, is_predictable, speculation
+from benchmarks.load.regimes import NAMES, REGIMES, chosen, in_turn
+from benchmarks.load.suite import summary
+from benchmarks.load.target import config, drafter_of
+from benchmarks.load.texts import SessionTexts, acceptance_rates
+
+
+def test_a_drafter_on_the_gpu_has_the_curve_of_the_edges() -> None:
+    texts = SessionTexts(0.7)
+    made = [texts.make(6, (1, number)).right for number in range(4000)]
+    right = np.logical_and.accumulate(np.array(made), axis=1)
+    assert right.mean(axis=0) == pytest.approx(acceptance_rates(0.7, 6), abs=0.025)
+
+
+def test_without_a_spread_the_curve_is_a_power() -> None:
+    assert acceptance_rates(0.5, 3, session_spread=0.0) == [0.5, 0.25, 0.125]
+
+
+@pytest.mark.parametrize("acceptance", [0.02, 0.5, 0.85, 0.99, 1.0])
+def test_rates_never_rise_whatever_the_mean(acceptance: float) -> None:
+    rates = acceptance_rates(acceptance, 8)
+    assert rates[0] == pytest.approx(acceptance)
+    assert rates == sorted(rates, reverse=True)
+    assert all(0.0 <= rate <= 1.0 for rate in rates)
+
+
+def test_sessions_differ_by_the_published_spread() -> None:
+    texts = SessionTexts(0.7)
+    shares = [np.mean(texts.make(500, (2, number)).right) for number in range(400)]
+    assert np.mean(shares) == pytest.approx(0.7, abs=0.02)
+    assert np.std(shares) == pytest.approx(0.1, abs=0.02)
+
+
+@pytest.mark.parametrize("peer", DRAFT_PEERS)
+def test_a_draft_model_is_written_for_vllm(peer: str, tmp_path: Path) -> None:
+    found = speculation(peer, "32b", 0.7, tmp_path)
+    assert found is not None
+    count = found["num_speculative_tokens"]
+    assert peer == f"vllm-draft-{count}"
+    assert len(found["synthetic_acceptance_rates"]) == count
+    written = json.loads((Path(found["model"]) / "config.json").read_text())
+    assert written["vocab_size"] == config("32b")["vocab_size"]
+    assert written["hidden_size"] == 1024
+
+
+def test_only_lookups_need_a_text_in_which_nothing_repeats(tmp_path: Path) -> None:
+    assert speculation(PLAIN, "32b", 0.7, tmp_path) is None
+    assert [peer for peer in (PLAIN, *DRAFT_PEERS, *NGRAM_PEERS) if is_predictable(peer)] == [
+        "vllm-ngram-4"
+    ]
+    found = speculation("vllm-ngram-4", "32b", 0.7, tmp_path)
+    assert found
+    assert (found["method"], found["num_speculative_tokens"]) == ("ngram", 4)
+
+
+@pytest.mark.parametrize("shape", ["small", "medium", "8b", "32b"])
+def test_a_drafter_has_the_vocabulary_of_its_target(shape: str) -> None:
+    assert config(drafter_of(shape))["vocab_size"] == config(shape)["vocab_size"]
+
+
+def test_a_published_batch_waits_for_its_slowest_member() -> None:
+    (published,) = TUNINGS[PUBLISHED_SLED]
+    assert published["batch_wait_s"] > 10 * max(t["batch_wait_s"] for t in TUNINGS["sled"])
+
+
+def test_regimes_are_asked_for_by_name_and_devices() -> None:
+    assert [each.name for each in chosen(["all"])] == list(NAMES)
+    first, second = chosen(["wan-mix-8", "lan-fast-60:24,8"])
+    assert (first.name, first.loads) == ("lan-fast-60", (24, 8))
+    assert (second.name, second.loads) == ("wan-mix-8", (48, 96, 144))
+    everything = {each.name: each.loads for each in chosen(["all", "wan-mix-8:12"])}
+    assert everything["wan-mix-8"] == (12,)
+    assert len(everything) == len(REGIMES)
+    with pytest.raises(ValueError, match="there is no regime 'lan'"):
+        chosen(["lan"])
+
+
+def test_each_regime_has_its_first_load_before_any_has_its_second() -> None:
+    loads = in_turn(chosen(["lan-fast-60:24,8", "wan-mix-8:48"]), 0.5)
+    assert [(load.regime, load.devices) for load in loads] == [
+        ("lan-fast-60", 24),
+        ("wan-mix-8", 48),
+        ("lan-fast-60", 8),
+    ]
+    assert {load.acceptance for load in loads} == {0.5}
+
+
+def test_a_gain_is_over_plain_vllm_under_the_same_load() -> None:
+    (load,) = in_turn(chosen(["lan-fast-60:24"]), 0.7)
+    shared: dict[Load, float] = {}
+    nobody: Any = None
+    plain, ours = (
+        Campaign(nobody, nobody, Times(), part=part, baseline=shared) for part in ("vllm", "wisp")
+    )
+    assert ours._gain("wisp", load, 90.0) is None
+    assert plain._gain(PLAIN, load, 100.0) == 1.0
+    assert ours._gain("wisp", load, 160.0) == 1.6
+
+
+def row(part: str, policy: str, goodput: float, devices: int = 24) -> dict[str, Any]:
+    about = {"regime": "lan-fast-60", "devices": devices, "acceptance": 0.7, "attainment": 1.0}
+    return about | {"part": part, "policy": policy, "goodput": goodput, "gain": goodput / 100}
+
+
+def test_the_summary_tells_the_best_drafter() -> None:
+    rows = [
+        row("vllm", "vllm", 100.0),
+        row("vllm-draft-2", "vllm-draft-2", 140.0),
+        row("vllm-draft-4", "vllm-draft-4", 160.0),
+        row("wisp", "wisp", 110.0),
+        row("wisp-one-by-one", "wisp", 130.0),
+        row("wisp-one-by-one", "sled", 120.0),
+        row("wisp-one-by-one", "sled", 115.0),
+        row("vllm", "vllm", 90.0, devices=8),
+    ]
+    first, second = summary(rows)
+    assert first["best drafter"] == "vllm-draft-4"
+    assert first["vllm-draft gain"] == 1.6
+    assert first["wisp goodput"] == 110.0
+    assert first["wisp-one-by-one goodput"] == 130.0
+    assert first["wisp-one-by-one: sled goodput"] == 120.0
+    assert "wisp: sled goodput" not in first
+    assert second["wisp-one-by-one: sled goodput"] is None
+    assert (second["devices"], second["best drafter"]) == (8, None)
+    assert list(first) == list(second)
