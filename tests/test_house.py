@@ -15,12 +15,6 @@ ROOT = Path(__file__).parent.parent
 WISP = ROOT / "wisp"
 GENERATED = WISP / "v1"
 
-# Rooms whose constants have yet to say where they come from: this list only ever gets shorter.
-NOT_YET = {
-    "estimator",
-    "scheduler",
-}
-
 # What says where a number comes from. "chosen" is an answer only with its reason.
 SOURCE = re.compile(
     r"""chosen:?\ (?:\S+\ ){2}\S+            # by us, and why
@@ -107,23 +101,14 @@ def complaints(source: str) -> list[str]:
     ]
 
 
-def is_exempt(path: Path) -> bool:
-    name = path.relative_to(WISP).as_posix()
-    return any(name == room or name.startswith(f"{room}/") for room in NOT_YET)
-
-
 def test_every_constant_says_what_it_is_for_and_where_it_comes_from() -> None:
     offenders = [
         f"{path.relative_to(ROOT)}:{said}"
         for path in sorted(WISP.rglob("*.py"))
-        if GENERATED not in path.parents and not is_exempt(path)
+        if GENERATED not in path.parents
         for said in complaints(path.read_text())
     ]
     assert not offenders, "\n".join(offenders)
-
-
-def test_a_room_that_is_exempt_exists() -> None:
-    assert [room for room in NOT_YET if not (WISP / room).exists()] == []
 
 
 @pytest.mark.parametrize(

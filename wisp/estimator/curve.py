@@ -20,9 +20,8 @@ from wisp.estimator.shape import StepShape
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-# Tokens of a tile: rows of a matrix product that a GPU computes together. Chosen: CUTLASS and
-# cuBLAS take 128 rows at these sizes; edges at 64 were tried and helped nothing, see
-# docs/measurements.md.
+# Tokens of a tile: rows of a matrix product that a GPU computes together. Chosen: the
+# usual tile of matrix kernels; edges at 64 were tried and helped nothing, see docs/measurements.md.
 TILE = 128
 # Where the slope of f may rise, in tokens. Chosen: powers of 2, denser where the floor ends.
 _KNOTS: Floats = np.array([0, 64, 128, 256, 512, 1024, 2048, 4096], dtype=np.float64)

@@ -18,8 +18,8 @@ Observation = tuple[StepShape, float]  # a step and its time in seconds
 # Steps that count, as each new one makes all before it fade. Chosen: a minute or less of a busy
 # server, and enough to determine every weight.
 MEMORY = 500.0
-# Steps of its own that the last value of each weight is worth against new evidence. Chosen: the
-# least that keeps a night of small batches from unlearning large ones (tests/estimator).
+# Steps of its own that the last value of each weight is worth against new evidence. Chosen: one
+# is enough that a night of small batches does not unlearn large ones (tests/estimator).
 _HOLD = 1.0
 # Least energy of a column, as a share of the largest: a column that was never seen keeps its
 # weight. Chosen: far below any column seen, far above rounding.
@@ -33,8 +33,8 @@ _SPARSE = 3e-3
 _MAX_NOISE = 0.1
 # A relative change of speed below this is left to the fit. Chosen: above the noise of some steps.
 _SAME_SPEED = 0.1
-# Times that a profile is solved, with less weight on outliers each time. Chosen: the weights have
-# settled by then.
+# Times that a profile is solved, with less weight on outliers each time. Chosen: a
+# handful, as the weights move little by then.
 _NUM_REWEIGHTS = 6
 # Where the active set method stops: the gradient against the largest entry of the target. Chosen:
 # above the rounding of sums of some thousands of squares.

@@ -8,7 +8,10 @@ from collections.abc import Iterable
 import numpy as np
 from msgspec import Struct
 
-# Share of steps that keep below the upper bound: the paper's deadlines are met by 95 % of them.
+from wisp.core.smoothing import smoothed
+
+# Share of steps that keep below the upper bound. Chosen: as the share of attained promises by which
+# capacity is measured.
 _QUANTILE = 0.95
 # Residuals from which the quantile is taken. Chosen: 25 or so of them lie above it, and what was an
 # hour ago is gone.
@@ -33,7 +36,7 @@ _MAX_ERROR = 0.5
 _MAX_GROWTH = 2.0
 # Least long-run error. Chosen: a model without noise would make any noise an alarm.
 _MIN_ERROR = 0.01
-# Residuals between two looks at the quantile. Chosen: a look costs as much as eight residuals.
+# Residuals between two looks at the quantile. Chosen: it moves little in fewer.
 _PERIOD = 8
 
 
@@ -62,10 +65,10 @@ class Spread:
         self._ring[self._num_seen % _NUM_KEPT] = residual
         self._num_seen += 1
         error = min(_MAX_ERROR, abs(residual))
-        self.recent += (error - self.recent) / min(_RECENT, self._num_seen)
+        self.recent = smoothed(self.recent, error, 1.0 / min(_RECENT, self._num_seen))
         if self._num_seen > _RECENT:
             error = min(error, _MAX_GROWTH * max(self._long, _MIN_ERROR))
-        self._long += (error - self._long) / min(_LONG, self._num_seen)
+        self._long = smoothed(self._long, error, 1.0 / min(_LONG, self._num_seen))
         if self._num_seen % _PERIOD == 0 or self._num_seen <= _ENOUGH:
             self.margin = self._margin()
 

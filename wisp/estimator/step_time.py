@@ -19,7 +19,8 @@ from wisp.estimator.spread import Spread, SpreadState
 _WARM = 8
 # Steps until which the fit is solved again after each. Chosen: as many as it has terms, about.
 _ESTABLISHED = 32
-# Steps between two solutions. Chosen: solving takes as long as ten steps or so take to be added.
+# Steps between two solutions. Chosen: the fit moves little in fewer, and solving
+# costs more than adding.
 _PERIOD = 32
 # The same while it learns another target, after an alarm. Chosen: an eighth of it.
 _CALM_PERIOD = 4

@@ -14,9 +14,16 @@ from wisp.core.slo import Slo
 from wisp.estimator.base import Estimator
 from wisp.estimator.shape import StepShape
 
-_USABLE = 1.2  # of the time: a session refused is a promise broken for certain
-_MIN_WAIT_S, _MAX_WAIT_S = 0.5, 30.0
-_MAX_SHED = 8  # that one session is worth
+# Share of the time that may be promised. Chosen: more than all of it, as a session refused is a
+# promise broken for certain, and a prediction may err.
+_USABLE = 1.2
+# Bounds in seconds of what a client is told to wait. Chosen: asking more often than twice a second
+# is a load of its own, and nobody knows what the load will be in half a minute.
+_MIN_WAIT_S = 0.5
+_MAX_WAIT_S = 30.0  # chosen: see above
+# Sessions of lower priority that may be ended for one of higher priority. Chosen: more broken
+# promises than that are worth no new one.
+_MAX_SHED = 8
 
 Admits = Callable[[Collection[Session], Slo], float | None]  # as Policy.admits
 
@@ -107,8 +114,8 @@ def retry_after_s(
     if not sessions:
         return None
     alone_s = estimator.predict_s(StepShape(1, 0, 0.0, 1)) / committed_per_seat
-    most = 1.0 / max(alone_s, 1e-9)
-    rates = [min(most, each.tokens_per_s) for each in (slo, *(s.slo for s in sessions))]
+    max_rate = 1.0 / max(alone_s, 1e-9)
+    rates = [min(max_rate, each.tokens_per_s) for each in (slo, *(s.slo for s in sessions))]
     fastest = max(rates)
     num_seats = sum(rates) / fastest
     lengths = [len(session.tokens) for session in sessions]

@@ -44,8 +44,8 @@ def seat_in_order(
             break
         seat = Seat(session, min(session.num_missing, room))
         if drafts and seat.chooses:
-            most = min(room - seat.num_context, session.num_remaining - 1)
-            seat.draft = session.buffer[:most]
+            max_drafts = min(room - seat.num_context, session.num_remaining - 1)
+            seat.draft = session.buffer[:max_drafts]
         seat.edge_late = session.waits_for_edge and seat.chooses and seat.num_tokens == 1
         room -= seat.num_tokens
         batch.seats.append(seat)

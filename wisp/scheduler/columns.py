@@ -15,8 +15,15 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
-_LATE = 1.5  # times what it usually takes, an edge is late
-_MAX_DRAFTS = 32  # of one session in one step
+# An edge is late once it takes so many times as long as it usually does. Chosen: half as long
+# again, so that usual jitter makes none late.
+_LATE = 1.5
+# Periods of its session that an edge is waited for at most. Chosen: what is lost then can be made
+# good again before the next deadline.
+_MAX_PERIODS = 2.0
+# Draft tokens of one session in one step. Chosen: behind 32 tokens hardly any are accepted, even at
+# an acceptance of 0.9 for each.
+_MAX_DRAFTS = 32
 
 
 class Columns:
@@ -35,16 +42,18 @@ class Columns:
         self._num_drafts = _ints([len(drafts) for drafts in self._drafts])
         self._calibration = [s.drafts.calibration for s in rows]
         # The last token is the target's own; drafts behind a prompt wait for its first token.
-        most = _ints([s.end for s in rows]) - self.length - 1
+        max_drafts = _ints([s.end for s in rows]) - self.length - 1
         pending = _ints([s.num_pending for s in rows])  # drafts wait for the token before them
-        self.usable: Ints = np.minimum(self._num_drafts, most) * (self.decoding & (pending == 0))
+        self.usable: Ints = np.minimum(self._num_drafts, max_drafts) * (
+            self.decoding & (pending == 0)
+        )
         np.minimum(self.usable, _MAX_DRAFTS, out=self.usable)
         # As Session.waits_for_edge and edge_resting, which cost a call for each session.
         hoped = [
             0 if s.stream.complete or s.edge_late or not s.has_edge else s.directive.window
             for s in rows
         ]
-        wanted = np.minimum(np.minimum(_ints(hoped), block_tokens), most)
+        wanted = np.minimum(np.minimum(_ints(hoped), block_tokens), max_drafts)
         self.waiting: Bools = self.decoding & (self.buffered < wanted)
         self._block_tokens = block_tokens
 
@@ -55,7 +64,7 @@ class Columns:
         for row in np.flatnonzero(self.waiting).tolist():
             session = self.sessions[row]
             usual_s = _LATE * session.edge_stats.usual_s(self._block_tokens)
-            found[row] = session.committed_s + min(usual_s, 2.0 / session.slo.tokens_per_s)
+            found[row] = session.committed_s + min(usual_s, _MAX_PERIODS / session.slo.tokens_per_s)
         return found
 
     def cumulative_acceptance(self) -> Floats:

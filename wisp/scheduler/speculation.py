@@ -9,13 +9,29 @@ from wisp.core.drafts import REST, Directive
 from wisp.core.edge_stats import EdgeStats
 from wisp.core.session import Session
 
-_ENTER, _LEAVE = 1.06, 1.01  # gain at which a resting edge starts, and a drafting one stops
-_DWELL_S = 1.0  # least time between two switches
-_PROBE_S = 5.0  # a resting edge is tried again after so long; twice as long after each failure
+# Gain (tokens with drafts over tokens without) from which a resting edge starts. Chosen: a little
+# above 1, so that a switch is worth its trouble.
+_ENTER = 1.06
+# Gain below which a drafting edge stops. Chosen: between 1 and `_ENTER`, so that noise switches
+# nothing.
+_LEAVE = 1.01
+# Least time in seconds between two switches of one edge. Chosen: longer than a usual round
+# trip.
+_DWELL_S = 1.0
+# Seconds until a resting edge is tried again, twice as many after each failure. Chosen: a probe of
+# some 32 tokens is then a small part of the time.
+_PROBE_S = 5.0
+# Doublings at most. Chosen: 80 s, within which a network may have changed.
 _MAX_DOUBLINGS = 4
-_MIN_THRESHOLD = 0.05  # below it drafting costs the edge more than it ever brings
-_MIN_COMMITTED = 64  # tokens before an edge is judged
-_PROBE_COMMITTED = 32  # and in a probe, beyond those of the first round trip
+# Bounds of the threshold, a cumulative acceptance. Chosen: below the first, drafting costs the edge
+# more than it ever brings; above the second, nobody would draft at all.
+_MIN_THRESHOLD = 0.05
+_MAX_THRESHOLD = 0.95  # chosen: see above
+# Tokens that a session commits before its edge is judged. Chosen: as many as the statistics of an
+# edge remember, about (`wisp.core.edge_stats`).
+_MIN_COMMITTED = 64
+# Tokens of a probe, beyond those of the first round trip. Chosen: half of that.
+_PROBE_COMMITTED = 32
 
 
 class Load(NamedTuple):
@@ -106,7 +122,7 @@ class SpeculationController:
         return max(1, min(self._max_window, self._block_tokens + math.ceil(ahead)))
 
     def _drafting(self, edge: EdgeStats, load: Load) -> Directive:
-        threshold = min(0.95, max(_MIN_THRESHOLD, load.marginal_cost))
+        threshold = min(_MAX_THRESHOLD, max(_MIN_THRESHOLD, load.marginal_cost))
         return Directive(self.window(edge, load), threshold)
 
     def _probing(self, edge: EdgeStats, load: Load, now: float) -> Directive:

@@ -10,6 +10,7 @@ from wisp.core.batch import Batch, Seat
 from wisp.core.drafts import Directive
 from wisp.core.session import Session
 from wisp.core.slo import Slo
+from wisp.core.smoothing import smoothed
 from wisp.estimator.base import Estimator
 from wisp.estimator.shape import StepShape, shape_of
 from wisp.scheduler.admission import retry_after_s
@@ -22,10 +23,28 @@ from wisp.scheduler.speculation import Load, SpeculationController
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-_FADES = 0.97  # what was counted of steps, with every step
-_KEPT = 0.98  # what was counted of sessions, with every one that ends
-_EAGER = 0.2  # of the time between two tokens of the fastest SLO, that a plain step of all takes
-_HEAVY = 0.5  # of such a step, that its seats take beside their tokens
+# What remains, with every step, of the counts of seats, tokens and committed tokens that admission
+# goes by. Chosen: a memory of some 30 steps, a second or so.
+_STEPS_KEPT = 0.97
+# What remains, with every session that ends, of the counts of prompt and output tokens. Chosen: a
+# memory of some 50 sessions.
+_SESSIONS_KEPT = 0.98
+# Weight of the newest step in the averages of `Load`. Chosen: a memory of some 5 steps, as drafts
+# come and go as fast.
+_NEW = 0.2
+# Share of the time between two tokens of the fastest SLO: while a plain step of all sessions takes
+# no more, sessions are decoded without waiting for drafts. Chosen: a fifth leaves room for
+# all that plain decoding does not count, such as prompts.
+_EAGER = 0.2
+# Share of a plain step's time: seats that take more of it beside their tokens are what is scarce.
+# Chosen: half.
+_HEAVY = 0.5
+# Share of the tokens in a step: a plain step of all sessions and of their prompts is to leave as
+# many for drafts. Chosen: half.
+_PLAIN_SHARE = 0.5
+# Rounds that the drafts of a session must be worth to be kept out of a step: the step that it sits
+# out, and the one behind its drafts that it will sit out, too.
+_NUM_ROUNDS = 2.0
 
 
 class Wisp(Policy):
@@ -74,8 +93,8 @@ class Wisp(Policy):
         return retry_after_s(sessions, slo, self.estimator, *seat, self._prefill_per_token)
 
     def ended(self, session: Session) -> None:
-        self._num_prefilled = _KEPT * self._num_prefilled + session.num_prefilled
-        self._num_committed = _KEPT * self._num_committed + session.num_output
+        self._num_prefilled = _SESSIONS_KEPT * self._num_prefilled + session.num_prefilled
+        self._num_committed = _SESSIONS_KEPT * self._num_committed + session.num_output
 
     @property
     def _prefill_per_token(self) -> float:
@@ -87,15 +106,15 @@ class Wisp(Policy):
     ) -> None:
         self._learn_cost(batch)
         super().observe(batch, num_committed, step_time_s, now)
-        step_s = self.load.step_s or step_time_s
-        self.load = self.load._replace(step_s=0.8 * step_s + 0.2 * step_time_s)
+        step_s = smoothed(self.load.step_s or step_time_s, step_time_s, _NEW)
+        self.load = self.load._replace(step_s=step_s)
         decodes = [
             (1, seat.num_tokens, number)
             for seat, number in zip(batch.seats, num_committed, strict=True)
             if seat.num_context == 1
         ]
         if decodes:
-            self._recent = _FADES * self._recent + np.sum(decodes, axis=0)
+            self._recent = _STEPS_KEPT * self._recent + np.sum(decodes, axis=0)
 
     def schedule(self, situation: Situation) -> Batch:
         load = self._with_round_cost(situation)
@@ -136,7 +155,7 @@ class Wisp(Policy):
         """Its drafts are worth this step and the one behind theirs, which it will sit out, too."""
         ahead = np.frombuffer(session.stream.acceptance)[None, : self._block_tokens]
         worth = cumulative_acceptance(ahead, np.array([session.stream.calibration])).sum()
-        return bool(worth > 2.0 * load.round_cost)
+        return bool(worth > _NUM_ROUNDS * load.round_cost)
 
     def _gauged(self, columns: Columns, cumulative: Floats, count: int, load: Load) -> Load:
         """How far the server is from what plain decoding of everybody can just do.
@@ -163,7 +182,7 @@ class Wisp(Policy):
         dear = per_token_s < seat_s + token_s
         return load._replace(
             plain_s=plain_s,
-            fits=use <= 1.0 and with_prompts < 0.5 * self._max_step_tokens and not dear,
+            fits=use <= 1.0 and with_prompts < _PLAIN_SHARE * self._max_step_tokens and not dear,
             eager=use <= _EAGER or not dear,
             scarce=use > 1.0 and heavy,
         )
@@ -175,8 +194,8 @@ class Wisp(Policy):
             per_token_s = curve.time_s(shape) / batch.value
             marginal_cost = curve.slope_s(shape.num_tokens) / max(per_token_s, 1e-9)
             self.load = load._replace(
-                marginal_cost=0.8 * load.marginal_cost + 0.2 * marginal_cost,
-                per_token_s=0.8 * (load.per_token_s or per_token_s) + 0.2 * per_token_s,
+                marginal_cost=smoothed(load.marginal_cost, marginal_cost, _NEW),
+                per_token_s=smoothed(load.per_token_s or per_token_s, per_token_s, _NEW),
             )
 
 

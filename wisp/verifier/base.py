@@ -9,9 +9,9 @@ reads it.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 from msgspec import Struct
 
@@ -68,25 +68,34 @@ class Outcome:
 Collect = Callable[[], list[Outcome]]  # what `Verifier.step` returns, once
 
 
-class Verifier(Protocol):
+class Verifier(ABC):
+    """The target. One caller, one thread."""
+
     facts: Facts
 
+    @abstractmethod
     def open(self, session: Session) -> None:
-        """Reserve what the session needs.
+        """Reserve what the session needs; its prompt, sampling and adapter do not change again.
 
         Raises Overloaded if all of it is taken, BadRequest if its structure is not valid.
         """
 
+    @abstractmethod
     def step(self, batch: Batch) -> list[Outcome]:
-        """One forward of the target over the batch; outcomes in the order of its seats."""
+        """One forward of the target; outcomes in the order of the batch's seats.
+
+        Each seat computes the `num_context` tokens behind its session's `num_computed`, and the
+        draft tokens behind those. If it raises, nothing of the step is committed.
+        """
 
     def overlaps(self, sampling: Sampling) -> bool:
         """Whether such sessions may be in a step that is launched while another runs."""
         return False
 
     def launch(self, batch: Batch) -> Collect:
-        """Begin a step. Where all its sessions overlap this returns while the target works, and
-        one more step may be launched before `Collect` is called, which waits for the outcomes.
+        """Begin a step, as `step` has it. Where all its sessions overlap this returns while the
+        target works, and one more step may be launched before `Collect` is called, which waits for
+        the outcomes.
 
         That one may hold a session of this step again if its seat here only decodes. If either
         call raises, nothing of the steps launched so far will be collected.
@@ -94,8 +103,10 @@ class Verifier(Protocol):
         outcomes = self.step(batch)
         return lambda: outcomes
 
+    @abstractmethod
     def close(self, session: Session) -> None:
         """Free the session's KV at once; closing an unknown session does nothing."""
 
+    @abstractmethod
     def shutdown(self) -> None:
         """Free everything; the verifier is not used again."""
