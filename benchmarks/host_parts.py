@@ -89,8 +89,8 @@ class HostParts:
         self._stack: list[str] = []
         self._times: dict[str, float] = defaultdict(float)
         self._last_s = self._forward_s = 0.0
-        self._waiting = False  # the choices of a step have arrived, the next one does not run yet
-        self._batch = Batch()
+        self.waiting = False  # the choices of a step have arrived, the next one does not run yet
+        self.batch = Batch()
         self._ended: Any = None
 
     def attach(self, verifier: Any) -> None:
@@ -98,29 +98,29 @@ class HostParts:
         owners = _owners(verifier)
         for owner, method, part in _PARTS:
             if hasattr(owners.get(owner), method):
-                self._clock_in(owners[owner], method, part)
-        self._note_batches(verifier)
+                self.clock_in(owners[owner], method, part)
+        self.note_batches(verifier)
         if "runner" in owners:
             self._note_arrivals()
             self._note_forwards(owners["runner"])
 
-    def _clock_in(self, owner: Any, method: str, part: str) -> None:
+    def clock_in(self, owner: Any, method: str, part: str) -> None:
         work = getattr(owner, method)
 
         def clocked(*args: Any, **kwargs: Any) -> Any:
-            self._enter(part)
+            self.enter(part)
             try:
                 return work(*args, **kwargs)
             finally:
-                self._leave()
+                self.leave()
 
         setattr(owner, method, clocked)
 
-    def _enter(self, part: str) -> None:
+    def enter(self, part: str) -> None:
         self._tick()
         self._stack.append(part)
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
         self._tick()
         self._stack.pop()
 
@@ -129,11 +129,11 @@ class HostParts:
         self._times[self._stack[-1] if self._stack else OTHER] += now - self._last_s
         self._last_s = now
 
-    def _note_batches(self, verifier: Any) -> None:
+    def note_batches(self, verifier: Any) -> None:
         launch = verifier.launch
 
         def noted(batch: Batch) -> Any:
-            self._batch = batch
+            self.batch = batch
             return launch(batch)
 
         verifier.launch = noted
@@ -147,7 +147,7 @@ class HostParts:
             if step.arrived is not None:
                 step.arrived.synchronize()
             self._times.clear()
-            self._last_s, self._waiting = self.clock(), True
+            self._last_s, self.waiting = self.clock(), True
             return table(step)
 
         Launched.table = noted  # type: ignore[method-assign, assignment]
@@ -158,10 +158,10 @@ class HostParts:
 
         def noted_forward(*args: Any, **kwargs: Any) -> Any:
             begun = _event() if on_gpu else None
-            self._enter("forward")
+            self.enter("forward")
             found = forward(*args, **kwargs)
-            self._leave()
-            self._forward_submitted(begun)
+            self.leave()
+            self.forward_submitted(begun)
             return found
 
         def noted_sample(*args: Any, **kwargs: Any) -> Any:
@@ -171,16 +171,16 @@ class HostParts:
 
         runner._model_forward, runner._sample = noted_forward, noted_sample
 
-    def _forward_submitted(self, begun: Any) -> None:
+    def forward_submitted(self, begun: Any) -> None:
         step_s, self._forward_s = self._last_s - self._forward_s, self._last_s
-        if not self._waiting:
+        if not self.waiting:
             return
-        self._waiting = False
-        seats = self._batch.seats
+        self.waiting = False
+        seats = self.batch.seats
         events = (self._ended, begun) if begun is not None and self._ended is not None else None
         drafting = sum(bool(seat.draft) for seat in seats)
         prefill = sum(seat.num_context for seat in seats if not seat.session.decoding)
-        tokens = self._batch.num_tokens
+        tokens = self.batch.num_tokens
         times = dict(self._times)
         self.gaps.append(Gap(len(seats), tokens, drafting, prefill, step_s, times, events))
 

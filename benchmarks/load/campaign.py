@@ -116,7 +116,7 @@ class Campaign:
                 "clients": self._num_clients,
             }
             measured = self._measured(load)
-            row = about | measured | {"gain": self._gain(policy, load, measured["goodput"])}
+            row = about | measured | {"gain": self.gain(policy, load, measured["goodput"])}
             self._found[key] = row
             self._overloaded = bool(row["attainment"] < ATTAINED)
             self._keep(row)
@@ -134,7 +134,7 @@ class Campaign:
         self._running = demand
         return measure(self._fleet, self._server, demand, warm_s, self._times.measure_s)
 
-    def _gain(self, policy: str, load: Load, goodput: float) -> float | None:
+    def gain(self, policy: str, load: Load, goodput: float) -> float | None:
         """Over plain vLLM under the same load; None where that was not measured."""
         if policy == PLAIN:
             self._baseline[load] = goodput

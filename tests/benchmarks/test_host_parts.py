@@ -6,20 +6,13 @@ from typing import Any
 
 from benchmarks.host_parts import Gap, HostParts, by_seats, summary
 from wisp.core.batch import Batch
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
+from wisp.testing.clock import VirtualClock
 
 
 class Work:
     """`outer` takes 1, `inner` inside it 2, and 3 more behind it."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: VirtualClock) -> None:
         self._clock = clock
 
     def outer(self) -> str:
@@ -33,16 +26,16 @@ class Work:
 
 
 def test_a_part_is_without_those_inside_it() -> None:
-    clock = Clock()
+    clock = VirtualClock()
     parts, work = HostParts(clock), Work(clock)
-    parts._clock_in(work, "outer", "outer")
-    parts._clock_in(work, "inner", "inner")
-    parts._waiting = True
+    parts.clock_in(work, "outer", "outer")
+    parts.clock_in(work, "inner", "inner")
+    parts.waiting = True
     assert work.outer() == "done"
     clock.now += 5.0
-    parts._enter("forward")
-    parts._leave()
-    parts._forward_submitted(None)
+    parts.enter("forward")
+    parts.leave()
+    parts.forward_submitted(None)
     (gap,) = parts.gaps
     assert gap.parts == {"other": 5.0, "outer": 4.0, "inner": 2.0, "forward": 0.0}
     assert gap.host_s == 11.0
@@ -50,8 +43,8 @@ def test_a_part_is_without_those_inside_it() -> None:
 
 
 def test_a_forward_that_waited_for_nobody_is_no_gap() -> None:
-    parts = HostParts(Clock())
-    parts._forward_submitted(None)
+    parts = HostParts(VirtualClock())
+    parts.forward_submitted(None)
     assert parts.gaps == []
 
 
@@ -60,11 +53,11 @@ def test_batches_are_noted_as_they_are_launched() -> None:
         def launch(self, batch: Batch) -> str:
             return "launched"
 
-    parts, verifier = HostParts(Clock()), Verifier()
-    parts._note_batches(verifier)
+    parts, verifier = HostParts(VirtualClock()), Verifier()
+    parts.note_batches(verifier)
     batch: Any = Batch()
     assert verifier.launch(batch) == "launched"
-    assert parts._batch is batch
+    assert parts.batch is batch
 
 
 def gap(seats: int, time_s: float, prefill: int = 0) -> Gap:

@@ -104,9 +104,9 @@ def test_a_gain_is_over_plain_vllm_under_the_same_load() -> None:
     plain, ours = (
         Campaign(nobody, nobody, Times(), part=part, baseline=shared) for part in ("vllm", "wisp")
     )
-    assert ours._gain("wisp", load, 90.0) is None
-    assert plain._gain(PLAIN, load, 100.0) == 1.0
-    assert ours._gain("wisp", load, 160.0) == 1.6
+    assert ours.gain("wisp", load, 90.0) is None
+    assert plain.gain(PLAIN, load, 100.0) == 1.0
+    assert ours.gain("wisp", load, 160.0) == 1.6
 
 
 def row(part: str, policy: str, goodput: float, devices: int = 24) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from wisp.verifier.vllm.driver import _known
 
 
 def runner_of(verifier: Any) -> Any:
+    # vLLM's own runner, in the process of the tests, is what is compared.
     return verifier._core.model_executor.driver_worker.worker.model_runner
 
 
@@ -28,8 +29,8 @@ def test_the_rows_of_the_logits_are_those_of_stock_code(
     runner = runner_of(verifier)
     counts = np.array(num_drafts, np.int32)
     ends = np.cumsum(num_tokens, dtype=np.int32)
-    ours = runner._calc_spec_decode_metadata(counts, ends)
-    stock = type(runner)._calc_spec_decode_metadata(runner, counts, ends)
+    ours = runner._calc_spec_decode_metadata(counts, ends)  # stock vLLM's method
+    stock = type(runner)._calc_spec_decode_metadata(runner, counts, ends)  # stock vLLM's method
     assert ours.logits_indices.tolist() == stock.logits_indices.tolist()
     assert ours.num_draft_tokens == stock.num_draft_tokens
     assert ours.max_spec_len == stock.max_spec_len
@@ -46,6 +47,7 @@ def test_all_requests_are_told_at_once_what_was_chosen(verifier: Any) -> None:
     )
     states = {name: SimpleNamespace(output_token_ids=[1]) for name in "abc"}
     chooser = Chooser.__new__(Chooser)
+    # Only these two of its runner are looked at: no vLLM is needed for this.
     chooser._runner = SimpleNamespace(requests=states, input_batch=batch)
     chooser.append({"a": [5, 6, 7], "gone": [9], "b": [8], "c": [3, 4]})  # c is not in the batch
     assert [states[name].output_token_ids for name in "abc"] == [[1, 5, 6, 7], [1, 8], [1, 3, 4]]
@@ -64,8 +66,8 @@ def test_a_block_is_named_when_the_next_one_is_needed(verifier: Any) -> None:
     sampling = Sampling(max_tokens=2 * BLOCK + 8, seed=5, temperature=0.8)
     driver = Driver(0, prompt, sampling)
     verifier.open(driver.session)
-    request_id = verifier._request_ids[0]
-    named = verifier.scheduler._blocks.num_cached_block
+    request_id = verifier._request_ids[0]  # vLLM's name for the session
+    named = verifier.scheduler._blocks.num_cached_block  # vLLM's own count of named blocks
     step(verifier, [(driver, driver.seat(256))])
     while not driver.done:
         step(verifier, [(driver, driver.seat(1))])

@@ -21,13 +21,15 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 # Tokens of a tile: rows of a matrix product that a GPU computes together. Chosen: the
-# usual tile of matrix kernels; edges at 64 were tried and helped nothing, see docs/measurements.md.
+# usual tile of matrix kernels; edges at 64 were tried and helped nothing, see
+# docs/measurements/estimator.md.
 TILE = 128
 # Where the slope of f may rise, in tokens. Chosen: powers of 2, denser where the floor ends.
 _KNOTS: Floats = np.array([0, 64, 128, 256, 512, 1024, 2048, 4096], dtype=np.float64)
 # Where a tile begins, in tokens. Chosen: beyond 2048 one tile in 17 or more is lost in the noise.
 _TILES: Floats = np.arange(TILE, 2049, TILE, dtype=np.float64)
-# Columns that do not depend on the tokens alone: the constant, context, product, seats, several.
+# Columns that do not depend on the tokens alone: by definition of T five, the constant, context,
+# product, seats, several.
 _NUM_OTHERS = 5
 _FIRST_HINGE = _NUM_OTHERS
 _FIRST_STEP = _FIRST_HINGE + len(_KNOTS)
@@ -42,8 +44,8 @@ UNITS: Floats = np.concatenate(
 # H200 (benchmarks/data/h200_qwen3_8b_shape.csv), in ms per unit, by column. The first steps of a
 # target set the scale.
 PRIOR: Floats = np.zeros(NUM_COLUMNS)
-PRIOR[:5] = (6.5, 3.0, 1.0, 2.0, 0.3)
-PRIOR[_FIRST_HINGE + 2] = 26.0
+PRIOR[:5] = (6.5, 3.0, 1.0, 2.0, 0.3)  # the columns before f, as measured, see above
+PRIOR[_FIRST_HINGE + 2] = 26.0  # above 128 tokens, as measured, see above
 
 
 def columns(shape: StepShape) -> Floats:

@@ -26,7 +26,7 @@ _HOLD = 1.0
 _MIN_ENERGY = 1e-6
 # Penalty of a tile's step, in units of the noise: steps appear only where the data pay for them.
 # Chosen on benchmarks/data/h200_qwen3_8b_shape.csv; others brought nothing, see
-# docs/measurements.md.
+# docs/measurements/estimator.md.
 _SPARSE = 3e-3
 # The noise that the penalty is taken of is at most this, relative. Chosen: of a model that does
 # not fit yet the error is no noise.

@@ -44,6 +44,7 @@ class StepShape(NamedTuple):
         )
 
 
+# By definition the shape of a step in which nobody takes part.
 EMPTY = StepShape(0, 0, 0.0, 0)
 
 

@@ -16,14 +16,14 @@ _QUANTILE = 0.95
 # Residuals from which the quantile is taken. Chosen: 25 or so of them lie above it, and what was an
 # hour ago is gone.
 _NUM_KEPT = 512
-# Residuals below which a quantile of 95 % cannot be seen: 1 / (1 - _QUANTILE).
+# Residuals below which a quantile of 95 % cannot be seen: by definition 1 / (1 - _QUANTILE).
 _ENOUGH = 20
 # Relative margin until then. Chosen: large, as the model is the prior's or nearly so.
 _COLD_MARGIN = 0.25
 # Then it is this many times the largest residual seen, if that is more. Chosen: half as much again.
 _COLD_FACTOR = 1.5
 # Least relative margin. Chosen: two runs of the same step differ by about 2 %, see
-# docs/measurements.md.
+# docs/measurements/estimator.md.
 _MIN_MARGIN = 0.02
 # Steps over which the recent error is averaged. Chosen: a second or so of steps.
 _RECENT = 32

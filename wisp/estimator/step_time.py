@@ -28,7 +28,8 @@ _CALM_PERIOD = 4
 _TRUSTED = 3.0
 # Least relative residual that is cut off so. Chosen: where steps hardly differ, none is an outlier.
 _MIN_CLIP = 0.1
-# Most that a step is cut upwards if it took less time than expected, relative. Chosen: half.
+# Most that a step is cut upwards if it took less time than expected, relative. Chosen: half, since
+# no hiccup makes a step faster, and a target twice as fast is seen within a few steps all the same.
 _MAX_FASTER = 0.5
 # Steps that all the past counts as, once it is known to be of another target. Chosen: less than
 # one, so that the first new step outweighs it.

@@ -17,10 +17,11 @@ from wisp.estimator.shape import StepShape
 # Share of the time that may be promised. Chosen: more than all of it, as a session refused is a
 # promise broken for certain, and a prediction may err.
 _USABLE = 1.2
-# Bounds in seconds of what a client is told to wait. Chosen: asking more often than twice a second
-# is a load of its own, and nobody knows what the load will be in half a minute.
+# The least that a client is told to wait. Chosen: asking more often than twice a second is a load
+# of its own.
 _MIN_WAIT_S = 0.5
-_MAX_WAIT_S = 30.0  # chosen: see above
+# The most that a client is told to wait. Chosen: nobody knows the load of half a minute from now.
+_MAX_WAIT_S = 30.0
 # Sessions of lower priority that may be ended for one of higher priority. Chosen: more broken
 # promises than that are worth no new one.
 _MAX_SHED = 8

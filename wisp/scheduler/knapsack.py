@@ -11,7 +11,7 @@ from wisp.estimator.shape import StepShape
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-# Levels of cumulative acceptance: a byte, as on the wire. Tokens of one level are alike.
+# Levels of cumulative acceptance: a byte, as the protocol has it. Tokens of one level are alike.
 _LEVELS = 256
 # Rates that differ by less, relative, are ties. Chosen: above rounding, below any real difference.
 _SAME = 1e-9

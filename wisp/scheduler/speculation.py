@@ -23,10 +23,11 @@ _DWELL_S = 1.0
 _PROBE_S = 5.0
 # Doublings at most. Chosen: 80 s, within which a network may have changed.
 _MAX_DOUBLINGS = 4
-# Bounds of the threshold, a cumulative acceptance. Chosen: below the first, drafting costs the edge
-# more than it ever brings; above the second, nobody would draft at all.
+# The least threshold, a cumulative acceptance. Chosen: below it drafting costs the edge more than
+# it ever brings.
 _MIN_THRESHOLD = 0.05
-_MAX_THRESHOLD = 0.95  # chosen: see above
+# The greatest threshold. Chosen: above it nobody would draft at all.
+_MAX_THRESHOLD = 0.95
 # Tokens that a session commits before its edge is judged. Chosen: as many as the statistics of an
 # edge remember, about (`wisp.core.edge_stats`).
 _MIN_COMMITTED = 64

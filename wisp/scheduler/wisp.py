@@ -37,13 +37,13 @@ _NEW = 0.2
 # all that plain decoding does not count, such as prompts.
 _EAGER = 0.2
 # Share of a plain step's time: seats that take more of it beside their tokens are what is scarce.
-# Chosen: half.
+# Chosen: half, from where on they cost more than all else does.
 _HEAVY = 0.5
 # Share of the tokens in a step: a plain step of all sessions and of their prompts is to leave as
-# many for drafts. Chosen: half.
+# many for drafts. Chosen: half, so that each seat has room for a draft.
 _PLAIN_SHARE = 0.5
 # Rounds that the drafts of a session must be worth to be kept out of a step: the step that it sits
-# out, and the one behind its drafts that it will sit out, too.
+# out, and by definition of overlap the one behind its drafts, which it will sit out, too.
 _NUM_ROUNDS = 2.0
 
 
