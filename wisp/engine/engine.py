@@ -32,7 +32,7 @@ from wisp.errors import BadRequest, Overloaded, ProtocolError
 from wisp.estimator.shape import shape_of
 from wisp.scheduler.admission import admission, until_one_ends_s
 from wisp.scheduler.base import Policy, Situation
-from wisp.scheduler.policy import PolicyChoice
+from wisp.scheduler.tuning import PolicyChoice
 from wisp.verifier.base import Outcome, Verifier
 
 log = logging.getLogger(__name__)

@@ -27,7 +27,7 @@ from wisp.errors import (
 from wisp.metrics import ServerMetrics
 from wisp.models.tokenizer import Tokenizer
 from wisp.openai.backend import ModelCard
-from wisp.scheduler.policy import PolicyChoice
+from wisp.scheduler.tuning import PolicyChoice
 from wisp.server.classes import SloClasses
 from wisp.server.records import Records
 from wisp.server.report import report

@@ -17,7 +17,7 @@ _runtime_version.ValidateProtobufRuntimeVersion(
     '',
     'wisp/v1/wisp.proto'
 )
-# @@protoc_insertion_point(imports)
+# from protoc_insertion_point(imports)
 
 _sym_db = _symbol_database.Default()
 
@@ -65,4 +65,4 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODEL']._serialized_end=1931
   _globals['_WISP']._serialized_start=2030
   _globals['_WISP']._serialized_end=2152
-# @@protoc_insertion_point(module_scope)
+# from protoc_insertion_point(module_scope)
