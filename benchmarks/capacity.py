@@ -12,13 +12,13 @@ from typing import NamedTuple
 
 from benchmarks import search
 from benchmarks.search import ATTAINED
-from benchmarks.sim.fleet import Setup, Tuning, learn, simulate
+from benchmarks.sim.fleet import Setup, learn, simulate
 from benchmarks.sim.step_times import A100, QWEN3_32B, Fitted, StepTimes, implied_by_paper, roofline
 from benchmarks.sim.text import BetaTexts
 from benchmarks.sim.workload import Presence, bursty
 from wisp.core.slo import Slo
 from wisp.estimator.store import read
-from wisp.scheduler.policy import PolicyName
+from wisp.scheduler.tuning import PolicyName, Tuning
 
 FIRST_TOKEN_S = 2.0  # the default of wisp-server
 _GLANCE_S = 15.0  # measured to choose a tuning; the one chosen is then measured in full
@@ -144,6 +144,6 @@ def burst_point(policy: PolicyName, burst: Burst, setup: Setup) -> tuple[Point, 
 
 def described(tuning: Tuning) -> str:
     default = Tuning()
-    names = Tuning.__slots__
+    names = Tuning.__struct_fields__
     differ = [name for name in names if getattr(tuning, name) != getattr(default, name)]
     return ", ".join(f"{name} {getattr(tuning, name):g}" for name in differ)

@@ -62,7 +62,7 @@ from wisp.engine.messages import (
 from wisp.engine.process import Pipe
 from wisp.estimator.base import Estimator
 from wisp.scheduler.base import Policy, Situation
-from wisp.scheduler.policy import PolicyChoice
+from wisp.scheduler.tuning import PolicyChoice
 
 SEED = 11
 PROMPT_TOKENS = 32  # short: what the host does hardly depends on it, and it leaves room in the KV

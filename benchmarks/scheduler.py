@@ -24,7 +24,8 @@ from wisp.core.session import Session
 from wisp.core.slo import Slo
 from wisp.estimator.step_time import StepTimeEstimator
 from wisp.scheduler.base import Situation
-from wisp.scheduler.policy import POLICIES, PolicyName, make_policy
+from wisp.scheduler.policy import make_policy
+from wisp.scheduler.tuning import POLICIES, PolicyChoice, PolicyName
 
 SEED = 7  # of everything drawn at random here; chosen: any number does, and one makes it repeatable
 NUM_SESSIONS = (100, 300, 1000)
@@ -58,11 +59,7 @@ def _make_session(number: int, chance: random.Random) -> Session:
 
 def measure(policy_name: PolicyName, count: int, num_decisions: int) -> dict[str, Any]:
     policy = make_policy(
-        policy_name,
-        estimator=StepTimeEstimator(),
-        first=FIRST,
-        max_step_tokens=4096,
-        batch_size=64,
+        PolicyChoice(policy=policy_name, max_step_tokens=4096, batch_size=64), StepTimeEstimator()
     )
     sessions = {session.id: session for session in make_sessions(count)}
     times_ms = []

@@ -40,14 +40,14 @@ from benchmarks.capacity import (
     point,
     setup_of,
 )
-from benchmarks.sim.fleet import Setup, Tuning, simulate
+from benchmarks.sim.fleet import Setup, simulate
 from benchmarks.sim.step_times import A100, QWEN3_32B, implied_by_paper
 from benchmarks.sim.text import RecordedTexts
 from benchmarks.sim.workload import Lengths, Workload
 from wisp import __version__
 from wisp.config import TINY
 from wisp.edge.predictor import LogisticPredictor
-from wisp.scheduler.policy import POLICIES, PolicyName
+from wisp.scheduler.tuning import POLICIES, PolicyName, Tuning
 
 SEED = 1  # of everything drawn at random here; chosen: any number does, and one makes it repeatable
 # With it the paper's own scheduler (`wisp-paper`) comes out at its published capacity, 86 at 8

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.sim.edge import Edge, Tally
 from benchmarks.sim.events import Events
-from benchmarks.sim.fleet import Setup, Tuning, learn, make_target
+from benchmarks.sim.fleet import Setup, learn, make_target
 from benchmarks.sim.network import Way
 from benchmarks.sim.profiles import PHONE, Network
 from benchmarks.sim.server import Server
@@ -26,12 +26,13 @@ from benchmarks.sim.target import SimulatedTarget
 from benchmarks.sim.text import BetaTexts
 from benchmarks.sim.workload import Lengths, Presence, Workload
 from wisp.core.batch import Batch
-from wisp.core.drafts import Directive, Verdict
+from wisp.core.drafts import Verdict
 from wisp.core.slo import Slo
 from wisp.edge.predictor import ConfidencePredictor
 from wisp.engine.engine import Engine
 from wisp.engine.messages import Draft
 from wisp.scheduler.policy import make_policy
+from wisp.scheduler.tuning import MAX_WINDOW, PolicyChoice, Tuning
 from wisp.testing.clock import VirtualClock
 from wisp.verifier.base import Collect, Outcome
 
@@ -110,18 +111,18 @@ def timeline(case: str, round_trip_s: float) -> list[Span]:
 
     setup = Setup(slo=Slo(tokens_per_s=1.0, first_token_s=2.0), texts=BetaTexts(0.8), seed=SEED)
     events, clock, tuning = Events(), VirtualClock(), Tuning()
-    first = Directive(WINDOWS[case], 0.05)
-    policy = make_policy(
-        "fcfs", estimator=learn(setup, tuning), first=first, block_tokens=BLOCK_TOKENS
+    choice = PolicyChoice(
+        policy="fcfs", window=WINDOWS[case], threshold=0.05, block_tokens=BLOCK_TOKENS
     )
+    policy = make_policy(choice, learn(setup, tuning))
     target = logged(make_target(setup, clock), clock, log)
-    engine = Engine(target, policy, max_window=tuning.max_window, clock=clock)
+    engine = Engine(target, policy, max_window=MAX_WINDOW, clock=clock)
     network = Network("timeline", round_trip_s, 0.0, 0.0)
     up, down = (LoggedWay(log, way, events, network, Random(SEED)) for way in ("up", "down"))
     Edge(
         0,
         events,
-        Server(events, engine, clock, first),
+        Server(events, engine, clock, choice.first),
         PHONE,
         up,
         down,

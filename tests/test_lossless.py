@@ -27,7 +27,8 @@ from wisp.engine.messages import Draft, Failed, FromEngine, Open, ToEngine, Verd
 from wisp.models.tokenizer import Tokenizer
 from wisp.sampling.choice import choose
 from wisp.sampling.processors import Row
-from wisp.scheduler.policy import PolicyName, make_policy
+from wisp.scheduler.policy import make_policy
+from wisp.scheduler.tuning import PolicyChoice, PolicyName
 from wisp.testing.clock import VirtualClock
 from wisp.testing.floor_and_slope import FloorAndSlope
 from wisp.verifier.base import Verifier
@@ -67,9 +68,7 @@ class World:
 
     def __init__(self, verifier: Verifier, policy_name: PolicyName = "wisp") -> None:
         self.clock = VirtualClock()
-        policy = make_policy(
-            policy_name, estimator=FloorAndSlope(), first=DIRECTIVE, max_step_tokens=512
-        )
+        policy = make_policy(PolicyChoice(policy=policy_name, max_step_tokens=512), FloorAndSlope())
         self.engine = Engine(verifier, policy, max_window=64, max_ngram=4, clock=self.clock)
 
     def generate(

@@ -29,6 +29,7 @@ from pydantic_settings import (
 )
 
 from wisp.errors import ConfigError
+from wisp.scheduler.tuning import MAX_WINDOW, PolicyName, Tuning
 
 TINY = Path(__file__).parent / "models" / "tiny"
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
@@ -37,6 +38,9 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 EngineKind = Literal["torch", "vllm"]
 LocalPath = Annotated[Path, AfterValidator(Path.expanduser)]  # `~` in a file has met no shell
 AdapterName = Annotated[str, StringConstraints(pattern=r"^\S{1,128}$")]
+
+
+_TUNING = Tuning()
 
 
 class _Section(BaseModel):
@@ -67,18 +71,24 @@ class EngineSettings(_Section):
 
 
 class SpeculationSettings(_Section):
-    window: int = Field(8, ge=0, description="draft tokens an edge may be ahead; 0: no drafts")
+    window: int = Field(
+        _TUNING.window, ge=0, description="draft tokens an edge may be ahead; 0: no drafts"
+    )
     threshold: float = Field(
-        0.3,
+        _TUNING.threshold,
         ge=0,
         le=1,
         description="an edge drafts on while cumulative acceptance is at least this",
     )
-    block_tokens: int = Field(4, ge=1, description="drafts that are worth a step")
+    block_tokens: int = Field(
+        _TUNING.block_tokens, ge=1, description="drafts that are worth a step"
+    )
     max_ngram: int = Field(
         8, ge=0, description="policy wisp: n-gram drafts while no edge's are there; 0: none"
     )
-    max_window: int = Field(64, ge=1, description="more waiting drafts than this are an error")
+    max_window: int = Field(
+        MAX_WINDOW, ge=1, description="more waiting drafts than this are an error"
+    )
 
     @model_validator(mode="after")
     def _window_fits(self) -> SpeculationSettings:
@@ -88,12 +98,18 @@ class SpeculationSettings(_Section):
 
 
 class SchedulingSettings(_Section):
-    policy: Literal["wisp", "wisp-paper", "sled", "fcfs", "centralized"] = Field(
+    policy: PolicyName = Field(
         "wisp", description="who is verified next: wisp, wisp-paper, sled, fcfs or centralized"
     )
-    max_step_tokens: int = Field(256, ge=1, description="tokens in one step, prefill included")
-    batch_size: int = Field(8, ge=1, description="sled: sessions of one static batch")
-    batch_wait_s: float = Field(0.05, ge=0, description="sled: longest wait for a full batch")
+    max_step_tokens: int = Field(
+        _TUNING.max_step_tokens, ge=1, description="tokens in one step, prefill included"
+    )
+    batch_size: int = Field(
+        _TUNING.batch_size, ge=1, description="sled: sessions of one static batch"
+    )
+    batch_wait_s: float = Field(
+        _TUNING.batch_wait_s, ge=0, description="sled: longest wait for a full batch"
+    )
     switchable: bool = Field(
         False, description="operators may POST another policy to /v1/policy while it runs"
     )

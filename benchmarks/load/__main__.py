@@ -24,7 +24,7 @@ from benchmarks.load.running import add_options, population, running
 from benchmarks.load.target import OWN_SHAPES
 from benchmarks.setting import describe, setting
 from wisp.errors import WispError
-from wisp.scheduler.policy import POLICIES
+from wisp.scheduler.tuning import POLICIES
 
 
 def main() -> int:

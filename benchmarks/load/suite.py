@@ -37,7 +37,7 @@ from benchmarks.load.regimes import KV_TOKENS, NAMES, REGIMES, Regime, chosen, i
 from benchmarks.load.running import add_options, population, running
 from benchmarks.setting import setting
 from wisp.errors import WispError
-from wisp.scheduler.policy import POLICIES
+from wisp.scheduler.tuning import POLICIES
 
 WISP, ONE_BY_ONE = "wisp", "wisp-one-by-one"
 FLAGS: dict[str, tuple[str, ...]] = {WISP: (), ONE_BY_ONE: ("--no-engine.overlap",)}

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
 
+from msgspec import structs
+
 from benchmarks.sim.edge import Edge, Result, Tally
 from benchmarks.sim.events import Events
 from benchmarks.sim.network import Way
@@ -15,29 +17,16 @@ from benchmarks.sim.step_times import A100, QWEN3_32B, StepTimes, roofline
 from benchmarks.sim.target import SimulatedTarget
 from benchmarks.sim.text import BetaTexts, Texts
 from benchmarks.sim.workload import Presence, Workload, steady
-from wisp.core.drafts import REST, Directive
+from wisp.core.drafts import Directive
 from wisp.core.slo import Slo
 from wisp.edge.predictor import ConfidencePredictor, Predictor
 from wisp.engine.engine import Engine
 from wisp.engine.profiling import profile
 from wisp.estimator.base import Estimator
 from wisp.estimator.step_time import StepTimeEstimator
-from wisp.scheduler.policy import PolicyName, make_policy
+from wisp.scheduler.policy import make_policy
+from wisp.scheduler.tuning import MAX_WINDOW, PolicyChoice, PolicyName, Tuning
 from wisp.testing.clock import VirtualClock
-
-
-@dataclass(frozen=True, slots=True)
-class Tuning:
-    """How a policy is set up; which of these it uses is its own affair."""
-
-    window: int = 8
-    threshold: float = 0.3
-    block_tokens: int = 4
-    max_window: int = 64
-    max_step_tokens: int = 256
-    batch_size: int = 8
-    batch_wait_s: float = 0.05
-
 
 A100_STEP_TIMES = roofline(A100, QWEN3_32B)
 EIGHT = Slo(tokens_per_s=8.0, first_token_s=2.0)
@@ -122,20 +111,12 @@ def simulate(
     """`estimator`: None learns one from a profile of the target, as a server does at its start."""
     events, clock = Events(), VirtualClock()
     target = make_target(setup, clock)
-    first = _first(policy, tuning)
+    choice = PolicyChoice(policy=policy, **structs.asdict(tuning))
+    first = choice.first
     engine = Engine(
         target,
-        make_policy(
-            policy,
-            estimator=estimator or learn(setup, tuning),
-            first=first,
-            block_tokens=tuning.block_tokens,
-            max_window=tuning.max_window,
-            max_step_tokens=tuning.max_step_tokens,
-            batch_size=tuning.batch_size,
-            batch_wait_s=tuning.batch_wait_s,
-        ),
-        max_window=tuning.max_window,
+        make_policy(choice, estimator or learn(setup, tuning)),
+        max_window=MAX_WINDOW,
         clock=clock,
     )
     server = Server(events, engine, clock, first)
@@ -179,20 +160,12 @@ def learn(setup: Setup, tuning: Tuning) -> StepTimeEstimator:
     observations = profile(
         make_target(setup, clock),
         max_step_tokens=tuning.max_step_tokens,
-        max_window=tuning.max_window,
+        max_window=MAX_WINDOW,
         clock=clock,
         seed=setup.seed,
     )
     estimator.fit(observations)
     return estimator
-
-
-def _first(policy: PolicyName, tuning: Tuning) -> Directive:
-    if policy == "centralized":
-        return REST
-    if policy == "sled":
-        return Directive(tuning.block_tokens, 0.0)
-    return Directive(tuning.window, tuning.threshold)
 
 
 def _add_edge(

@@ -27,7 +27,9 @@ from wisp.engine.messages import (
 )
 from wisp.estimator.shape import StepShape
 from wisp.estimator.step_time import StepTimeEstimator
-from wisp.scheduler.policy import POLICIES, Fcfs, PolicyName, make_policy
+from wisp.scheduler.baselines import Fcfs
+from wisp.scheduler.policy import make_policy
+from wisp.scheduler.tuning import POLICIES, PolicyChoice, PolicyName
 from wisp.testing.clock import VirtualClock
 from wisp.testing.floor_and_slope import FloorAndSlope
 from wisp.testing.verifier import ScriptedVerifier
@@ -197,7 +199,7 @@ def test_a_report_says_what_was_expected_of_the_step(
 
     estimator = StepTimeEstimator()
     verifier.on_step = advance
-    policy = make_policy(name, estimator=estimator, first=DIRECTIVE, batch_wait_s=0.0)
+    policy = make_policy(PolicyChoice(policy=name, batch_wait_s=0.0), estimator)
     engine = Engine(verifier, policy, max_window=16, clock=clock)
     shape = StepShape(len(PROMPT), len(PROMPT), 9.0, 1)
     alone_s = estimator.predict_s(shape)  # it is alone
@@ -329,7 +331,7 @@ def test_a_text_that_repeats_itself_is_drafted_without_an_edge(
     clock: VirtualClock, speculation: bool
 ) -> None:
     verifier = ScriptedVerifier(max_sessions=4, vocab_size=8)
-    policy = make_policy("wisp", estimator=FloorAndSlope(), first=DIRECTIVE)
+    policy = make_policy(PolicyChoice(policy="wisp"), FloorAndSlope())
     engine = Engine(verifier, policy, max_window=16, max_ngram=4, clock=clock)
     message = opening(max_tokens=100)
     asked = msgspec.structs.replace(message.request, speculation=speculation)

@@ -16,7 +16,8 @@ from wisp.engine.engine import Engine
 from wisp.engine.messages import Close, Failed, Open, ToEngine, Verdicts
 from wisp.engine.step import InFlightStep, Pace
 from wisp.estimator.step_time import StepTimeEstimator
-from wisp.scheduler.policy import POLICIES, PolicyName, make_policy
+from wisp.scheduler.policy import make_policy
+from wisp.scheduler.tuning import POLICIES, PolicyChoice, PolicyName
 from wisp.testing.clock import VirtualClock
 from wisp.testing.floor_and_slope import FloorAndSlope
 from wisp.testing.verifier import ScriptedVerifier
@@ -62,7 +63,10 @@ class Host:
             self.verifier.on_collect = self.gpu.collect
         self.engine = Engine(
             self.verifier,
-            make_policy(policy, estimator=StepTimeEstimator(), first=DIRECTIVE),
+            make_policy(
+                PolicyChoice(policy=policy),
+                StepTimeEstimator(),
+            ),
             max_window=16,
             clock=self.clock,
         )

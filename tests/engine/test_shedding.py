@@ -11,7 +11,9 @@ from wisp.core.request import Request, Sampling
 from wisp.core.slo import Slo
 from wisp.engine.engine import Engine
 from wisp.engine.messages import Failed, FromEngine, Open, ToEngine, Verdicts
-from wisp.scheduler.policy import Fcfs, PolicyName, make_policy
+from wisp.scheduler.baselines import Fcfs
+from wisp.scheduler.policy import make_policy
+from wisp.scheduler.tuning import PolicyChoice, PolicyName
 from wisp.testing.clock import VirtualClock
 from wisp.testing.floor_and_slope import FloorAndSlope
 from wisp.testing.verifier import ScriptedVerifier
@@ -64,7 +66,7 @@ def test_equals_are_not_shed_for_each_other() -> None:
 def test_each_is_answered_exactly_once(name: PolicyName, seed: int) -> None:
     chance = random.Random(seed)
     verifier = ScriptedVerifier(max_sessions=6)
-    policy = make_policy(name, estimator=FloorAndSlope(), first=DIRECTIVE)
+    policy = make_policy(PolicyChoice(policy=name), FloorAndSlope())
     clock = VirtualClock()
     engine = Engine(verifier, policy, max_window=16, clock=clock)
     openings = [

@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.scheduler.worlds import FIRST, exact, make_session
+from tests.scheduler.worlds import exact, make_session
 from wisp.core.session import Session
 from wisp.core.slo import Slo
 from wisp.scheduler.admission import admission, retry_after_s, until_one_ends_s
 from wisp.scheduler.policy import make_policy
+from wisp.scheduler.tuning import PolicyChoice
 
-POLICY = make_policy("wisp", estimator=exact(), first=FIRST)
+POLICY = make_policy(PolicyChoice(policy="wisp"), exact())
 
 
 def admits(sessions: Collection[Session], slo: Slo) -> float | None:

@@ -7,7 +7,7 @@ from wisp.core.request import Sampling
 from wisp.core.session import Session
 from wisp.core.slo import Slo
 from wisp.scheduler.base import Situation
-from wisp.scheduler.policy import Fcfs
+from wisp.scheduler.baselines import Fcfs
 from wisp.testing.floor_and_slope import FloorAndSlope
 
 DIRECTIVE = Directive(window=4, threshold=0.3)

@@ -8,16 +8,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.scheduler.worlds import FIRST, Tiled, World, exact
+from tests.scheduler.worlds import Tiled, World, exact
 from wisp.core.slo import Slo
 from wisp.engine.messages import Failed
-from wisp.scheduler.policy import POLICIES, PolicyName, make_policy
+from wisp.scheduler.policy import make_policy
+from wisp.scheduler.tuning import POLICIES, PolicyChoice, PolicyName
 from wisp.testing.floor_and_slope import FloorAndSlope
 
 
 def make_world(name: PolicyName = "wisp", seed: int = 0, max_step_tokens: int = 64) -> World:
     policy = make_policy(
-        name, estimator=Tiled(), first=FIRST, max_step_tokens=max_step_tokens, batch_size=4
+        PolicyChoice(policy=name, max_step_tokens=max_step_tokens, batch_size=4), Tiled()
     )
     return World(policy, Tiled(), seed)
 
@@ -76,7 +77,7 @@ def test_a_long_prompt_comes_through_a_full_server() -> None:
 def test_a_liar_loses_its_share_and_the_honest_keep_theirs() -> None:
     """All say 0.9; the liars' drafts are rubbish, and the room is scarce."""
     slow = FloorAndSlope(0.1, 1e-4)  # a target so slow that drafts pay
-    world = World(make_policy("wisp", estimator=slow, first=FIRST, max_step_tokens=48), slow)
+    world = World(make_policy(PolicyChoice(policy="wisp", max_step_tokens=48), slow), slow)
     for number in range(12):
         world.open(number, honesty=0.0 if number < 6 else 0.9, says=0.9, max_tokens=1000, rate=0.01)
     world.run(40)
@@ -91,7 +92,7 @@ def test_a_liar_loses_its_share_and_the_honest_keep_theirs() -> None:
 
 
 def test_deadlines_hold_when_the_estimator_is_right() -> None:
-    policy = make_policy("wisp", estimator=exact(), first=FIRST, max_step_tokens=256)
+    policy = make_policy(PolicyChoice(policy="wisp", max_step_tokens=256), exact())
     world = World(policy, exact())
     for number in range(60):
         world.open(number, honesty=0.7 if number % 3 else None, max_tokens=60, rate=20)
@@ -109,7 +110,7 @@ def test_deadlines_hold_when_the_estimator_is_right() -> None:
 
 def test_a_session_that_would_break_promises_is_refused() -> None:
     dear = FloorAndSlope(context_s=1e-6, margin=0.0)  # 0.1 ms for each seat of 100 tokens
-    world = World(make_policy("wisp", estimator=dear, first=FIRST), dear)
+    world = World(make_policy(PolicyChoice(policy="wisp"), dear), dear)
     for number in range(80):  # 12 ms for a step is what 100 tokens/s allow
         world.open(number, rate=100, num_prompt=100)
     failures = [m for m in world.engine.turn(world.inbox) if isinstance(m, Failed)]
@@ -119,5 +120,5 @@ def test_a_session_that_would_break_promises_is_refused() -> None:
 
 
 def test_an_empty_server_takes_anybody() -> None:
-    policy = make_policy("wisp", estimator=exact(), first=FIRST)
+    policy = make_policy(PolicyChoice(policy="wisp"), exact())
     assert policy.admits([], Slo(tokens_per_s=1e6, first_token_s=1)) is None

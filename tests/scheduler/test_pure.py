@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.scheduler.worlds import FIRST, Tiled, World
+from tests.scheduler.worlds import Tiled, World
 from wisp.core.batch import Batch
 from wisp.core.session import Session
 from wisp.estimator.base import Estimator
 from wisp.estimator.step_time import StepTimeEstimator
 from wisp.scheduler.base import Policy, Situation
-from wisp.scheduler.policy import POLICIES, PolicyName, make_policy
+from wisp.scheduler.policy import make_policy
+from wisp.scheduler.tuning import POLICIES, PolicyChoice, PolicyName
 
 
 def facts(sessions: Collection[Session]) -> list[tuple[object, ...]]:
@@ -63,7 +64,7 @@ def test_a_decision_called_twice_is_the_same_twice(name: PolicyName, seed: int) 
     chance = random.Random(seed)
     estimator: Estimator = StepTimeEstimator() if seed % 2 else Tiled()
     policy = make_policy(
-        name, estimator=estimator, first=FIRST, max_step_tokens=chance.choice([8, 32, 256])
+        PolicyChoice(policy=name, max_step_tokens=chance.choice([8, 32, 256])), estimator
     )
     num_asked = [0]
     ask_twice(policy, chance, num_asked)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.scheduler.worlds import FIRST, Tiled, exact, make_session, value
+from tests.scheduler.worlds import Tiled, exact, make_session, value
 from wisp.core.batch import Batch, Seat
 from wisp.core.session import Session
 from wisp.estimator.base import Estimator
@@ -19,6 +19,7 @@ from wisp.scheduler.base import Policy, Situation
 from wisp.scheduler.plan import free_tokens
 from wisp.scheduler.policy import make_policy
 from wisp.scheduler.speculation import Load
+from wisp.scheduler.tuning import PolicyChoice
 from wisp.scheduler.wisp import Wisp
 from wisp.testing.floor_and_slope import FloorAndSlope
 
@@ -55,7 +56,7 @@ def loads(draw: st.DrawFn, prefill: bool = False) -> list[Session]:
 
 def schedule(sessions: list[Session], costs: Estimator, *, known: bool = False) -> Batch:
     """`known`: a step before has told how much of a step's time a token takes."""
-    policy = make_policy("wisp", estimator=costs, first=FIRST, max_step_tokens=MAX_STEP_TOKENS)
+    policy = make_policy(PolicyChoice(policy="wisp", max_step_tokens=MAX_STEP_TOKENS), costs)
     if known:
         take_step(policy, Situation(sessions, 0.0))
     return policy.schedule(Situation(sessions, 0.0))
@@ -135,7 +136,7 @@ def test_a_batch_is_worth_no_less_than_plain_decoding_of_the_same(
 def test_whoever_is_late_is_seated_first(sessions: list[Session]) -> None:
     for session in sessions:
         session.aimed_s -= 0.2
-    policy = make_policy("wisp", estimator=exact(), first=FIRST, max_step_tokens=32)
+    policy = make_policy(PolicyChoice(policy="wisp", max_step_tokens=32), exact())
     seated = {seat.session.id for seat in policy.schedule(Situation(sessions, 0.0)).seats}
     late = sorted((s for s in sessions if s.aimed_s <= 0), key=lambda s: s.aimed_s)
     assert {session.id for session in late[:32]} <= seated
@@ -153,7 +154,7 @@ def test_drafts_are_free_on_the_floor_and_priced_above_it() -> None:
 def test_where_steps_overlap_drafts_pay_for_the_step_behind_theirs() -> None:
     few, many = [0.8], [0.8] * 4  # 0.8 and 2.4 tokens
     sessions = [make_session(n, due_s=1.0, acceptance=p) for n, p in enumerate((few, many))]
-    policy = make_policy("wisp", estimator=exact(), first=FIRST)
+    policy = make_policy(PolicyChoice(policy="wisp"), exact())
     counts = []
     for _ in range(2):  # the first step tells the marginal cost
         seats = take_step(policy, Situation(sessions, 0.0, share_ahead=1.0))
@@ -162,7 +163,7 @@ def test_where_steps_overlap_drafts_pay_for_the_step_behind_theirs() -> None:
 
 
 def test_who_decodes_in_the_running_step_decodes_on_unless_its_drafts_are_worth_two() -> None:
-    policy = make_policy("wisp", estimator=exact(), first=FIRST)
+    policy = make_policy(PolicyChoice(policy="wisp"), exact())
     take_step(policy, Situation([make_session(9, due_s=1.0)], 0.0))
     sessions = [make_session(n, due_s=1.0, acceptance=[p] * 4) for n, p in enumerate((0.5, 0.9))]
     for session in sessions:
@@ -173,7 +174,7 @@ def test_who_decodes_in_the_running_step_decodes_on_unless_its_drafts_are_worth_
 
 def test_the_likeliest_drafts_are_taken_first() -> None:
     sessions = [make_session(n, due_s=1.0, acceptance=[p] * 4) for n, p in enumerate((0.4, 0.9))]
-    policy = make_policy("wisp", estimator=exact(), first=FIRST, max_step_tokens=6)
+    policy = make_policy(PolicyChoice(policy="wisp", max_step_tokens=6), exact())
     seats = policy.schedule(Situation(sessions, 0.0)).seats
     assert {seat.session.id: len(seat.draft) for seat in seats} == {0: 0, 1: 4}
 
@@ -208,7 +209,7 @@ def test_where_seats_are_dear_the_longest_are_seated_with_all_their_drafts() -> 
 @pytest.mark.parametrize("acceptance", [0.99, 0.01])
 def test_seats_are_dear_if_the_drafts_here_save_some(acceptance: float) -> None:
     """Even after steps without drafts, whose average says that a token takes a seat."""
-    policy = make_policy("wisp", estimator=dear_seats(), first=FIRST)
+    policy = make_policy(PolicyChoice(policy="wisp"), dear_seats())
     assert isinstance(policy, Wisp)
     policy.load = Load(per_token_s=1.0)
     drafts = [acceptance] * 4

@@ -11,7 +11,8 @@ from wisp.engine.keeper import Keeper, keep
 from wisp.engine.profiling import CPU_BUDGET_S, GPU_BUDGET_S
 from wisp.errors import ConfigError
 from wisp.estimator.store import Key
-from wisp.scheduler.policy import ESTIMATING, PolicyChoice, choose_policy
+from wisp.scheduler.policy import make_policy
+from wisp.scheduler.tuning import ESTIMATING, PolicyChoice
 from wisp.verifier.base import Facts, Verifier
 
 
@@ -20,7 +21,7 @@ def build_engine(config: ServerConfig) -> tuple[Verifier, Engine]:
     verifier = build_verifier(config)
     keeper = _keep(config, verifier)
     choose = functools.partial(
-        choose_policy, estimator=keeper.estimator, max_window=config.speculation.max_window
+        make_policy, estimator=keeper.estimator, max_window=config.speculation.max_window
     )
     engine = Engine(
         verifier,

@@ -27,7 +27,7 @@ from wisp.engine.step import InFlightStep, Pace, forecast
 from wisp.errors import BadRequest, Overloaded, ProtocolError
 from wisp.scheduler.admission import admission, until_one_ends_s
 from wisp.scheduler.base import Policy, Situation
-from wisp.scheduler.policy import PolicyChoice
+from wisp.scheduler.tuning import PolicyChoice
 from wisp.verifier.base import Outcome, Verifier
 
 log = logging.getLogger(__name__)

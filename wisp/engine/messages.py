@@ -10,7 +10,7 @@ from msgspec import Struct
 from wisp.core.drafts import DraftBlock, DraftCounts, Source, Verdict
 from wisp.core.request import Request
 from wisp.core.slo import Slo
-from wisp.scheduler.policy import PolicyChoice
+from wisp.scheduler.tuning import PolicyChoice
 from wisp.verifier.base import Facts
 
 ErrorKind = Literal["invalid", "protocol", "overloaded", "shed", "internal"]

@@ -114,13 +114,14 @@ class Sled(Policy):
     def __init__(
         self,
         estimator: Estimator,
+        directive: Directive,
         block_tokens: int,
         batch_size: int,
         batch_wait_s: float,
         max_step_tokens: int,
     ) -> None:
         super().__init__(estimator)
-        self._directive = Directive(window=block_tokens, threshold=0.0)
+        self._directive = directive
         self._block_tokens = block_tokens
         self._batch_size = batch_size
         self._batch_wait_s = batch_wait_s

@@ -26,7 +26,7 @@ from wisp.errors import (
     WispError,
 )
 from wisp.models.tokenizer import Tokenizer
-from wisp.scheduler.policy import PolicyChoice
+from wisp.scheduler.tuning import PolicyChoice
 from wisp.server.report import report
 from wisp.server.server_session import ServerSession
 from wisp.server.telemetry import Telemetry

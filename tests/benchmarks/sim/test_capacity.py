@@ -8,8 +8,8 @@ import pytest
 
 from benchmarks import capacity, simulate, timeline
 from benchmarks.capacity import STEP_TIMES, Point, best_capacity, setup_of
-from benchmarks.sim.fleet import Setup, Tuning
-from wisp.scheduler.policy import PolicyName
+from benchmarks.sim.fleet import Setup
+from wisp.scheduler.tuning import PolicyName, Tuning
 
 SETUP = setup_of(STEP_TIMES["paper"], 8.0, 0.7, 10.0, 1)
 

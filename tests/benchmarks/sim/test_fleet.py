@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.sim.fleet import Report, Setup, Tuning, simulate
+from benchmarks.sim.fleet import Report, Setup, simulate
 from benchmarks.sim.profiles import LAPTOP, RASPBERRY_PI_5, WIRED
 from benchmarks.sim.step_times import A100, QWEN3_32B, implied_by_paper, roofline
 from benchmarks.sim.text import BetaTexts, RecordedTexts
@@ -12,7 +12,7 @@ from benchmarks.sim.workload import Lengths, Presence, Workload, bursty
 from benchmarks.simulate import RECORDED
 from wisp.core.slo import Slo
 from wisp.edge.predictor import LogisticPredictor
-from wisp.scheduler.policy import POLICIES, PolicyName
+from wisp.scheduler.tuning import POLICIES, PolicyName, Tuning
 
 SHORT = Workload(Lengths(32.0), Lengths(64.0), think_s=0.5)
 SETUP = Setup(workload=SHORT, warm_up_s=2.0, measured_s=20.0)
