@@ -191,8 +191,8 @@ def causal_bias(starts: Tensor, num_blocks: int, shape: Shape, dtype: torch.dtyp
     """Each position may look at itself and those before: [tiles * blocks, queries * group, keys].
 
     0 where it may, else so low that no weight is left, but finite: a block with no key to look at
-    has a softmax, too. `starts` [tiles] are the positions of the tiles' first tokens. A tile that is
-    not full is filled with positions behind it: what they look at does not matter.
+    has a softmax, too. `starts` [tiles] are the positions of the tiles' first tokens. A tile that
+    is not full is filled with positions behind it: what they look at does not matter.
     """
     positions = starts[:, None] + torch.arange(shape.queries, device=starts.device)
     positions = positions.repeat_interleave(shape.group, 1)[:, None, :, None]
