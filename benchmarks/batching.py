@@ -1,6 +1,7 @@
 """What batching is worth: one step with 16 sessions against 16 steps with one.
 
-    python -m benchmarks.batching [--json] [--target DIR] [--cpu-time] [--context 128] [--prompt 512]
+    python -m benchmarks.batching [--json] [--target DIR] [--cpu-time] [--context 128]
+                                  [--prompt 512]
 
 On a machine that others use as well, `--cpu-time` counts the time of this process alone.
 """
