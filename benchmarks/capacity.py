@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from benchmarks import search
 from benchmarks.search import ATTAINED
-from benchmarks.sim.fleet import Setup, learn, simulate
+from benchmarks.sim.fleet import Report, Setup, learn, simulate
 from benchmarks.sim.step_times import A100, QWEN3_32B, Fitted, StepTimes, implied_by_paper, roofline
 from benchmarks.sim.text import BetaTexts
 from benchmarks.sim.workload import Presence, bursty
@@ -76,12 +76,7 @@ class Point(NamedTuple):
 def point(
     policy: PolicyName, fleet: int | Sequence[Presence], setup: Setup, tuning: Tuning
 ) -> Point:
-    gc.disable()  # a run makes many small objects, and no cycles that grow
-    try:
-        estimator = pickle.loads(_learned(setup.step_times, setup.seed, tuning))
-        report = simulate(policy, fleet, setup, tuning, estimator=estimator)
-    finally:
-        gc.enable()
+    report = report_of(policy, fleet, setup, tuning)
     attained = [each.attainment.first_token_attained for each in report.sessions]
     return Point(
         report.attainment,
@@ -93,6 +88,18 @@ def point(
         report.acceptance,
         *(1e3 * time_s for time_s in report.waste_per_token),
     )
+
+
+def report_of(
+    policy: PolicyName, fleet: int | Sequence[Presence], setup: Setup, tuning: Tuning
+) -> Report:
+    """One simulation, with an estimator fresh from the profile."""
+    gc.disable()  # a run makes many small objects, and no cycles that grow
+    try:
+        estimator = pickle.loads(_learned(setup.step_times, setup.seed, tuning))
+        return simulate(policy, fleet, setup, tuning, estimator=estimator)
+    finally:
+        gc.enable()
 
 
 @lru_cache

@@ -229,7 +229,7 @@ def _cases(options: argparse.Namespace) -> dict[str, Setup]:
         texts = setup_of(base.step_times, 1.0, acceptance, 1.0, 1).texts
         cases[f"acceptance {acceptance:g}"] = replace(base, texts=texts)
     for share in (0.0, 0.5):
-        step_times = _paper_step_times(seat_share=share)
+        step_times = paper_step_times(seat_share=share)
         cases[f"paper's step times, {share:.0%} of it the session's"] = replace(
             base, step_times=step_times
         )
@@ -256,7 +256,7 @@ def _cases(options: argparse.Namespace) -> dict[str, Setup]:
     return cases
 
 
-def _paper_step_times(seat_share: float) -> Any:
+def paper_step_times(seat_share: float) -> Any:
     """3.07 ms for each decoded token of a session, split between the session and the token."""
     step_times = implied_by_paper(A100, QWEN3_32B)
     whole_s = step_times.seat_s + step_times.token_s

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
@@ -73,6 +74,7 @@ class Report:
     seats_per_step: float
     busy: float
     num_events: int
+    alive: list[Result]  # after the warm-up, whenever they were opened
 
     @property
     def attainment(self) -> float:
@@ -82,8 +84,12 @@ class Report:
         Sessions still running at the end count by what they got; those still waiting for a first
         token count as broken once it is late. 1 without any session.
         """
-        judged = [met for each in self.sessions if (met := each.met(self.end_s)) is not None]
-        return sum(judged) / len(judged) if judged else 1.0
+        return _attained(self.sessions, self.end_s)
+
+    @property
+    def attainment_of_alive(self) -> float:
+        """The same of every session alive after the warm-up: none can be starved for free."""
+        return _attained(self.alive, self.end_s)
 
     @property
     def acceptance(self) -> float:
@@ -98,6 +104,11 @@ class Report:
         num_tokens = max(1, sum(each.attainment.num_tokens for each in ended))
         blocking_s = sum(each.waste.blocking_s for each in ended)
         return blocking_s / num_tokens, sum(e.waste.overlapped_s for e in ended) / num_tokens
+
+
+def _attained(sessions: Sequence[Result], end_s: float) -> float:
+    judged = [met for each in sessions if (met := each.met(end_s)) is not None]
+    return sum(judged) / len(judged) if judged else 1.0
 
 
 def simulate(
@@ -140,6 +151,7 @@ def simulate(
         seats_per_step=target.num_seats / max(1, target.num_steps),
         busy=target.busy_s / setup.end_s,
         num_events=events.num_done,
+        alive=[each for each in tally.sessions if (each.ended_s or math.inf) >= setup.warm_up_s],
     )
 
 
