@@ -7,7 +7,8 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from wisp.config import DemoConfig, EdgeConfig, ServerConfig, load
+from wisp.config import EdgeConfig, ServerConfig, load
+from wisp.demo import DemoConfig
 from wisp.errors import ConfigError
 
 CONFIGS = Path(__file__).parent.parent / "configs"

@@ -217,24 +217,6 @@ class EdgeConfig(BaseSettings):
     log_level: LogLevel = "INFO"
 
 
-class DemoConfig(BaseSettings):
-    """wisp demo: a server and two edges on this machine, and what the edges gained."""
-
-    model_config = SettingsConfigDict(
-        env_prefix="WISP_DEMO_", env_nested_delimiter="__", extra="forbid"
-    )
-
-    target: LocalPath = Field(TINY / "target", description="Hugging Face directory of the target")
-    draft: LocalPath = Field(TINY / "draft", description="Hugging Face directory of the drafter")
-    engine: EngineKind = Field("torch", description="the verifier behind the engine: torch or vllm")
-    requests: int = Field(6, ge=1, description="requests, shared out to the two edges")
-    max_tokens: int = Field(96, ge=2, description="tokens of an answer at most")
-    as_json: bool = Field(
-        False, validation_alias="json", description="print one JSON object and nothing else"
-    )
-    serve: bool = Field(False, description="stay up afterwards, until interrupted")
-
-
 Config = TypeVar("Config", bound=BaseSettings)
 
 

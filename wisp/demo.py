@@ -18,11 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from openai import OpenAI
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from wisp.config import TINY, DemoConfig, load
+from wisp.config import TINY, EngineKind, LocalPath, load
 from wisp.errors import ConfigError
 from wisp.launch import Process
 
@@ -36,6 +38,24 @@ _GENERAL_PROMPTS = [  # for pairs other than the bundled one
     "What does a heap give that a sorted list does not?",
     "List three reasons why a test may pass alone and fail in a suite.",
 ]
+
+
+class DemoConfig(BaseSettings):
+    """wisp demo: a server and two edges on this machine, and what the edges gained."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="WISP_DEMO_", env_nested_delimiter="__", extra="forbid"
+    )
+
+    target: LocalPath = Field(TINY / "target", description="Hugging Face directory of the target")
+    draft: LocalPath = Field(TINY / "draft", description="Hugging Face directory of the drafter")
+    engine: EngineKind = Field("torch", description="the verifier behind the engine: torch or vllm")
+    requests: int = Field(6, ge=1, description="requests, shared out to the two edges")
+    max_tokens: int = Field(96, ge=2, description="tokens of an answer at most")
+    as_json: bool = Field(
+        False, validation_alias="json", description="print one JSON object and nothing else"
+    )
+    serve: bool = Field(False, description="stay up afterwards, until interrupted")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The production verifier: vLLM behind `wisp.verifier.base.Verifier`. vLLM is imported here alone.
 
-verifier    sessions as resident vLLM requests, one EngineCore step for each batch
+driver      sessions as resident vLLM requests, one EngineCore step for each batch
+params      what vLLM is told of a request
 scheduler   vLLM's scheduler, told by WISP who takes part with how many tokens
 sampler     law 1 inside vLLM's workers: the choice of wisp.sampling
 structures  answers that keep to a JSON schema, an expression or a grammar

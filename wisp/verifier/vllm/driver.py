@@ -29,7 +29,8 @@ from wisp.verifier.base import Collect, Facts, Outcome, Verifier
 from wisp.verifier.torch import eos_token_ids, processor_name
 from wisp.verifier.vllm.adapters import add, lora_requests
 from wisp.verifier.vllm.options import engine_args, has_tokenizer
-from wisp.verifier.vllm.sampler import Collected, is_slow, sampling_params
+from wisp.verifier.vllm.params import is_slow, sampling_params
+from wisp.verifier.vllm.sampler import Collected
 from wisp.verifier.vllm.scheduler import Place, SeatScheduler
 from wisp.verifier.vllm.structures import Grammars, allowed, wait_for_any
 

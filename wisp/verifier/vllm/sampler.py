@@ -18,22 +18,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from vllm.distributed.parallel_state import get_pp_group
-from vllm.sampling_params import SamplingParams
 from vllm.v1.outputs import SamplerOutput
 from vllm.v1.spec_decode.metadata import SpecDecodeMetadata
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
 from wisp.core.drafts import TokenLogprob
-from wisp.core.request import Sampling
 from wisp.sampling.accept import standing
 from wisp.sampling.choice import choose, choose_unprocessed, moved
 from wisp.sampling.philox import signed
-from wisp.sampling.processors import Row, needs_processing
-from wisp.verifier.vllm.structures import params_of
+from wisp.sampling.processors import Row
+from wisp.verifier.vllm.params import NUM_PROMPT, SAMPLING, SLOW
 
-_SAMPLING = "wisp_sampling"
-_NUM_PROMPT = "wisp_num_prompt"
-_SLOW = "wisp_slow"  # its rows need more than noise: processors, logprobs
 _NO_TOKEN = -1  # vLLM's mark behind the last token of a row
 
 
@@ -45,30 +40,6 @@ class _NoDrafter:
 
 
 GPUModelRunner.drafter = _NoDrafter()
-
-
-def sampling_params(sampling: Sampling, num_prompt: int, max_model_len: int) -> SamplingParams:
-    """Without any stop: WISP's session decides when it ends, and closes it.
-
-    Raises BadRequest if the structure of the answer is not valid.
-    """
-    return SamplingParams(
-        temperature=0.0,
-        structured_outputs=params_of(sampling.structure) if sampling.structure else None,
-        max_tokens=max_model_len,
-        ignore_eos=True,
-        detokenize=False,
-        extra_args={
-            _SAMPLING: sampling,
-            _NUM_PROMPT: num_prompt,
-            _SLOW: is_slow(sampling),
-        },
-    )
-
-
-def is_slow(sampling: Sampling) -> bool:
-    """Its choices are made with the host's help, which waits for the forward."""
-    return needs_processing(sampling) or sampling.num_logprobs is not None
 
 
 class WorkerExtension:
@@ -298,7 +269,7 @@ class Chooser:
         """The choice of every row, [rows]; by request index, those that replace some of them."""
         batch, states = self._runner.input_batch, self._runner.requests
         extras = [states[name].sampling_params.extra_args for name in batch.req_ids]
-        samplings = [extra[_SAMPLING] for extra in extras]
+        samplings = [extra[SAMPLING] for extra in extras]
         num_rows = counts + 1
         ends = num_rows.cumsum()
         choices = choose_unprocessed(
@@ -307,7 +278,7 @@ class Chooser:
             np.arange(ends[-1]) + np.repeat(lengths + num_rows - ends, num_rows),
             np.repeat(np.array([s.temperature for s in samplings], np.float32), num_rows),
         )
-        slow = [i for i in np.flatnonzero(~unfinished).tolist() if extras[i][_SLOW]]
+        slow = [i for i in np.flatnonzero(~unfinished).tolist() if extras[i][SLOW]]
         if not slow:
             return choices, {}
         spans = [range(ends[index] - num_rows[index], ends[index]) for index in slow]
@@ -327,6 +298,6 @@ class Chooser:
     def _rows(self, index: int, length: int, count: int, extra: Mapping[str, Any]) -> list[Row]:
         tokens = self._runner.input_batch.token_ids_cpu[index, : length + count]
         return [
-            Row(extra[_SAMPLING], tokens, extra[_NUM_PROMPT], position)
+            Row(extra[SAMPLING], tokens, extra[NUM_PROMPT], position)
             for position in range(length, length + count + 1)
         ]
