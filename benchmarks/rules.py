@@ -89,6 +89,7 @@ RULES: dict[str, tuple[Override, ...]] = {
 OVERLAPPING: dict[str, tuple[Override, ...]] = {
     "round_cost: drafts pay the step sat out": (_forced("_with_round_cost", round_cost=0.0),),
     "decodes_on: plain tokens step by step": ((Wisp, "decodes_on", False),),
+    "sits_out: who has drafts waits for its step": ((Wisp, "_sits_out", lambda *_: False),),
 }
 
 

@@ -5,6 +5,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from wisp.core.acceptance import cumulative_acceptance
 from wisp.core.batch import Batch, Seat
 from wisp.core.drafts import Directive
 from wisp.core.session import Session
@@ -41,6 +42,9 @@ _HEAVY = 0.5
 # Share of the tokens in a step: a plain step of all sessions and of their prompts is to leave as
 # many for drafts. Chosen: half, so that each seat has room for a draft.
 _PLAIN_SHARE = 0.5
+# Rounds that the drafts of a session must be worth to be kept out of a step: the step that it sits
+# out, and by definition of overlap the one behind its drafts, which it will sit out, too.
+_NUM_ROUNDS = 2.0
 
 
 class Wisp(Policy):
@@ -114,9 +118,14 @@ class Wisp(Policy):
 
     def schedule(self, situation: Situation) -> Batch:
         load = self._with_round_cost(situation)
-        if not situation.sessions:
+        present = [
+            session
+            for session in situation.sessions
+            if not (session.num_pending and session.buffer and self._sits_out(session, load))
+        ]
+        if not present:
             return Batch()
-        columns = Columns(situation.sessions, self._block_tokens)
+        columns = Columns(present, self._block_tokens)
         cumulative = columns.cumulative_acceptance()
         # Behind a step with its drafts a session sits one out that it could have decoded in.
         cumulative[cumulative.sum(axis=1) <= load.round_cost] = 0.0
@@ -141,6 +150,15 @@ class Wisp(Policy):
         load = self.load
         share = situation.share_ahead if load.per_token_s else 0.0
         return load._replace(round_cost=share * max(0.0, 1.0 - load.marginal_cost))
+
+    def _sits_out(self, session: Session, load: Load) -> bool:
+        """Its drafts are worth this step and the one behind theirs, which it will sit out, too.
+
+        Else it would decode on behind every token, and its drafts would never be verified.
+        """
+        ahead = np.frombuffer(session.stream.acceptance)[None, : self._block_tokens]
+        worth = cumulative_acceptance(ahead, np.array([session.stream.calibration])).sum()
+        return bool(worth > _NUM_ROUNDS * load.round_cost)
 
     def _gauged(self, columns: Columns, cumulative: Floats, count: int, load: Load) -> Load:
         """How far the server is from what plain decoding of everybody can just do.
