@@ -19,10 +19,11 @@ from torch import Tensor
 # attention on QUERIES tokens of one item and KEYS keys, the last of each filled up. They are
 # constants and not tuned at start, since a text must not depend on how busy the machine was then.
 #
-# Measured on an Intel Xeon with AVX-512 (docs/measurements.md): fewer ROWS make prompts slower,
-# more make a single session slower, and likewise for QUERIES. 16 rows of float32 are also whole
-# cache lines, so every tile of a row begins at the same alignment.
-ROWS = 16
+# Measured on an Intel Xeon with AVX-512 (docs/measurements.md): with 16 ROWS a single session is a
+# tenth slower, and prompts a tenth faster, than with 8; 4 QUERIES make prompts slower, 16 make
+# sessions that decode slower; and 256 KEYS are too many for short contexts. 8 rows of float32 are
+# also whole cache lines, so every tile of a row begins at the same alignment.
+ROWS = 8
 QUERIES = 8
 KEYS = 128
 PAIRS = 32  # of tiles and key blocks that are weighed at once: their scores should fit a cache
