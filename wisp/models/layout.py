@@ -19,12 +19,13 @@ from torch import Tensor
 # attention on QUERIES tokens of one item and KEYS keys, the last of each filled up. They are
 # constants and not tuned at start, since a text must not depend on how busy the machine was then.
 #
-# Measured on an Intel Xeon with AVX-512 (docs/measurements/): fewer ROWS make prompts slower,
-# more make a single session slower, and likewise for QUERIES. 16 rows of float32 are also whole
-# cache lines, so every tile of a row begins at the same alignment.
-ROWS = 16
+# Measured on an Intel Xeon with AVX-512 (docs/measurements/batching.md): with 16 ROWS a single
+# session is a tenth slower, and prompts a tenth faster, than with 8; 4 QUERIES make prompts slower,
+# 16 make sessions that decode slower; and 256 KEYS are too many for short contexts. 8 rows of
+# float32 are also whole cache lines, so every tile of a row begins at the same alignment.
+ROWS = 8
 QUERIES = 8  # the tokens of one item in a tile of attention; measured with ROWS, see above
-# The keys of a block of attention. Chosen: no measurement stands behind the number.
+# The keys of a block of attention; measured with ROWS, see above.
 KEYS = 128
 # The pairs of a tile and a block of keys that are weighed at once. Chosen: their scores should fit
 # a core's cache.
