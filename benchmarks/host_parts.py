@@ -139,7 +139,7 @@ class HostParts:
         verifier.launch = noted
 
     def _note_arrivals(self) -> None:
-        from wisp.verifier.vllm.sampler import Launched
+        from wisp.verifier.vllm.launched import Launched
 
         table = Launched.table
 

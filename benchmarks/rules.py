@@ -53,6 +53,8 @@ def _decode_all(where: Any, rows: Any, max_seats: int) -> None:
 
 
 RULES: dict[str, tuple[Override, ...]] = {
+    "poor: who brings few tokens for its time is held": ((Plan, "_poor", _nobody),),
+    "early: seated before it is urgent": ((plan, "_MAX_EARLY_S", 0.0),),
     "scarce: drafts before plain tokens": (_forced("_gauged", scarce=False),),
     "lift_limit: where scarce, no deadline bars drafts": ((Plan, "lift_limit", lambda _: None),),
     "lost deadlines of late sessions wait": ((plan, "_LATE", 2.0),),

@@ -19,9 +19,15 @@ Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+# Seconds before its deadline is close that a session is seated at the earliest; a period of its own
+# if that is less. Chosen: at 2 tokens/s and below a period is longer than it takes to make room.
+_MAX_EARLY_S = 0.5
 # Share of all sessions whose deadline is lost, from which on the server is late and not the edges.
 # Chosen: a quarter; below it some edges are slow.
 _LATE = 0.25
+# A session waits for drafts if its next seat would bring fewer than this times the tokens that the
+# same time brings on average. Chosen: below 1, so that equals do not wait for one another.
+_POOR = 0.9
 # A step up to so many times as long as one of a single token lies on the floor. Chosen: noise of
 # 15 % hides the difference.
 _FREE = 1.15
@@ -60,9 +66,13 @@ class Plan:
         self._horizon_s = (load.step_s or plain_s) if load.scarce else both_s
         taken = cumulative > load.marginal_cost
         self._num_worth: Ints = taken.sum(axis=1)  # drafts of each that are worth their time
-        self._held = columns.waiting & (not load.eager)
+        worth = (cumulative * taken).sum(axis=1)
+        self._held = columns.decoding & (columns.waiting | self._poor(worth, load))
+        self._held &= not load.eager
         self._eager = load.eager
-        self.urgent: Bools = self._slack_s < self._horizon_s
+        # A period early: on the brink, every step would have to be a short one.
+        early_s = np.minimum(columns.period_s, _MAX_EARLY_S) * ~(self._held | load.scarce)
+        self.urgent: Bools = self._slack_s < self._horizon_s + early_s
         # Who is held back, with an edge in time by its own habit, is left waiting if the drafts
         # come before the deadline; or if it is lost, and the server is late, not the edge. It
         # would decode all at once, the dearest way, and stay late.
@@ -79,6 +89,14 @@ class Plan:
         self._has_prefill = bool(self._prefilling.any())
         self.shape = EMPTY
         self.limit_s = math.inf
+
+    def _poor(self, worth: Floats, load: Load) -> Bools:
+        """Whose next seat would bring fewer tokens for its time than steps do on average."""
+        curve, columns = self._curve, self._columns
+        token_s = curve.slope_s(len(columns.sessions))
+        time_s = curve.seat_s + curve.context_s * columns.length + token_s * (1 + self._num_worth)
+        found: Bools = (1.0 + worth) * load.per_token_s < _POOR * time_s
+        return found
 
     @property
     def room(self) -> int:

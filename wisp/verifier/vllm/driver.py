@@ -28,9 +28,9 @@ from wisp.errors import ConfigError, InternalError, Overloaded, WispError
 from wisp.verifier.base import Collect, Facts, Outcome, Verifier
 from wisp.verifier.torch import eos_token_ids, processor_name
 from wisp.verifier.vllm.adapters import add, lora_requests
+from wisp.verifier.vllm.launched import Collected
 from wisp.verifier.vllm.options import engine_args, has_tokenizer
 from wisp.verifier.vllm.params import is_slow, sampling_params
-from wisp.verifier.vllm.sampler import Collected
 from wisp.verifier.vllm.scheduler import Place, SeatScheduler
 from wisp.verifier.vllm.structures import Grammars, allowed, wait_for_any
 
@@ -295,7 +295,4 @@ def _known(draft: list[int], vocab_size: int) -> list[int]:
     """The draft up to the first id that is no token: it could not be accepted, only do harm."""
     if min(draft) >= 0 and max(draft) < vocab_size:
         return list(draft)
-    for index, token in enumerate(draft):
-        if not 0 <= token < vocab_size:
-            return draft[:index]
-    return list(draft)
+    return draft[: next(i for i, token in enumerate(draft) if not 0 <= token < vocab_size)]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
 
@@ -23,13 +22,11 @@ from vllm.v1.spec_decode.metadata import SpecDecodeMetadata
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
 from wisp.core.drafts import TokenLogprob
-from wisp.sampling.accept import standing
 from wisp.sampling.choice import choose, choose_unprocessed, moved
 from wisp.sampling.philox import signed
 from wisp.sampling.processors import Row
+from wisp.verifier.vllm.launched import NO_TOKEN, Collected, Launched
 from wisp.verifier.vllm.params import NUM_PROMPT, SAMPLING, SLOW
-
-_NO_TOKEN = -1  # vLLM's mark behind the last token of a row
 
 
 class _NoDrafter:
@@ -61,47 +58,6 @@ class WorkerExtension:
 
     def wisp_forget(self) -> None:
         self.wisp_chooser.launched.clear()
-
-
-@dataclass(slots=True)
-class Collected:
-    """Of one step, by request id: the accepted draft tokens and the next choice."""
-
-    tokens: dict[str, list[int]]
-    logprobs: dict[str, list[TokenLogprob]]  # one for each token, of those who asked
-
-
-@dataclass(slots=True)
-class Launched:
-    """The choices of one step while they may still be in the making; n requests in batch order."""
-
-    request_ids: list[str]
-    counts: NDArray[np.int64]  # [n]: draft tokens
-    drafts: NDArray[np.int32]  # [n, max(counts)]
-    unfinished: NDArray[np.bool_]  # [n]: the step ends inside the prompt, and chooses nothing
-    choices: Tensor  # int64 [sum(counts + 1)], on the device
-    on_host: Tensor  # a copy that is under way
-    slow: dict[int, tuple[list[int], list[TokenLogprob]]]  # by request, made on the host
-    arrived: torch.cuda.Event | None = None
-
-    @property
-    def ends(self) -> NDArray[np.int64]:
-        """[n]: behind the last choice of each request."""
-        return (self.counts + 1).cumsum()
-
-    def table(self) -> NDArray[np.int32]:
-        """[n, max(counts) + 1]: what stands of each request's draft, and its next choice.
-
-        Waits until the choices have arrived.
-        """
-        if self.arrived is not None:
-            self.arrived.synchronize()
-        choices: NDArray[np.int64] = self.on_host.numpy()
-        for index, end in zip(self.slow, self.ends[list(self.slow)].tolist(), strict=True):
-            choices[end - self.counts[index] - 1 : end] = self.slow[index][0]
-        table = standing(choices, self.drafts, self.counts, _NO_TOKEN)
-        table[self.unfinished] = _NO_TOKEN
-        return table.astype(np.int32)
 
 
 class Chooser:
@@ -218,13 +174,13 @@ class Chooser:
         if self.tells_at_once:
             return SamplerOutput(torch.from_numpy(step.table()), logprobs_tensors=None)
         # Two columns: of one alone vLLM takes every entry for a token.
-        return SamplerOutput(torch.full((len(names), 2), _NO_TOKEN), logprobs_tensors=None)
+        return SamplerOutput(torch.full((len(names), 2), NO_TOKEN), logprobs_tensors=None)
 
     def collect(self) -> Collected:
         """Wait for the first of the steps launched, and let vLLM know what was chosen."""
         step = self.launched.popleft()
         table = step.table()
-        num_tokens = np.count_nonzero(table != _NO_TOKEN, axis=1).tolist()
+        num_tokens = np.count_nonzero(table != NO_TOKEN, axis=1).tolist()
         named = zip(step.request_ids, table.tolist(), num_tokens, strict=True)
         tokens = {name: row[:count] for name, row, count in named if count}
         if not self.tells_at_once:
