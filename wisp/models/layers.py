@@ -91,8 +91,8 @@ def replace_layers(model: nn.Module) -> None:
 
 
 def _is_exact_silu_needed(model: nn.Module) -> bool:
-    """One thread has no ragged end in ROWS rows of an even length: it takes 32 numbers at a time,
-    two vectors of AVX-512, or fewer.
+    """One thread takes 32 numbers at a time, two vectors of AVX-512, or fewer: ROWS rows that are
+    whole multiples of that leave it no ragged end.
     """
     widths = [child.out_features for child in model.modules() if isinstance(child, nn.Linear)]
     return torch.get_num_threads() > 1 or any(ROWS * width % 32 for width in widths)
