@@ -490,7 +490,13 @@ def test_top_without_a_server_says_so_in_a_sentence(edge: Process) -> None:
 
 def test_top_leaves_cleanly_when_interrupted(server: Process) -> None:
     command = [sys.executable, "-m", "wisp.cli", "top", f"--server={server.url}", "--json"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # A shell starts what it leaves in the background with this signal ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as running:
         assert running.stdout
         assert running.stderr
         for _ in range(2):
