@@ -34,7 +34,7 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks.capacity import STEP_TIMES, TUNINGS, report_of, setup_of
-from benchmarks.rules import OVERLAPPING, RULES, switched_off
+from benchmarks.rules import RULES, switched_off
 from benchmarks.sim.fleet import Setup
 from benchmarks.sim.step_times import StepTimes
 from benchmarks.sim.workload import Lengths, Workload, steady
@@ -109,7 +109,7 @@ def runs(
         Run(name, devices, seed, rule)
         for name in regimes
         for devices in REGIMES[name].loads
-        for rule in (BASE, *RULES, *(OVERLAPPING if REGIMES[name].step_times.launch_s else ()))
+        for rule in (BASE, *RULES)
         if rules is None or rule == BASE or any(map(rule.startswith, rules))
     ]
     return [run for run in found if run.rule == BASE or (*run[:2], run.rule) not in idle]

@@ -87,18 +87,12 @@ RULES: dict[str, tuple[Override, ...]] = {
     ),
     "probing of resting edges": ((speculation, "_PROBE_S", np.inf),),
 }
-# Without a step launched while another runs, these have nothing to decide.
-OVERLAPPING: dict[str, tuple[Override, ...]] = {
-    "round_cost: drafts pay the step sat out": (_forced("_with_round_cost", round_cost=0.0),),
-    "decodes_on: plain tokens step by step": ((Wisp, "decodes_on", False),),
-    "sits_out: who has drafts waits for its step": ((Wisp, "_sits_out", lambda *_: False),),
-}
 
 
 @contextmanager
 def switched_off(rule: str | None) -> Iterator[None]:
     """None: all are on."""
     with ExitStack() as stack:
-        for override in {**RULES, **OVERLAPPING}[rule] if rule else ():
+        for override in RULES[rule] if rule else ():
             stack.enter_context(patch.object(*override))
         yield

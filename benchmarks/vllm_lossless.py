@@ -126,9 +126,10 @@ def _some(free: list[Session], texts: list[list[int]], chance: random.Random) ->
     room = MAX_STEP_TOKENS
     for session in chance.sample(free, chance.randint(1, len(free))):
         seat = Seat(session, min(session.num_missing, chance.choice((1, 8, 40)), room))
-        if seat.chooses and not session.num_in_flight and chance.random() < 0.7:
-            right = texts[session.id][session.num_output :][: chance.randint(0, MAX_WINDOW)]
-            most = min(session.num_remaining - 1, room - seat.num_context)
+        if seat.chooses and chance.random() < 0.7:
+            text = texts[session.id][session.num_output + session.num_pending :]
+            right = text[: chance.randint(0, MAX_WINDOW)]
+            most = min(session.max_drafts, room - seat.num_context)
             seat.draft = [t if chance.random() > 0.15 else t ^ 1 for t in right][:most]
         room -= seat.num_tokens
         yield seat

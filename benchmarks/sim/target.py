@@ -81,10 +81,11 @@ class SimulatedTarget(Verifier):
     def launch(self, batch: Batch) -> Collect:
         self._clock.now += self._step_times.launch_s
         end_s = self._free_s = max(self._free_s, self._clock.now) + self._time_s(batch)
+        choosing = [seat.chooses for seat in batch.seats]
 
         def collect() -> list[Outcome]:
             self._clock.now = max(self._clock.now, end_s)
-            outcomes = [self._verify(seat) for seat in batch.seats]
+            outcomes = [self._verify(*part) for part in zip(batch.seats, choosing, strict=True)]
             self._evict()
             return outcomes
 
@@ -102,19 +103,17 @@ class SimulatedTarget(Verifier):
         self.num_seats += len(batch)
         return time_s
 
-    def _verify(self, seat: Seat) -> Outcome:
+    def _verify(self, seat: Seat, chooses: bool) -> Outcome:
         session = seat.session
-        num_computed = session.num_computed - session.num_pending
+        num_computed = session.num_computed - session.num_computing  # this is the first in flight
         if self._held.get(session.id, -1) < num_computed:  # evicted since its last step, or closed
             return Outcome([], num_computed=0)
-        outcome = _choices(seat)
+        outcome = _choices(seat) if chooses else Outcome([])
         self._held[session.id] = num_computed + seat.num_context + outcome.num_accepted
         return outcome
 
 
 def _choices(seat: Seat) -> Outcome:
-    if not seat.chooses:
-        return Outcome([])
     start = position = len(seat.session.tokens)
     for token in seat.draft:
         if token != position:

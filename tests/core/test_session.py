@@ -15,10 +15,18 @@ PROMPT = [1, 2, 3]
 SLO = Slo(tokens_per_s=10, first_token_s=1)
 
 
-def make_session(max_tokens: int = 20, stop: tuple[int, ...] = ()) -> Session:
-    sampling = Sampling(max_tokens=max_tokens, seed=0, stop_token_ids=stop)
+def make_session(
+    max_tokens: int = 20, stop: tuple[int, ...] = (), *, overlaps: bool = False
+) -> Session:
     return Session(
-        1, PROMPT, sampling, SLO, directive=Directive(8, 0.3), has_edge=True, max_window=8
+        1,
+        PROMPT,
+        Sampling(max_tokens=max_tokens, seed=0, stop_token_ids=stop),
+        SLO,
+        directive=Directive(8, 0.3),
+        has_edge=True,
+        max_window=8,
+        overlaps=overlaps,
     )
 
 
@@ -205,19 +213,35 @@ def test_what_is_verified_teaches_its_source_alone() -> None:
     assert (edge.num_committed, edge.verified, edge.from_edge) == (5, 2.0, 1.0)
 
 
-def test_a_session_is_decoded_behind_a_step_that_only_chooses_its_next_token() -> None:
-    session = Session(1, PROMPT, Sampling(max_tokens=20, seed=0), SLO, overlaps=True)
+def test_a_step_may_follow_the_one_in_flight_as_if_its_drafts_were_accepted() -> None:
+    session = make_session(overlaps=True)
     session.computed(2)
-    session.launched(chooses_one=True)
+    session.offer(block(1, 3, 5, 6, 7, 8), now=0)
+    session.launched(3, 3)  # two drafts
     assert session.free
-    assert (session.num_missing, session.num_computed) == (1, 3)
-    session.launched(chooses_one=True)
+    assert (session.num_missing, session.num_computed, session.buffer) == (1, 5, [8])
+    session.launched(2, 2)
     assert not session.free
-    session.landed(chooses_one=True)
-    session.landed(chooses_one=True)
-    assert (session.num_in_flight, session.num_pending, session.num_computed) == (0, 0, 2)
-    session.launched(chooses_one=False)
+    session.landed(3, 3)
+    session.computed(3)  # the first draft was rejected
+    assert session.num_computed == 5
+    session.commit([9], now=0.0)
+    assert (session.num_missing, session.at_hand) == (1, [])
+    session.landed(2, 2)
+    session.computed(4)
+    assert (session.num_in_flight, session.num_pending, session.num_computed) == (0, 0, 4)
+
+
+def test_no_step_follows_the_last_token_or_where_the_host_helps_to_choose() -> None:
+    session = make_session(overlaps=True, max_tokens=3)
+    session.launched(3, 2)
+    assert (session.free, session.max_drafts) == (True, 0)
+    session.landed(3, 2)
+    session.launched(4, 3)
     assert not session.free
+    alone = make_session()
+    alone.launched(1, 1)
+    assert not alone.free
 
 
 def test_a_late_edge_is_waited_for_again_when_it_sends() -> None:

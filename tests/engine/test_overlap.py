@@ -186,6 +186,24 @@ def test_a_draft_that_comes_while_a_step_runs_is_in_the_next_one() -> None:
     assert verdict.num_accepted == 4
 
 
+def test_drafts_behind_a_rejected_one_count_for_nothing() -> None:
+    """Two blocks of one stream are in flight at once, and the first one ends with a wrong token."""
+    host = Host("fcfs")
+    edge = opening(1, max_tokens=60, has_edge=True)
+    truth = host.verifier.expected(PROMPT, edge.request.sampling, 60)
+    host.turn(edge, *(opening(number, max_tokens=200) for number in range(2, 9)))
+    while not host.texts.get(1) or host.engine.sessions[1].num_in_flight:
+        host.turn()
+    start = len(host.texts[1])
+    position, wrong = len(PROMPT) + start, [*truth[start : start + 3], truth[start + 3] ^ 1]
+    verdicts = host.turn(draft(1, 1, position, wrong))
+    verdicts += host.turn(draft(1, 1, position + 4, truth[start + 4 : start + 9]))
+    while len(mine := [verdict for number, verdict in verdicts if number == 1]) < 2:
+        verdicts += host.turn()
+    assert [(v.num_drafted, v.num_accepted, len(v.tokens)) for v in mine] == [(4, 3, 4), (0, 0, 1)]
+    assert host.texts[1] == truth[: len(host.texts[1])]
+
+
 def opened(verifier: ScriptedVerifier, number: int, *, has_edge: bool) -> Session:
     slo = Slo(tokens_per_s=10, first_token_s=1)
     sampling = Sampling(max_tokens=50, seed=0)

@@ -236,7 +236,7 @@ def test_arrays_of_rows_give_the_same_choices(
     choices = choose_unprocessed(
         logits,
         np.array([signed(row.sampling.seed) for row in rows]),
-        np.array([row.position for row in rows]),
+        torch.tensor([row.position for row in rows]),
         np.array([row.sampling.temperature for row in rows], np.float32),
     )
     assert choices.tolist() == choose(logits, rows)[0]

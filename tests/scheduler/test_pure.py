@@ -38,8 +38,8 @@ def ask_twice(policy: Policy, chance: random.Random, num_asked: list[int]) -> No
     schedule, wake_s = policy.schedule, policy.wake_s
 
     def schedule_twice(situation: Situation) -> Batch:
-        other = situation._replace(now=situation.now + 0.05, num_away=chance.randrange(50))
-        busy = situation._replace(share_ahead=chance.random())
+        other = situation._replace(now=situation.now + 0.05)
+        busy = situation._replace(num_away=chance.randrange(50))
         before = facts(situation.sessions)
         found = [schedule(asked) for asked in (situation, busy, other)]
         again = [schedule(asked) for asked in (situation, busy, other)]

@@ -153,4 +153,3 @@ def test_gain_rises_with_acceptance_and_falls_with_price_and_distance(
     assert gain(near.stats, FREE) > gain(poor.stats, FREE)
     assert gain(near.stats, FREE) > gain(near.stats, SCARCE._replace(eager=True))
     assert gain(near.stats, SCARCE) > gain(far.stats, SCARCE)
-    assert gain(near.stats, FREE) > gain(near.stats, FREE._replace(round_cost=1.0))

@@ -151,25 +151,15 @@ def test_drafts_are_free_on_the_floor_and_priced_above_it() -> None:
     assert schedule(likely, exact()).num_tokens == 500
 
 
-def test_where_steps_overlap_drafts_pay_for_the_step_behind_theirs() -> None:
-    few, many = [0.8], [0.8] * 4  # 0.8 and 2.4 tokens
-    sessions = [make_session(n, due_s=1.0, acceptance=p) for n, p in enumerate((few, many))]
-    policy = make_policy(PolicyChoice(policy="wisp"), exact())
-    counts = []
-    for _ in range(2):  # the first step tells the marginal cost
-        seats = take_step(policy, Situation(sessions, 0.0, share_ahead=1.0))
-        counts.append({seat.session.id: len(seat.draft) for seat in seats})
-    assert counts == [{0: 1, 1: 4}, {0: 0, 1: 4}]
-
-
-def test_who_decodes_in_the_running_step_decodes_on_unless_its_drafts_are_worth_two() -> None:
-    policy = make_policy(PolicyChoice(policy="wisp"), exact())
-    take_step(policy, Situation([make_session(9, due_s=1.0)], 0.0))
-    sessions = [make_session(n, due_s=1.0, acceptance=[p] * 4) for n, p in enumerate((0.5, 0.9))]
+def test_drafts_behind_drafts_in_flight_are_worth_what_all_of_them_are() -> None:
+    sessions = [make_session(n, due_s=1.0, acceptance=[p] * 5) for n, p in enumerate((0.4, 0.9))]
     for session in sessions:
-        session.launched(chooses_one=True)
-    (seat,) = policy.schedule(Situation(sessions, 0.0, share_ahead=1.0)).seats
-    assert (seat.session.id, seat.draft) == (0, [])
+        session.launched(2, 2)
+    policy = make_policy(PolicyChoice(policy="wisp", max_step_tokens=4), exact())
+    seats = policy.schedule(Situation(sessions, 0.0)).seats
+    assert {seat.session.id: len(seat.draft) for seat in seats} == {0: 0, 1: 2}
+    (draft,) = (seat.draft for seat in seats if seat.draft)
+    assert draft == sessions[1].drafts.tokens[2:4]
 
 
 def test_the_likeliest_drafts_are_taken_first() -> None:

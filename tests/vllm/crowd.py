@@ -98,15 +98,13 @@ class Crowd:
         following = InFlightStep(Batch(seats), None, self.now, self.now)
         following.launch(self.verifier)
         if self.running:
-            self.num_ahead += sum(seat.session.num_in_flight > 1 for seat in seats)
+            self.num_ahead += sum(s.session.num_in_flight > 1 and bool(s.draft) for s in seats)
             self._land(self.running)
         self.running = following
         if not self.overlapped:
             self._finish()
 
     def _seat(self, driver: Driver, room: int) -> Seat:
-        if driver.session.num_in_flight:
-            return driver.seat(1)
         draft = self.drafters[driver.session.id](driver.session)
         return driver.seat(min(room, self.chooser.choice((1, 5, 17, 40))), draft)
 

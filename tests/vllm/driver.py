@@ -89,7 +89,7 @@ class Driver:
     def seat(self, room: int, draft: Sequence[int] = ()) -> Seat:
         seat = Seat(self.session, min(self.session.num_missing, room))
         if seat.chooses:
-            most = min(room - seat.num_context, self.session.num_remaining - 1)
+            most = min(room - seat.num_context, self.session.max_drafts)
             seat.draft = list(draft[:most])
         return seat
 
@@ -157,7 +157,7 @@ def drafter(
     text = expected(prompt, sampling, adapter)
 
     def draft(session: Session) -> list[int]:
-        right = text[session.num_output :][: chooser.randrange(17)]
+        right = text[session.num_output + session.num_pending :][: chooser.randrange(17)]
         return [t if chooser.random() > wrong else chooser.randrange(4096) for t in right]
 
     return draft

@@ -55,7 +55,6 @@ class EdgeStats:
     committed: float = 0.0  # tokens while the edge was asked to draft
     from_edge: float = 0.0  # of those, accepted drafts
     verified: float = 0.0  # draft tokens that it took
-    rounds: float = 0.0  # seats that held them
     num_committed: int = 0  # as `committed`, but never fades
     draft_time_s: float | None = None  # of one token
     round_trip_s: float | None = None  # without the drafting
@@ -104,7 +103,6 @@ class EdgeStats:
         self.committed = kept * self.committed + num_committed
         self.from_edge = kept * self.from_edge + num_accepted
         self.verified = kept * self.verified + num_verified
-        self.rounds = kept * self.rounds + (num_verified > 0)
         self.num_committed += num_committed
 
     def forget(self) -> None:
@@ -112,7 +110,7 @@ class EdgeStats:
         factor = min(1.0, _FORGOTTEN_EXAMINED / self.acceptance.examined)
         self.acceptance.forget(factor)
         self.predicted *= factor
-        self.committed = self.from_edge = self.verified = self.rounds = 0.0
+        self.committed = self.from_edge = self.verified = 0.0
 
     def switched(self, now: float) -> None:
         """Its drafting was switched on or off."""

@@ -53,11 +53,15 @@ class Session:
         self.slo = slo
         self.finish_reason: FinishReason | None = None
 
-        self.num_computed = 0  # committed tokens whose KV the verifier holds
+        # Tokens whose KV the verifier holds, and those that steps in flight compute.
+        self.num_computed = 0
         self.num_prefilled = 0  # tokens computed so far, but for the one that each step decodes
         self.overlaps = overlaps  # it may be in a step that is launched while another runs
-        self.num_in_flight = 0  # steps that it is in, whose outcomes are not known yet
-        self.num_pending = 0  # tokens that those choose for certain
+        # Of the steps in flight that it is in, as if these accepted all their drafts: another step
+        # may be decided on behind them, and what they reject is taken off when they have landed.
+        self.num_in_flight = 0
+        self.num_computing = 0  # tokens that they compute
+        self.num_pending = 0  # tokens that they choose
 
         self.committed_s = now  # when its last token was committed, or it was opened
         self.due_s = now + slo.first_token_s  # when its edge is waited for no longer
@@ -85,6 +89,11 @@ class Session:
         return self.end - len(self.tokens)
 
     @property
+    def max_drafts(self) -> int:
+        """That a step may verify; the last token is the target's own."""
+        return self.num_remaining - self.num_pending - 1
+
+    @property
     def num_missing(self) -> int:
         """Tokens that the verifier must still compute; 1 when it only decodes."""
         return len(self.tokens) + self.num_pending - self.num_computed
@@ -95,22 +104,29 @@ class Session:
 
     @property
     def buffer(self) -> list[int]:
-        """The drafts of its edge."""
-        return self.stream.tokens
+        """The drafts of its edge that no step verifies yet."""
+        return self._behind(self.stream)
+
+    @property
+    def at_hand(self) -> list[int]:
+        """The drafts of the chosen source that no step verifies yet."""
+        return self._behind(self.drafts)
+
+    @property
+    def next_due_s(self) -> float:
+        """As `due_s`, of the token behind those that a step in flight chooses."""
+        return self.due_s + (1.0 / self.slo.tokens_per_s if self.num_pending else 0.0)
+
+    def _behind(self, drafts: Drafts) -> list[int]:
+        """Those behind the tokens that steps in flight are taken to choose."""
+        return drafts.tokens[self.num_pending :] if self.num_pending else drafts.tokens
 
     @property
     def free(self) -> bool:
-        """It can be seated: no step runs with it, or one whose only outcome is its next token.
-
-        Drafts continue the committed text, so a session that may have some waits for its token.
-        """
-        may_have_drafts = self.drafts.tokens or self.waits_for_edge
-        return self.num_in_flight == 0 or (self.decodes_on and not may_have_drafts)
-
-    @property
-    def decodes_on(self) -> bool:
-        """A step runs that only chooses its next token: it can decode in the one behind it."""
-        return self.num_in_flight == self.num_pending == 1 < self.num_remaining
+        """It can be seated: in no step in flight, or in one that another may follow."""
+        if self.num_in_flight == 0:
+            return True
+        return self.overlaps and self.num_in_flight == 1 and self.max_drafts >= 0
 
     @property
     def waits_for_edge(self) -> bool:
@@ -120,9 +136,8 @@ class Session:
     @property
     def edge_resting(self) -> bool:
         """Waiting longer brings no more drafts: the edge itself waits for a verdict."""
-        # The last token is the target's own.
         max_drafts = min(self.directive.window, self.num_remaining - 1)
-        return self.stream.complete or len(self.buffer) >= max_drafts
+        return self.stream.complete or len(self.stream.tokens) >= max_drafts
 
     def asked(self, directive: Directive) -> None:
         """Its edge is asked to draft by this from now on."""
@@ -131,32 +146,35 @@ class Session:
     def offer(self, block: DraftBlock, now: float) -> None:
         """Take a block of its edge's drafts. Raises ProtocolError, as `DraftStream.offer` does."""
         if self.stream.offer(block, self.tokens, now):
-            if self.buffer:
+            if self.stream.tokens:
                 self.edge_late = False
             self._choose_drafts()
 
-    def launched(self, *, chooses_one: bool) -> None:
+    def launched(self, num_tokens: int, num_chosen: int) -> None:
         """It is in a step whose outcome is not known yet.
 
-        `chooses_one`: the step does nothing for it but choose its next token, and it overlaps; so
-        it can be seated behind that token already.
+        `num_tokens`: that the step computes for it. `num_chosen`: that it chooses if it accepts all
+        its drafts. From now on it is seated behind these.
         """
         self.num_in_flight += 1
-        self.num_pending += chooses_one
-        self.num_computed += chooses_one
+        self.num_computing += num_tokens
+        self.num_computed += num_tokens
+        self.num_pending += num_chosen
 
-    def landed(self, *, chooses_one: bool) -> None:
+    def landed(self, num_tokens: int, num_chosen: int) -> None:
         """Undoes `launched`: the step's outcome is known, or will never be."""
         self.num_in_flight -= 1
-        self.num_pending -= chooses_one
-        self.num_computed -= chooses_one
+        self.num_computing -= num_tokens
+        self.num_computed -= num_tokens
+        self.num_pending -= num_chosen
 
     def computed(self, num_computed: int, num_context: int = 1) -> None:
         """A step computed `num_context` of its committed tokens, and its drafts behind them.
 
-        `num_computed`: the committed tokens whose KV the verifier holds now.
+        `num_computed`: the committed tokens whose KV the verifier holds now, whatever steps still
+        in flight compute.
         """
-        self.num_computed = num_computed
+        self.num_computed = num_computed + self.num_computing
         self.num_prefilled += num_context - 1
 
     def verified(
@@ -175,7 +193,7 @@ class Session:
         `edge_late`: the step was not put off any longer for its edge, whose drafts had not come.
         """
         was_asked = self.directive.window > 0
-        num_accepted = len(tokens) - 1
+        num_accepted = min(len(tokens) - 1, num_drafted)
         if num_drafted:
             self._sources[source].learn(num_drafted, num_accepted)
         taken = self.commit(tokens, now)

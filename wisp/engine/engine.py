@@ -173,7 +173,7 @@ class Engine:
     def _advance(self, start_s: float) -> None:
         before, self._in_flight = self._in_flight, None
         following = self._decide(before, start_s)
-        if following and not self._launch(following, start_s, before):
+        if following and not self._launch(following, start_s):
             self._one_by_one(following, before)
             return
         if before and not self._take_in(before):
@@ -187,25 +187,20 @@ class Engine:
     def _decide(self, before: InFlightStep | None, start_s: float) -> InFlightStep | None:
         """The step to launch now, if there is one."""
         sessions = self.sessions.values()
-        free = [session for session in sessions if self._is_free(session)]
+        free = [session for session in sessions if session.free]
         num_away = len(sessions) - len(free)
-        situation = Situation(free, self._clock(), num_away, self._pace.ahead)
+        situation = Situation(free, self._clock(), num_away)
         batch = self._policy.schedule(situation)
         if not batch:
             return None
         step = InFlightStep(batch, forecast(batch, self._policy.estimator), start_s, self._clock())
         if before:
-            num_bound = sum(not self._is_free(seat.session) for seat in before.batch.seats)
+            num_bound = sum(not seat.session.free for seat in before.batch.seats)
             if not self._pace.may_follow(before, num_bound, step, self._policy.estimator):
                 return None
         return step
 
-    def _is_free(self, session: Session) -> bool:
-        return session.free or (self._policy.decodes_on and session.decodes_on)
-
-    def _launch(
-        self, step: InFlightStep, start_s: float, before: InFlightStep | None = None
-    ) -> bool:
+    def _launch(self, step: InFlightStep, start_s: float) -> bool:
         """False if it fails."""
         try:
             step.launch(self._verifier)
@@ -214,7 +209,7 @@ class Engine:
             return False
         if step.overlaps:  # the target begins when all of it is launched
             step.begun_s = self._clock()
-        self._pace.launched(self._clock() - start_s, ahead=before is not None)
+        self._pace.launched(self._clock() - start_s)
         return True
 
     def _take_in(self, step: InFlightStep) -> bool:
@@ -255,13 +250,14 @@ class Engine:
         num_committed = [len(outcome.tokens) for outcome in outcomes]
         self._policy.observe(step.batch, num_committed, step_time_s, now)
         verdicts = []
-        for seat, outcome in zip(step.batch.seats, outcomes, strict=True):
+        for index, (seat, outcome) in enumerate(zip(step.batch.seats, outcomes, strict=True)):
             session = seat.session
             if self.sessions.get(session.id) is not session:
                 continue  # it was closed while the step ran
             session.computed(outcome.computed_after(seat), seat.num_context)
             if outcome.tokens:
-                verdict = settle(seat, outcome, self._policy, step, step_time_s, now)
+                num_drafted = step.num_drafted(index)
+                verdict = settle(seat, num_drafted, outcome, self._policy, step, step_time_s, now)
                 verdicts.append((session.id, verdict))
                 if verdict.finish_reason:
                     self._end(session)

@@ -14,11 +14,20 @@ from wisp.verifier.base import Outcome
 
 
 def settle(
-    seat: Seat, outcome: Outcome, policy: Policy, step: InFlightStep, step_time_s: float, now: float
+    seat: Seat,
+    num_drafted: int,
+    outcome: Outcome,
+    policy: Policy,
+    step: InFlightStep,
+    step_time_s: float,
+    now: float,
 ) -> Verdict:
-    """Commit what the step chose for a session, and decide what its edge is asked from now on."""
+    """Commit what the step chose for a session, and decide what its edge is asked from now on.
+
+    `num_drafted`: of the seat's drafts, those that the step verified.
+    """
     session = seat.session
-    position, num_drafted = len(session.tokens), len(seat.draft)
+    position = len(session.tokens)
     tokens = session.verified(
         seat.source, num_drafted, outcome.tokens, now, edge_late=seat.edge_late
     )
@@ -28,7 +37,7 @@ def settle(
         position=position,
         tokens=tokens,
         num_drafted=num_drafted,
-        num_accepted=min(outcome.num_accepted, len(tokens)),
+        num_accepted=min(outcome.num_accepted, num_drafted, len(tokens)),
         source=seat.source,
         directive=session.directive,
         finish_reason=session.finish_reason,

@@ -23,10 +23,6 @@ _WAKE_S = 1e-3
 # return. Chosen: a memory of five steps, over which they change little.
 _NEWEST = 0.2
 
-# Weight of the newest step in the share of steps launched while another ran. Chosen: a memory of
-# 20 steps, since each is either one or not.
-_NEWEST_AHEAD = 0.05
-
 
 class InFlightStep:
     """One step of the target. Times are the engine's clock's."""
@@ -40,20 +36,47 @@ class InFlightStep:
         self.begun_s = now  # or when the step before it was over, if that is later
         self.host_s = now - start_s  # what the host did for it while the target need not work
         self.collect: Collect | None = None
-        self._chooses_one = [_chooses_one(seat) for seat in batch.seats]
+        self._parts = [_Part(seat) for seat in batch.seats]
 
     def launch(self, verifier: Verifier) -> None:
         self.collect = verifier.launch(self.batch)
-        for seat, chooses_one in zip(self.batch.seats, self._chooses_one, strict=True):
-            seat.session.launched(chooses_one=chooses_one)
+        for part in self._parts:
+            part.session.launched(part.num_tokens, part.num_chosen)
 
     def landed(self) -> None:
         """Its outcomes are known, or never will be."""
         if self.collect is None:
             return
         self.collect = None
-        for seat, chooses_one in zip(self.batch.seats, self._chooses_one, strict=True):
-            seat.session.landed(chooses_one=chooses_one)
+        for part in self._parts:
+            part.session.landed(part.num_tokens, part.num_chosen)
+
+    def num_drafted(self, index: int) -> int:
+        """Drafts of a seat that the step verified: none if they do not continue the text.
+
+        Asked before the step's outcome is committed, and behind that of the step before it, whose
+        drafts were taken as accepted.
+        """
+        part = self._parts[index]
+        return part.num_drafted if part.continues() else 0
+
+
+class _Part:
+    """Of one session in a step, as it was when the step was launched."""
+
+    def __init__(self, seat: Seat) -> None:
+        session = self.session = seat.session
+        self.num_tokens = seat.num_tokens
+        self.num_drafted = len(seat.draft)
+        self.num_chosen = 1 + self.num_drafted if seat.chooses else 0
+        self._end = len(session.tokens) + session.num_pending  # of the text, if all went well
+        self._assumed = session.drafts.tokens[: session.num_pending] if seat.draft else []
+
+    def continues(self) -> bool:
+        tokens = self.session.tokens
+        return (
+            len(tokens) == self._end and tokens[self._end - len(self._assumed) :] == self._assumed
+        )
 
 
 def forecast(batch: Batch, estimator: Estimator) -> Forecast:
@@ -66,11 +89,6 @@ def forecast(batch: Batch, estimator: Estimator) -> Forecast:
     )
 
 
-def _chooses_one(seat: Seat) -> bool:
-    """All that the step does for the session is to choose its next token, and it overlaps."""
-    return seat.session.overlaps and seat.num_tokens == 1 and seat.chooses
-
-
 class Pace:
     """When to decide on the step behind the one in flight.
 
@@ -80,16 +98,13 @@ class Pace:
 
     def __init__(self) -> None:
         self.decide_s = 0.0
-        self.ahead = 0.0  # share of steps that were launched while another ran, smoothed
         self._free_s = 0.0  # when the target had finished its last step
         self._lead_s = 0.0  # of deciding and launching, smoothed
         self._rest_s = 0.0  # of what is done with outcomes, smoothed
         self._returning = 1.0  # share of a step's sessions that could be in one right behind it
 
-    def launched(self, lead_s: float, *, ahead: bool) -> None:
-        """`ahead`: while another step ran."""
+    def launched(self, lead_s: float) -> None:
         self._lead_s = smoothed(self._lead_s, lead_s, _NEWEST)
-        self.ahead = smoothed(self.ahead, ahead, _NEWEST_AHEAD)
 
     def runs(self, step: InFlightStep) -> None:
         """It is the only one that was launched."""
@@ -132,4 +147,4 @@ class Pace:
 
 def _has_more(session: Session) -> bool:
     """It need not wait for its edge."""
-    return session.finish_reason is None and bool(session.buffer or not session.waits_for_edge)
+    return session.finish_reason is None and bool(session.at_hand or not session.waits_for_edge)

@@ -30,21 +30,21 @@ def choose(logits: Tensor, rows: Sequence[Row]) -> tuple[list[int], list[TokenLo
 def choose_unprocessed(
     logits: Tensor,
     seeds: NDArray[np.int64],
-    positions: NDArray[np.int64],
+    positions: Tensor,
     temperatures: NDArray[np.float32],
 ) -> Tensor:
     """The token of every row, int64 [rows], where nothing but a temperature is asked for.
 
     The same choices as `choose` makes, from arrays [rows]: on a GPU nothing here waits for it.
-    seeds: see `wisp.sampling.philox.signed`.
+    seeds: see `wisp.sampling.philox.signed`. positions: int64, on the device, which may be all that
+    knows them.
     """
     greedy = temperatures < GREEDY_BELOW
     if greedy.all():
         return logits.argmax(dim=-1)
     divisors = moved(np.where(greedy, np.float32(1), temperatures), logits.device)
     scores = logits.to(torch.float32, copy=True).div_(divisors[:, None])
-    keys = moved(np.stack([seeds, positions]), logits.device)
-    choices = _noisy_argmax(scores, keys[0], keys[1])
+    choices = _noisy_argmax(scores, moved(seeds, logits.device), positions)
     if greedy.any():
         return torch.where(moved(greedy, logits.device), logits.argmax(dim=-1), choices)
     return choices

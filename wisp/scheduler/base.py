@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 from wisp.core.batch import Batch
 from wisp.core.drafts import Directive
@@ -20,16 +20,11 @@ class Situation(NamedTuple):
     sessions: Collection[Session]  # those that can be seated now
     now: float  # seconds, of the same clock as the sessions' times
     num_away: int = 0  # sessions beside these, which a step in flight keeps from being seated
-    share_ahead: float = 0.0  # of recent steps, those launched while another ran: 0 to 1
 
 
 class Policy(ABC):
     """A rule of scheduling. What it learns it learns in `observe` and `ended` alone: a decision
     called again with the same input is the same again."""
-
-    # Whether it wants to see the sessions of a step in flight that only chooses their next token,
-    # though they may have drafts: it seats them without, in the step behind that one.
-    decodes_on: ClassVar[bool] = False
 
     def __init__(self, estimator: Estimator) -> None:
         """`estimator`: every policy teaches it, whether it asks it or not, so that all policies'

@@ -18,9 +18,10 @@ from wisp.scheduler.base import Policy, Situation
 def ready_s(session: Session, block_tokens: int, now: float) -> float:
     """When a session need wait no longer for its edge: its drafts are here, or its token is due."""
     waits = session.decoding and session.waits_for_edge
-    if not waits or session.edge_resting or len(session.buffer) >= block_tokens:
+    rests = session.edge_resting and not session.num_pending  # else its verdict is on the way
+    if not waits or rests or len(session.buffer) >= block_tokens:
         return now
-    return session.due_s
+    return session.next_due_s
 
 
 def _ready(situation: Situation, block_tokens: int) -> list[Session]:
@@ -44,8 +45,7 @@ def seat_in_order(
             break
         seat = Seat(session, min(session.num_missing, room))
         if drafts and seat.chooses:
-            max_drafts = min(room - seat.num_context, session.num_remaining - 1)
-            seat.draft = session.buffer[:max_drafts]
+            seat.draft = session.buffer[: min(room - seat.num_context, session.max_drafts)]
         seat.edge_late = session.waits_for_edge and seat.chooses and seat.num_tokens == 1
         room -= seat.num_tokens
         batch.seats.append(seat)
@@ -160,7 +160,7 @@ class Sled(Policy):
         if session.buffer:
             return max(session.stream.arrived_s, session.committed_s)
         waits = session.decoding and session.waits_for_edge
-        return session.due_s if waits else session.committed_s
+        return session.next_due_s if waits else session.committed_s
 
 
 class WispPaper(Policy):
@@ -213,7 +213,7 @@ class WispPaper(Policy):
     def _whole(self, session: Session) -> Seat:
         seat = Seat(session, session.num_missing)
         if seat.chooses:
-            seat.draft = session.buffer[: session.num_remaining - 1]
+            seat.draft = session.buffer[: session.max_drafts]
         seat.edge_late = session.waits_for_edge and session.decoding and not seat.draft
         return seat
 
@@ -225,6 +225,6 @@ class WispPaper(Policy):
         session = seat.session
         if session.promised_s < horizon_s:
             return 0, session.promised_s, seat
-        cumulative = accumulate(session.stream.acceptance[: len(seat.draft)], mul)
+        acceptance = session.stream.acceptance[session.num_pending :][: len(seat.draft)]
         time_s = self.estimator.predict_s(shape_of(Batch([seat])))
-        return 1, -(1.0 + sum(cumulative)) / max(time_s, 1e-9), seat
+        return 1, -(1.0 + sum(accumulate(acceptance, mul))) / max(time_s, 1e-9), seat

@@ -32,22 +32,24 @@ class Columns:
     def __init__(self, sessions: Collection[Session], block_tokens: int) -> None:
         self.sessions = list(sessions)
         rows = self.sessions
-        self.due_s: Floats = _floats([s.aimed_s for s in rows])
         self.period_s: Floats = 1.0 / _floats([s.slo.tokens_per_s for s in rows])
-        self.length = _ints([len(s.tokens) + s.num_pending for s in rows])
+        self._pending = _ints([s.num_pending for s in rows])
+        # Of the token behind the one that a step in flight chooses for certain.
+        self.due_s: Floats = _floats([s.aimed_s for s in rows]) + self.period_s * (
+            self._pending > 0
+        )
+        self.length = _ints([len(s.tokens) for s in rows]) + self._pending
         self.missing = self.length - _ints([s.num_computed for s in rows])
         self.decoding: Bools = self.missing == 1
-        self.buffered = _ints([len(s.stream.tokens) for s in rows])
+        buffered = _ints([len(s.stream.tokens) for s in rows])
+        self.buffered: Ints = np.maximum(0, buffered - self._pending)
         self._drafts = [s.drafts.acceptance for s in rows]
         self._num_drafts = _ints([len(drafts) for drafts in self._drafts])
         self._calibration = [s.drafts.calibration for s in rows]
         # The last token is the target's own; drafts behind a prompt wait for its first token.
         max_drafts = _ints([s.end for s in rows]) - self.length - 1
-        pending = _ints([s.num_pending for s in rows])  # drafts wait for the token before them
-        self.usable: Ints = np.minimum(self._num_drafts, max_drafts) * (
-            self.decoding & (pending == 0)
-        )
-        np.minimum(self.usable, _MAX_DRAFTS, out=self.usable)
+        at_hand = np.clip(self._num_drafts - self._pending, 0, _MAX_DRAFTS)
+        self.usable: Ints = np.minimum(at_hand, max_drafts) * self.decoding
         # As Session.waits_for_edge and edge_resting, which cost a call for each session.
         hoped = [
             0 if s.stream.complete or s.edge_late or not s.has_edge else s.directive.window
@@ -68,20 +70,25 @@ class Columns:
         return found
 
     def cumulative_acceptance(self) -> Floats:
-        """[sessions, drafts]: P(accepted with all before it); 0 where there is no draft."""
-        width = int(self.usable.max(initial=0))
+        """[sessions, drafts at hand]: P(accepted with all before it, those in flight included); 0
+        where there is no draft."""
+        behind = self._pending * (self.usable > 0)
+        width = int((self.usable + behind).max(initial=0))
         table = np.zeros((len(self.sessions), width))
         if width == 0:
             return table
         flat = np.frombuffer(b"".join(self._drafts))
         ahead = np.arange(width)
-        taken = ahead < self.usable[:, None]
-        if int(self.usable.sum()) == len(flat):
-            table[taken] = flat
-        else:
-            start = np.cumsum(self._num_drafts) - self._num_drafts
-            table[taken] = flat[(start[:, None] + ahead)[taken]]
-        return cumulative_acceptance(table, _floats(self._calibration))
+        taken = ahead < (self.usable + behind)[:, None]
+        start = np.cumsum(self._num_drafts) - self._num_drafts
+        table[taken] = flat[(start[:, None] + ahead)[taken]]
+        cumulative = cumulative_acceptance(table, _floats(self._calibration))
+        if not behind.any():
+            return cumulative
+        shifted = np.pad(cumulative, ((0, 0), (0, int(behind.max()))))
+        columns = behind[:, None] + np.arange(int(self.usable.max()))
+        found: Floats = np.take_along_axis(shifted, columns, axis=1)
+        return found
 
 
 def _floats(values: list[float]) -> Floats:

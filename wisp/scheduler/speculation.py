@@ -44,7 +44,6 @@ class Load(NamedTuple):
         0.0  # of a draft token in committed tokens: c'(n) * (tokens committed) / c(n)
     )
     per_token_s: float = 0.0  # of a step's time, for each token committed; 0 until known
-    round_cost: float = 0.0  # of a seat with drafts beside theirs: the next step goes without it
     fits: bool = False  # plain decoding of everybody in each step holds what was promised
     eager: bool = True  # sessions are decoded while their drafts are under way
     scarce: bool = False  # plain decoding cannot hold what was promised, cheaper drafts may
@@ -64,14 +63,12 @@ def time_per_token_s(edge: EdgeStats, load: Load) -> float:
 def gain(edge: EdgeStats, load: Load) -> float:
     """Tokens with drafts over tokens without, in the same time of the target.
 
-    Of `committed` tokens `from_edge` took no choice of their own, but `verified` draft tokens and
-    the `rounds` that took them have a marginal cost; without drafts the same steps had committed
-    the others alone. A session that is left waiting for its drafts must in addition be faster than
-    without them.
+    Of `committed` tokens `from_edge` took no choice of their own, but `verified` draft tokens have
+    a marginal cost; without drafts the same steps had committed the others alone. A session that is
+    left waiting for its drafts must in addition be faster than without them.
     """
     own = max(1.0, edge.committed - edge.from_edge)
-    paid = load.marginal_cost * edge.verified + load.round_cost * edge.rounds
-    found = 1.0 + (edge.from_edge - paid) / own
+    found = 1.0 + (edge.from_edge - load.marginal_cost * edge.verified) / own
     if load.eager:
         return found
     return min(found, load.plain_s / max(time_per_token_s(edge, load), 1e-9))

@@ -5,7 +5,6 @@ from collections.abc import Collection, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from wisp.core.acceptance import cumulative_acceptance
 from wisp.core.batch import Batch, Seat
 from wisp.core.drafts import Directive
 from wisp.core.session import Session
@@ -42,9 +41,6 @@ _HEAVY = 0.5
 # Share of the tokens in a step: a plain step of all sessions and of their prompts is to leave as
 # many for drafts. Chosen: half, so that each seat has room for a draft.
 _PLAIN_SHARE = 0.5
-# Rounds that the drafts of a session must be worth to be kept out of a step: the step that it sits
-# out, and by definition of overlap the one behind its drafts, which it will sit out, too.
-_NUM_ROUNDS = 2.0
 
 
 class Wisp(Policy):
@@ -56,8 +52,6 @@ class Wisp(Policy):
     room left. Every deadline seated is checked with the estimator's upper quantile; where plain
     decoding cannot hold them all but drafts, cheaper than seats, can, none keeps drafts out.
     """
-
-    decodes_on = True
 
     def __init__(
         self,
@@ -117,21 +111,13 @@ class Wisp(Policy):
             self._recent = _STEPS_KEPT * self._recent + np.sum(decodes, axis=0)
 
     def schedule(self, situation: Situation) -> Batch:
-        load = self._with_round_cost(situation)
-        present = [
-            session
-            for session in situation.sessions
-            if not (session.num_pending and session.buffer and self._sits_out(session, load))
-        ]
-        if not present:
+        if not situation.sessions:
             return Batch()
-        columns = Columns(present, self._block_tokens)
+        columns = Columns(situation.sessions, self._block_tokens)
         cumulative = columns.cumulative_acceptance()
-        # Behind a step with its drafts a session sits one out that it could have decoded in.
-        cumulative[cumulative.sum(axis=1) <= load.round_cost] = 0.0
         num_open = len(situation.sessions) + situation.num_away
         # Kept for directives alone: the next decision begins with what was learned again.
-        load = self.load = self._gauged(columns, cumulative, num_open, load)
+        load = self.load = self._gauged(columns, cumulative, num_open, self.load)
         plan = Plan(columns, self.estimator, self._max_step_tokens, load, situation.now, cumulative)
         plan.seat_urgent()
         plan.seat_ready()
@@ -144,21 +130,6 @@ class Wisp(Policy):
         batch = _batch(columns, plan, drafts.by_row(num_drafts))
         batch.value = float(plan.decodes.sum() + drafts.value(num_drafts))
         return batch
-
-    def _with_round_cost(self, situation: Situation) -> Load:
-        """Nothing is known of it before the first step."""
-        load = self.load
-        share = situation.share_ahead if load.per_token_s else 0.0
-        return load._replace(round_cost=share * max(0.0, 1.0 - load.marginal_cost))
-
-    def _sits_out(self, session: Session, load: Load) -> bool:
-        """Its drafts are worth this step and the one behind theirs, which it will sit out, too.
-
-        Else it would decode on behind every token, and its drafts would never be verified.
-        """
-        ahead = np.frombuffer(session.stream.acceptance)[None, : self._block_tokens]
-        worth = cumulative_acceptance(ahead, np.array([session.stream.calibration])).sum()
-        return bool(worth > _NUM_ROUNDS * load.round_cost)
 
     def _gauged(self, columns: Columns, cumulative: Floats, count: int, load: Load) -> Load:
         """How far the server is from what plain decoding of everybody can just do.
@@ -207,7 +178,7 @@ def _batch(columns: Columns, plan: Plan, num_drafts: Ints) -> Batch:
     rows = np.flatnonzero(plan.decodes)
     counts = num_drafts[rows].tolist()
     seats = [
-        Seat(session, 1, session.drafts.tokens[:count], session.drafts.source)
+        Seat(session, 1, session.at_hand[:count], session.drafts.source)
         for session, count in zip(map(sessions.__getitem__, rows.tolist()), counts, strict=True)
     ]
     late = plan.urgent & columns.waiting & (columns.buffered == 0)

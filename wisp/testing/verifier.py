@@ -107,12 +107,12 @@ class ScriptedVerifier(Verifier):
         assert len(set(ids)) == len(ids), f"a session has two seats in one batch: {ids}"
         for seat in batch.seats:
             self._check(seat)
-        parts = [(seat, seat.session.num_computed, seat.chooses) for seat in batch.seats]
+        parts = [(seat, seat.chooses) for seat in batch.seats]
         if self.on_step is not None:
             self.on_step(batch)
         return lambda: self._collect(batch, parts)
 
-    def _collect(self, batch: Batch, parts: list[tuple[Seat, int, bool]]) -> list[Outcome]:
+    def _collect(self, batch: Batch, parts: list[tuple[Seat, bool]]) -> list[Outcome]:
         if self.on_collect is not None:
             self.on_collect(batch)
         outcomes = [self._verify(*part) for part in parts]
@@ -127,17 +127,16 @@ class ScriptedVerifier(Verifier):
         assert seat.num_context <= session.num_missing, "a seat goes beyond the committed tokens"
         assert not seat.draft or seat.chooses, "drafts are verified behind all committed tokens"
         assert session.num_in_flight < 2, f"session {session.id} is in two steps"
-        if session.num_in_flight:
-            assert session.num_pending == 1, f"session {session.id} waits for an outcome"
-            assert not seat.draft, "a draft needs the text before it"
+        assert not session.num_in_flight or session.overlaps, f"session {session.id} is in a step"
+        assert len(seat.draft) <= max(0, session.max_drafts), "drafts go beyond the answer's limit"
         end = session.num_computed + seat.num_tokens
         assert end <= self.facts.max_model_len, f"{end} tokens do not fit the model"
         for token in seat.draft:
             assert 0 <= token < self.facts.vocab_size, f"token {token} is not in the vocabulary"
 
-    def _verify(self, seat: Seat, start: int, chooses: bool) -> Outcome:
-        """`start`: what was computed when the step was launched."""
+    def _verify(self, seat: Seat, chooses: bool) -> Outcome:
         session = seat.session
+        start = session.num_computed - session.num_computing  # this is the first step in flight
         computed = self._computed.get(session.id)
         if computed is None or session.finish_reason:  # it ended while the step ran
             return Outcome([])

@@ -52,6 +52,7 @@ class Outcome:
     logprobs: list[TokenLogprob] | None = None  # one for each of `tokens`, if they were asked for
     # Committed tokens, those of this step included, whose KV the verifier now holds, where that is
     # not what the seat asked for: more after a hit in a prefix cache, fewer if KV was taken away.
+    # What a step still in flight computes does not count.
     num_computed: int | None = None
 
     @property
@@ -62,7 +63,8 @@ class Outcome:
         """What `session.num_computed` is from now on."""
         if self.num_computed is not None:
             return self.num_computed
-        return seat.session.num_computed + seat.num_context + self.num_accepted
+        session = seat.session
+        return session.num_computed - session.num_computing + seat.num_context + self.num_accepted
 
 
 Collect = Callable[[], list[Outcome]]  # what `Verifier.step` returns, once
@@ -97,8 +99,10 @@ class Verifier(ABC):
         target works, and one more step may be launched before `Collect` is called, which waits for
         the outcomes.
 
-        That one may hold a session of this step again if its seat here only decodes. If either
-        call raises, nothing of the steps launched so far will be collected.
+        That one may hold sessions of this step again. It is decided on as if this one accepted all
+        its drafts (`Session.num_pending`); what is rejected the verifier puts right: the session
+        goes on behind its last choice, with the same tokens as drafts. If either call raises,
+        nothing of the steps launched so far will be collected.
         """
         outcomes = self.step(batch)
         return lambda: outcomes

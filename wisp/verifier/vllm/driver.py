@@ -84,7 +84,8 @@ class VllmVerifier(Verifier):
         self.scheduler = scheduler
         config = self._core.vllm_config.model_config
         self._has_stages = self._core.vllm_config.parallel_config.pipeline_parallel_size > 1
-        self._overlap = overlap and not config.is_hybrid and not self._has_stages
+        # Positions of several dimensions are not put right where a draft in flight is rejected.
+        self._overlap = overlap and not (config.is_hybrid or self._has_stages or config.uses_mrope)
         self.facts = Facts(
             model=model,
             vocab_size=config.get_vocab_size(),
@@ -214,7 +215,8 @@ class VllmVerifier(Verifier):
     def _place(self, seat: Seat) -> Place:
         request = self._request(seat.session)
         place = Place(request.request_id, seat.num_tokens)
-        num_missing = request.num_tokens - request.num_computed_tokens
+        num_known = request.num_tokens + request.num_output_placeholders
+        num_missing = num_known - request.num_computed_tokens
         if seat.draft and num_missing <= seat.num_context:  # else its KV was taken meanwhile
             known = _known(seat.draft, self.facts.vocab_size)
             place.draft = allowed(request, seat.session.sampling, known)
@@ -234,7 +236,7 @@ class VllmVerifier(Verifier):
         request_id = self._request_ids.get(session.id)
         if request_id is None:  # closed while the step ran
             return Outcome([])
-        num_computed = self.scheduler.requests[request_id].num_computed_tokens
+        num_computed = self.scheduler.num_held(self.scheduler.requests[request_id])
         tokens = found.tokens.get(request_id, [])
         return Outcome(tokens, found.logprobs.get(request_id), num_computed)
 

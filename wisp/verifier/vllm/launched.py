@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from wisp.core.drafts import TokenLogprob
 from wisp.sampling.accept import standing
+from wisp.sampling.choice import moved
 
 NO_TOKEN = -1  # vLLM's mark behind the last token of a row
 
@@ -34,7 +35,20 @@ class Launched:
     choices: Tensor  # int64 [sum(counts + 1)], on the device
     on_host: Tensor  # a copy that is under way
     slow: dict[int, tuple[list[int], list[TokenLogprob]]]  # by request, made on the host
+    # On the device, [n]: the last token chosen for each request, and how many drafts were rejected
+    # before it; None if there were none.
+    last: Tensor
+    rejected: Tensor | None
     arrived: torch.cuda.Event | None = None
+    places: dict[str, int] = field(init=False)  # where each request stands
+
+    def __post_init__(self) -> None:
+        self.places = {name: place for place, name in enumerate(self.request_ids)}
+
+    def num_chosen(self, request_id: str) -> int:
+        """Tokens that it is given if all its drafts are accepted."""
+        place = self.places.get(request_id)
+        return 0 if place is None or self.unfinished[place] else int(self.counts[place]) + 1
 
     @property
     def ends(self) -> NDArray[np.int64]:
@@ -54,3 +68,23 @@ class Launched:
         table = standing(choices, self.drafts, self.counts, NO_TOKEN)
         table[self.unfinished] = NO_TOKEN
         return table.astype(np.int32)
+
+
+def chosen_last(
+    choices: Tensor, following: Tensor, counts: NDArray[np.int64]
+) -> tuple[Tensor, Tensor | None]:
+    """`Launched.last` and `Launched.rejected`, on the device: nothing is waited for.
+
+    choices, following: [sum(counts + 1)], the choice behind each token and the token that the step
+    has there (behind a request's last one, anything).
+    """
+    if not counts.any():
+        return choices, None
+    ends = (counts + 1).cumsum()
+    first, last = moved(np.stack([ends - counts - 1, ends - 1]), choices.device)
+    differs = (choices != following).index_fill_(0, last, True)
+    rows = torch.arange(len(choices), device=choices.device)
+    # Of each row the first at or behind it that differs: its request ends with one that does.
+    nearest = torch.where(differs, rows, len(choices)).flip(0).cummin(0).values.flip(0)
+    stands = nearest[first]
+    return choices[stands], last - stands

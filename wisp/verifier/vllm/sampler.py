@@ -25,7 +25,7 @@ from wisp.core.drafts import TokenLogprob
 from wisp.sampling.choice import choose, choose_unprocessed, moved
 from wisp.sampling.philox import signed
 from wisp.sampling.processors import Row
-from wisp.verifier.vllm.launched import NO_TOKEN, Collected, Launched
+from wisp.verifier.vllm.launched import NO_TOKEN, Collected, Launched, chosen_last
 from wisp.verifier.vllm.params import NUM_PROMPT, SAMPLING, SLOW
 
 
@@ -65,8 +65,9 @@ class Chooser:
 
     On a GPU the forward still runs when `_sample` is called: all is prepared and launched as
     arrays, and nobody waits. vLLM's bookkeeping is told that nothing was chosen; `collect` makes up
-    for it when the choices have arrived. One more step may be launched before that: where a request
-    of the in-flight step takes part in it again, its input token is copied on the GPU.
+    for it when the choices have arrived. One more step may be launched before that, planned as if
+    the in-flight one accepted all its drafts: where a request takes part in both, the GPU moves it
+    back by what was rejected, and gives it the token chosen last.
     """
 
     def __init__(self, runner: Any) -> None:
@@ -75,9 +76,14 @@ class Chooser:
         self.launched: deque[Launched] = deque()
         # Models with recurrent layers keep a state for each draft token, and pick one at once.
         self.tells_at_once: bool = runner.model_config.is_hybrid
-        self._positions: NDArray[np.int64]  # [n]: behind the tokens of the step
+        self._positions: NDArray[np.int64]  # [n]: behind the tokens of the step, as it was planned
+        self._in_both: NDArray[np.int64]  # [n]: where each is in the in-flight step, or -1
         self._stock_prepare = runner._prepare_input_ids
         runner._prepare_input_ids = self._prepare_input_ids
+        batch = runner.input_batch
+        batch.update_req_spec_token_ids = self._place_drafts
+        self._stock_slot_mapping = batch.block_table.compute_slot_mapping
+        batch.block_table.compute_slot_mapping = self._compute_slot_mapping
         runner._sample = self._sample
         self._stock_metadata = runner._build_attention_metadata
         runner._build_attention_metadata = self._build_attention_metadata
@@ -88,14 +94,51 @@ class Chooser:
         if self._on_gpu:  # buffers on the host are not to be filled while they are copied
             runner.prepare_inputs_event = torch.cuda.Event()  # type: ignore[no-untyped-call]
 
+    def _place_drafts(self, request: Any, drafts: Mapping[str, list[int]]) -> None:
+        """Write a request's drafts behind its tokens, those still to be chosen included."""
+        draft = drafts.get(request.req_id, ())
+        request.prev_num_draft_len = len(draft)
+        batch = self._runner.input_batch
+        row = batch.req_id_to_index[request.req_id]
+        batch.spec_token_ids[row] = list(draft)
+        if draft:
+            start = batch.num_tokens_no_spec[row]
+            if self.launched:
+                start += self.launched[-1].num_chosen(request.req_id)
+            batch.token_ids_cpu[row, start : start + len(draft)] = draft
+            batch.is_token_ids[row, start : start + len(draft)] = True
+
+    def _compute_slot_mapping(self, num_reqs: int, starts: Tensor, positions: Tensor) -> None:
+        """Called for each step, as soon as the GPU has been told where its tokens stand."""
+        self._in_both = self._places_in_flight(num_reqs)
+        if self.launched and (rejected := self.launched[-1].rejected) is not None:
+            places = moved(self._in_both, rejected.device)
+            back = torch.where(places >= 0, rejected[places.clamp(min=0)], 0)
+            rows = self._runner.req_indices.gpu[: len(positions)]
+            positions -= back[rows]
+            self._runner.seq_lens[:num_reqs] -= back
+        self._stock_slot_mapping(num_reqs, starts, positions)
+
+    def _places_in_flight(self, num_reqs: int) -> NDArray[np.int64]:
+        if not self.launched:
+            return np.full(num_reqs, -1)
+        step, names = self.launched[-1], self._runner.input_batch.req_ids
+        if names == step.request_ids:
+            found = np.arange(num_reqs)
+        else:
+            found = np.array([step.places.get(name, -1) for name in names])
+        found[step.unfinished[found] & (found >= 0)] = -1
+        return found
+
     def _prepare_input_ids(self, scheduled: Any, *args: Any) -> None:
         """Called for each step, with the ends of the requests' tokens as the last argument."""
         self._stock_prepare(scheduled, *args)
         batch = self._runner.input_batch
         ends = np.asarray(args[-1], np.int64)
-        self._positions = batch.num_computed_tokens_cpu[: batch.num_reqs] + np.diff(ends, prepend=0)
+        num_tokens = np.diff(ends, prepend=0)
+        self._positions = batch.num_computed_tokens_cpu[: batch.num_reqs] + num_tokens
         if self.launched:
-            self._continue(self.launched[-1], ends)
+            self._continue(self.launched[-1], ends - num_tokens)
 
     def _build_attention_metadata(self, *, max_query_len: int, **more: Any) -> Any:
         """Plan the attention of a full CUDA graph for the kernel that is in it.
@@ -133,22 +176,18 @@ class Chooser:
             logits_indices=rows,
         )
 
-    def _continue(self, in_flight: Launched, ends: NDArray[np.int64]) -> None:
+    def _continue(self, in_flight: Launched, starts: NDArray[np.int64]) -> None:
         """Give the requests that are in the in-flight step, too, the tokens that it chooses."""
-        places = {name: place for place, name in enumerate(in_flight.request_ids)}
-        found = [places.get(name, -1) for name in self._runner.input_batch.req_ids]
-        before = np.array(found, np.int64)
-        rows = np.flatnonzero(before >= 0)
-        rows = rows[~in_flight.unfinished[before[rows]]]
+        rows = np.flatnonzero(self._in_both >= 0)
         if len(rows) == 0:
             return
-        sources, targets = in_flight.ends[before[rows]] - 1, ends[rows] - 1
+        sources, targets = self._in_both[rows], starts[rows]
         inputs = self._runner.input_ids.gpu
         if np.array_equal(sources, targets) and targets[-1] == len(targets) - 1:
-            inputs[: len(targets)].copy_(in_flight.choices[: len(targets)])
+            inputs[: len(targets)].copy_(in_flight.last[: len(targets)])
         else:
             where = moved(np.stack([sources, targets]), inputs.device)
-            inputs.index_copy_(0, where[1], in_flight.choices[where[0]].to(inputs.dtype))
+            inputs.index_copy_(0, where[1], in_flight.last[where[0]].to(inputs.dtype))
 
     def _sample(self, logits: Tensor, spec_decode_metadata: Any) -> SamplerOutput:
         """logits: [rows, vocab]; a request with k draft tokens has k + 1 rows, in batch order."""
@@ -161,7 +200,11 @@ class Chooser:
         behind = lengths[:, None] + np.arange(counts.max())  # a draft lies behind its tokens
         known = batch.token_ids_cpu[: batch.num_reqs]
         drafts = np.take_along_axis(known, behind.clip(max=known.shape[1] - 1), axis=1)
-        choices, slow = self._choose(logits, counts, lengths, unfinished)
+        rows = self._rows_of(spec_decode_metadata)
+        choices, slow = self._choose(logits, rows, counts, lengths, unfinished)
+        inputs = self._runner.input_ids.gpu
+        following = inputs[(rows + 1).clamp(max=len(inputs) - 1)]
+        last, rejected = chosen_last(choices, following, counts)
         on_host = torch.empty(choices.shape, dtype=torch.int64, pin_memory=self._on_gpu)
         on_host.copy_(choices, non_blocking=True)
         arrived = None
@@ -169,12 +212,23 @@ class Chooser:
             arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
             arrived.record()
         names = list(batch.req_ids)
-        step = Launched(names, counts, drafts, unfinished, choices, on_host, slow, arrived)
+        step = Launched(
+            names, counts, drafts, unfinished, choices, on_host, slow, last, rejected, arrived
+        )
         self.launched.append(step)
         if self.tells_at_once:
             return SamplerOutput(torch.from_numpy(step.table()), logprobs_tensors=None)
         # Two columns: of one alone vLLM takes every entry for a token.
         return SamplerOutput(torch.full((len(names), 2), NO_TOKEN), logprobs_tensors=None)
+
+    def _rows_of(self, metadata: Any) -> Tensor:
+        """Of the step's tokens those behind which a choice is made, int64 on the device."""
+        if metadata is None:
+            num_reqs = self._runner.input_batch.num_reqs
+            found: Tensor = self._runner.query_start_loc.gpu[1 : num_reqs + 1].long() - 1
+        else:
+            found = metadata.logits_indices
+        return found
 
     def collect(self) -> Collected:
         """Wait for the first of the steps launched, and let vLLM know what was chosen."""
@@ -218,6 +272,7 @@ class Chooser:
     def _choose(
         self,
         logits: Tensor,
+        rows: Tensor,
         counts: NDArray[np.int64],
         lengths: NDArray[np.int64],
         unfinished: NDArray[np.bool_],
@@ -231,7 +286,7 @@ class Chooser:
         choices = choose_unprocessed(
             logits,
             np.repeat([signed(sampling.seed) for sampling in samplings], num_rows),
-            np.arange(ends[-1]) + np.repeat(lengths + num_rows - ends, num_rows),
+            self._runner.positions[rows] + 1,
             np.repeat(np.array([s.temperature for s in samplings], np.float32), num_rows),
         )
         slow = [i for i in np.flatnonzero(~unfinished).tolist() if extras[i][SLOW]]
@@ -239,10 +294,10 @@ class Chooser:
             return choices, {}
         spans = [range(ends[index] - num_rows[index], ends[index]) for index in slow]
         places = [place for span in spans for place in span]
-        rows = [
+        asked_rows = [
             row for i in slow for row in self._rows(i, int(lengths[i]), int(counts[i]), extras[i])
         ]
-        tokens, logprobs = choose(logits[places], rows)
+        tokens, logprobs = choose(logits[places], asked_rows)
         made = zip(tokens, logprobs, strict=True)
         replaced = {}
         for index, span in zip(slow, spans, strict=True):

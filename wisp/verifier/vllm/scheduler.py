@@ -16,7 +16,6 @@ asked where it could only answer that nothing is to be done, nor for what nobody
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -60,7 +59,8 @@ class SeatScheduler(Scheduler):  # type: ignore[misc]
         self.num_spec_tokens = 0
         self.due_s: Callable[[str], float] = lambda request_id: 0.0  # of a request's next token
         self.num_evictions = 0
-        self._in_flight: Counter[str] = Counter()  # in how many in-flight steps each request is
+        # Tokens that steps in flight compute, of each request that is in one.
+        self._in_flight: dict[str, list[int]] = {}
         # Who is not in it gets its tokens copied for the worker, which has them and does not look.
         self.prev_step_scheduled_req_ids = _Everything()
         self._places: dict[str, Place] = {}
@@ -117,15 +117,18 @@ class SeatScheduler(Scheduler):  # type: ignore[misc]
         return scheduled
 
     def launched(self, scheduled: SchedulerOutput) -> set[str]:
-        """The step runs; returns who will have a token from it, whatever it accepts."""
+        """The step runs; returns who will have a token from it, whatever it accepts.
+
+        To stock code those are as far as if all drafts were accepted: they can be in the next step.
+        """
         self._places = {}
         choosing = set()
         for request_id, num_scheduled in scheduled.num_scheduled_tokens.items():
             request = self.requests[request_id]
             request.num_in_flight_tokens -= num_scheduled
-            self._in_flight[request_id] += 1
+            self._in_flight.setdefault(request_id, []).append(num_scheduled)
             if request.num_computed_tokens >= request.num_tokens + request.num_output_placeholders:
-                request.num_output_placeholders += 1  # so it can be in the next step, too
+                request.num_output_placeholders += _num_chosen(scheduled, request_id)
                 choosing.add(request_id)
         return choosing
 
@@ -133,21 +136,27 @@ class SeatScheduler(Scheduler):  # type: ignore[misc]
         self, scheduled: SchedulerOutput, choosing: set[str], found: Mapping[str, list[int]]
     ) -> None:
         """Append what was chosen to each request. None of them ends here: WISP closes sessions."""
-        drafts = scheduled.scheduled_spec_decode_tokens
         for request_id in scheduled.num_scheduled_tokens:
-            self._in_flight[request_id] -= 1
-            if not self._in_flight[request_id]:
+            in_flight = self._in_flight[request_id]
+            in_flight.pop(0)
+            if not in_flight:
                 del self._in_flight[request_id]
             request = self.requests.get(request_id)
             if request is None:  # closed while the step ran
                 continue
-            if request_id in choosing and request.num_output_placeholders:  # else preempted
-                request.num_output_placeholders -= 1
-            if tokens := found.get(request_id):
-                num_rejected = len(drafts.get(request_id, ())) + 1 - len(tokens)
-                request.num_computed_tokens -= num_rejected
+            num_chosen = _num_chosen(scheduled, request_id) if request_id in choosing else 0
+            tokens = found.get(request_id, [])
+            request.num_output_placeholders -= min(num_chosen, request.num_output_placeholders)
+            if request.status == RequestStatus.RUNNING:  # else preempted, with nothing computed
+                request.num_computed_tokens -= num_chosen - len(tokens)
+            if tokens:
                 request.append_output_token_ids(tokens)
                 structures.advance(request, tokens)
+
+    def num_held(self, request: Request) -> int:
+        """Tokens whose KV is there once the steps that have landed are all that ran."""
+        num_computing = sum(self._in_flight.get(request.request_id, ()))
+        return max(0, int(request.num_computed_tokens) - num_computing)
 
     def update_draft_token_ids(self, *args: Any, **kwargs: Any) -> None:
         """Drafts never come from the worker."""
@@ -171,6 +180,7 @@ class SeatScheduler(Scheduler):  # type: ignore[misc]
         self._in_flight.clear()
         self._clear_queues()
         for request in self.requests.values():
+            request.num_output_placeholders = 0
             if request.status == RequestStatus.RUNNING:
                 self._preempt_request(request, time.monotonic())
         self._clear_queues()
@@ -224,3 +234,8 @@ class SeatScheduler(Scheduler):  # type: ignore[misc]
             while queue:
                 queue.pop_request()
         versions.forget_deferred(self)
+
+
+def _num_chosen(scheduled: SchedulerOutput, request_id: str) -> int:
+    """Tokens that a request is given if all its drafts are accepted."""
+    return len(scheduled.scheduled_spec_decode_tokens.get(request_id, ())) + 1
