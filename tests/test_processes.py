@@ -261,6 +261,86 @@ def test_sigterm_drains(logs: Path) -> None:
         assert edge.wait() == 0
 
 
+def test_what_a_drain_cuts_off_is_answered(logs: Path) -> None:
+    """In the form that its client waits for, whichever way the request came."""
+    with start_server(logs, "--drain_s=0") as server, start_edge(server, logs) as edge:
+        create = client(server).completions.create
+        with ThreadPoolExecutor(2) as pool:
+            stream = create(prompt=PROMPT, stream=True, **sampling(**LONG))
+            next(stream)
+            with held(server):
+                whole = pool.submit(create, prompt=PROMPT, **sampling(**LONG))
+                wait_for_sessions(server, 2)
+                server.terminate()
+                with pytest.raises(
+                    openai.InternalServerError, match="server has stopped"
+                ) as caught:
+                    whole.result()
+                assert caught.value.status_code == 503
+                with pytest.raises(openai.APIError, match="server has stopped"):
+                    list(stream)
+        assert server.wait() == 0
+        edge.terminate()
+        assert edge.wait() == 0
+
+
+def test_what_a_drain_of_an_edge_cuts_off_is_answered(server: Process, logs: Path) -> None:
+    with start_edge(server, logs, "--drain_s=0") as edge:
+        stream = client(edge).completions.create(prompt=PROMPT, stream=True, **sampling(**LONG))
+        next(stream)
+        with held(server):
+            edge.terminate()
+            with pytest.raises(openai.APIError, match="edge has stopped"):
+                list(stream)
+        assert edge.wait() == 0
+    wait_for_sessions(server, 0)
+
+
+@pytest.mark.parametrize("half", ["server", "edge"])
+def test_a_second_signal_ends_it_at_once(half: str, logs: Path) -> None:
+    with (
+        start_server(logs, "--drain_s=600") as server,
+        start_edge(server, logs, "--drain_s=600") as edge,
+    ):
+        process = {"server": server, "edge": edge}[half]
+        stream = client(process).completions.create(prompt=PROMPT, stream=True, **sampling(**LONG))
+        next(stream)
+        with held(server):
+            process.terminate()
+            wait_until(lambda: httpx.get(f"{process.url}/health").status_code == 503, "it drains")
+            process.terminate()
+            with pytest.raises(openai.APIError, match="has stopped"):
+                list(stream)
+        assert process.wait() == 0
+
+
+def test_a_server_that_is_killed_leaves_nothing_behind(
+    logs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    with start_server(logs) as server:
+        client(server).completions.create(prompt=PROMPT, **sampling())
+        server.kill()
+        server.wait()
+    assert list(tmp_path.glob("wisp*")) == []
+
+
+def test_another_server_goes_on_with_a_text(server: Process, logs: Path) -> None:
+    fields = sampling(max_tokens=300, temperature=0.8, **ENDLESS)
+    alone = client(server).completions.create(prompt=PROMPT, **fields).choices[0].text
+    with start_server(logs) as first, start_server(logs) as second:
+        both = ",".join(f"127.0.0.1:{each.facts['grpc']}" for each in (first, second))
+        with Process("edge", f"--server={both}", "--http.port=0", log=logs / "edge") as edge:
+            stream = client(edge).completions.create(prompt=PROMPT, stream=True, **fields)
+            text = next(stream).choices[0].text
+            serving = first if metric(first, "wisp_sessions") else second
+            serving.kill()
+            text += "".join(chunk.choices[0].text for chunk in stream)
+            assert metric(edge, "wisp_edge_reconnects_total") == 1
+            assert httpx.get(f"{edge.url}/health").status_code == 200
+    assert text == alone
+
+
 def test_a_lost_engine_leaves_no_request_without_an_answer(logs: Path) -> None:
     with start_server(logs) as server:
         stream = client(server).completions.create(prompt=PROMPT, stream=True, **sampling(**LONG))

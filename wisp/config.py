@@ -198,7 +198,10 @@ class EdgeConfig(BaseSettings):
         env_prefix="WISP_EDGE_", env_nested_delimiter="__", extra="forbid"
     )
 
-    server: str = Field("127.0.0.1:8001", description="gRPC address of the wisp-server")
+    server: str = Field(
+        "127.0.0.1:8001",
+        description="gRPC address of the wisp-server; of several, with commas between",
+    )
     draft: LocalPath = Field(TINY / "draft", description="Hugging Face directory of the drafter")
     http: Listen = Listen(port=8010)
     drafter: DrafterSettings = DrafterSettings()

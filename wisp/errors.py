@@ -6,6 +6,9 @@
     │   ├── PromptTooLong      prompt and answer do not fit the model's context
     │   └── ProtocolError      a draft stream broke the rules; ends that session alone
     ├── HandshakeError         edge and server cannot work together (tokenizer, protocol)
+    ├── NotAuthenticated       the caller does not say who it is, or nobody knows it
+    ├── Forbidden              the caller is known, but may not do this
+    ├── Superseded             the generation goes on elsewhere: its edge has come back
     ├── Overloaded             no room now; carries retry_after_s
     │   └── Shed               a running session had to make room for a higher priority
     ├── Unavailable            draining, engine lost, server out of reach
@@ -43,6 +46,18 @@ class ProtocolError(BadRequest):
 
 class HandshakeError(WispError):
     """Edge and server cannot work together: tokenizer or protocol differ."""
+
+
+class NotAuthenticated(WispError):
+    """No key or certificate, or one that nobody knows."""
+
+
+class Forbidden(WispError):
+    """Whoever asks is known, but may not do this."""
+
+
+class Superseded(WispError):
+    """Another stream has resumed this generation, and goes on with it."""
 
 
 class Overloaded(WispError):

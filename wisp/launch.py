@@ -23,13 +23,28 @@ from wisp.errors import Unavailable
 Program = Literal["server", "edge"]
 
 
-def stop_signal() -> asyncio.Event:
-    """An event that SIGTERM and SIGINT set."""
-    event = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, event.set)
-    return event
+class StopSignal:
+    """SIGTERM and SIGINT: the first asks for an orderly end, the second for one at once."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.hurry = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._came)
+
+    def _came(self) -> None:
+        (self.hurry if self.asked.is_set() else self.asked).set()
+
+
+async def until_any(*events: asyncio.Event, timeout_s: float | None = None) -> None:
+    """Wait until one of them is set, or for `timeout_s`."""
+    waiting = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waiting, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in waiting:
+            task.cancel()
 
 
 def announce(program: str, **facts: str | int) -> None:

@@ -20,6 +20,9 @@ from wisp.v1 import wisp_pb2 as pb
 PROTOCOL = 1
 # An acceptance of 1 in the protocol, which has one byte for each draft token: its greatest value.
 _BYTE = 255
+# The longest resume key, in bytes. Chosen: nobody guesses one of 16, and the server keeps one for
+# each session.
+_MAX_RESUME_KEY = 64
 _FINISH = {
     None: pb.FINISH_REASON_UNSPECIFIED,
     FinishReason.STOP: pb.FINISH_REASON_STOP,
@@ -37,6 +40,8 @@ class Hello(Struct, frozen=True, kw_only=True):
     tokenizer_fingerprint: str = ""
     device: str = ""  # for the server's operators
     protocol: int = PROTOCOL
+    # Of this generation: whoever opens with it again takes the place of the stream before.
+    resume_key: bytes = b""
 
 
 def encode_open(request: Request, hello: Hello) -> pb.EdgeMessage:
@@ -52,6 +57,7 @@ def encode_open(request: Request, hello: Hello) -> pb.EdgeMessage:
             slo=_encode_slo(request.slo),
             speculation=request.speculation,
             device=hello.device,
+            resume_key=hello.resume_key,
         )
     )
 
@@ -75,7 +81,10 @@ def decode_open(message: pb.EdgeMessage) -> tuple[Request, Hello]:
         tokenizer_fingerprint=opening.tokenizer_fingerprint,
         device=opening.device,
         protocol=opening.protocol,
+        resume_key=opening.resume_key,
     )
+    if len(hello.resume_key) > _MAX_RESUME_KEY:
+        raise ProtocolError(f"a resume key has at most {_MAX_RESUME_KEY} bytes: 16 are enough")
     return request, hello
 
 

@@ -201,6 +201,31 @@ def test_a_flood_of_drafts_ends_its_own_stream(channel: grpc.Channel, hello: wir
     assert len(neighbour.tokens()) == 12
 
 
+def test_a_resume_takes_the_place_of_its_old_self(channel: grpc.Channel, hello: wire.Hello) -> None:
+    """However full the server is: all its slots are taken by the generations that come back."""
+    text = Stream(channel, wire.encode_open(REQUEST, hello)).tokens()
+    hellos = [structs.replace(hello, resume_key=bytes([number] * 16)) for number in range(32)]
+    lost = [Stream(channel, wire.encode_open(PATIENT, each)) for each in hellos]
+    for stream in lost:
+        assert next(stream.answers).HasField("opened")
+    resumed = structs.replace(REQUEST, committed=text[:4])
+    assert "all 32 sessions" in str(
+        Stream(channel, wire.encode_open(resumed, hello)).refusal().details()
+    )
+    for each in hellos:
+        assert Stream(channel, wire.encode_open(resumed, each)).tokens() == text[4:]
+    for stream in lost:
+        refusal = stream.refusal()
+        assert refusal.code() is grpc.StatusCode.ABORTED
+        assert "resumed on another stream" in str(refusal.details())
+
+
+def test_a_resume_key_has_a_bound(channel: grpc.Channel, hello: wire.Hello) -> None:
+    long = structs.replace(hello, resume_key=b"x" * 65)
+    refusal = Stream(channel, wire.encode_open(REQUEST, long)).refusal()
+    assert "at most 64 bytes" in str(refusal.details())
+
+
 def test_a_stream_that_begins_with_a_draft_is_refused(channel: grpc.Channel) -> None:
     refusal = Stream(channel, draft(1, 3, [1])).refusal()
     assert refusal.code() is grpc.StatusCode.INVALID_ARGUMENT

@@ -19,6 +19,7 @@ from wisp.edge.drafting import DraftLoop
 from wisp.edge.generation import EdgeGeneration
 from wisp.edge.link import Backoff, Link
 from wisp.errors import HandshakeError, Unavailable, WispError
+from wisp.launch import until_any
 from wisp.metrics import EdgeMetrics
 from wisp.models.tokenizer import Tokenizer
 from wisp.openai.backend import Generation
@@ -47,7 +48,7 @@ class EdgeBackend:
         self._card: ModelCard | None = None
         self._card_is_old = False  # the connection was made anew: to another server, perhaps
         self._draining = False
-        self.running: set[int] = set()
+        self.running: dict[int, EdgeGeneration] = {}
         self.idle = asyncio.Event()
         self.idle.set()
         metrics.sessions.set_function(lambda: len(self.running))
@@ -106,9 +107,8 @@ class EdgeBackend:
             device=self._config.device_name or socket.gethostname(),
         )
         key = next(self._keys)
-        self.running.add(key)
         self.idle.clear()
-        generation = EdgeGeneration(
+        generation = self.running[key] = EdgeGeneration(
             self._link,
             request,
             hello,
@@ -133,16 +133,20 @@ class EdgeBackend:
             return f"the server at {self._link.address} does not serve this edge: {error}"
         return None
 
-    async def drain(self, timeout_s: float) -> None:
-        """Take no more requests; let the running ones finish within `timeout_s`."""
+    async def drain(self, timeout_s: float, hurry: asyncio.Event) -> None:
+        """Take no more requests; let the running ones finish within `timeout_s`, or until `hurry`.
+
+        Then those that are left are answered with an error.
+        """
         self._draining = True
-        try:
-            await asyncio.wait_for(self.idle.wait(), timeout_s)
-        except TimeoutError:
+        await until_any(self.idle, hurry, timeout_s=timeout_s)
+        if self.running:
             log.warning("%d generations are cut off after the drain", len(self.running))
+        for generation in list(self.running.values()):
+            generation.fail(Unavailable("this edge has stopped: send the request again later"))
 
     def _end(self, key: int) -> None:
         self._loop.remove(key)
-        self.running.discard(key)
+        self.running.pop(key, None)
         if not self.running:
             self.idle.set()

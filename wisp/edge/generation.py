@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import secrets
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
@@ -19,11 +20,25 @@ from wisp.edge.drafter.base import Proposal
 from wisp.edge.link import Backoff, Link
 from wisp.edge.predictor import Predictor
 from wisp.edge.stream import Begun, Stream
-from wisp.errors import InternalError, Unavailable, WispError
+from wisp.errors import (
+    HandshakeError,
+    InternalError,
+    ModelNotFound,
+    Overloaded,
+    Shed,
+    Unavailable,
+    WispError,
+)
 from wisp.metrics import EdgeMetrics
 from wisp.v1 import wisp_pb2 as pb
 
 log = logging.getLogger(__name__)
+
+# Of a resume key, in bytes. Chosen: nobody guesses 128 bits.
+_KEY_BYTES = 16
+# What a resume may be refused with and yet find its place, here later or at another server: its
+# text is begun, and whoever waits for it cannot begin anew.
+_PASSING = (Unavailable, Overloaded, HandshakeError, ModelNotFound)
 
 
 class EdgeGeneration:
@@ -46,7 +61,7 @@ class EdgeGeneration:
         self.stream = Stream(request.prompt, request.sampling.max_tokens)
         self._link = link
         self._request = request
-        self._hello = hello
+        self._hello = structs.replace(hello, resume_key=secrets.token_bytes(_KEY_BYTES))
         self._predictor = predictor
         self._vocab_size = vocab_size
         self._block_tokens = block_tokens
@@ -113,36 +128,59 @@ class EdgeGeneration:
             "reconnects": self._num_reconnects,
         }
 
+    def fail(self, error: WispError) -> None:
+        """End it with an error of this edge's own."""
+        if not self._ended:
+            self._task.cancel()
+            self._inbox.put_nowait(error)
+            self._end()
+
     async def _run(self) -> None:
         backoff = Backoff()
         lost_s: float | None = None
         while True:
-            try:
-                stream = self._link.generate(self._resume(), self._hello, self._outbox)
-                async with contextlib.aclosing(stream):
-                    async for message in stream:
-                        if lost_s is not None:
-                            lost_s = None
-                            backoff.reset()
-                            self._num_reconnects += 1
-                            self._metrics.reconnects.inc()
-                        self._receive(message)
-                error: WispError = Unavailable("the server ended the stream without a verdict")
-            except WispError as failure:
-                error = failure
-            except Exception:
-                log.exception("a generation failed")
-                error = InternalError("this edge failed on the request: its log says why")
+            num_committed = len(self.stream.committed)
+            error = await self._attempt(resumes=lost_s is not None)
             if self._ended:
                 return
             now = time.monotonic()
-            lost_s = lost_s or now
-            if not isinstance(error, Unavailable) or now - lost_s > self._reconnect_s:
+            if lost_s is None or len(self.stream.committed) > num_committed:
+                # Only text counts: a server that opens every stream, and then breaks it, would else
+                # be tried for ever.
+                lost_s = now
+                backoff.reset()
+            if not self._may_pass(error) or now - lost_s > self._reconnect_s:
                 self._inbox.put_nowait(error)
                 self._end()
                 return
             log.info("stream lost (%s): resuming", error)
-            await backoff.wait()
+            if not isinstance(error, Unavailable):
+                self._link.leave()
+            await backoff.wait(getattr(error, "retry_after_s", 0.0))
+
+    async def _attempt(self, *, resumes: bool) -> WispError:
+        """One stream, until it is over; returns why it is, if it was not the end of the text."""
+        try:
+            stream = self._link.generate(self._resume(), self._hello, self._outbox)
+            async with contextlib.aclosing(stream):
+                async for message in stream:
+                    if resumes:
+                        resumes = False
+                        self._num_reconnects += 1
+                        self._metrics.reconnects.inc()
+                    self._receive(message)
+        except WispError as error:
+            return error
+        except Exception:
+            log.exception("a generation failed")
+            return InternalError("this edge failed on the request: its log says why")
+        return Unavailable("the server ended the stream without a verdict")
+
+    def _may_pass(self, error: WispError) -> bool:
+        """Trying again may help, and nobody could do it in this edge's place."""
+        if self._attainment is None:  # nothing was begun: whoever asks is told at once
+            return isinstance(error, Unavailable)
+        return isinstance(error, _PASSING) and not isinstance(error, Shed)
 
     def _resume(self) -> Request:
         """The request, with what is committed by now; drafts of the lost stream are sent anew."""

@@ -19,7 +19,7 @@ from wisp.edge.link import Link
 from wisp.edge.predictor import LogisticPredictor, Memory
 from wisp.edge.predictor.rounds import LoggedPredictor, RoundLog
 from wisp.errors import ConfigError
-from wisp.launch import announce, stop_signal
+from wisp.launch import StopSignal, announce
 from wisp.metrics import EdgeMetrics, metrics_route
 from wisp.models.tokenizer import Tokenizer
 from wisp.openai.http_front import HttpFront
@@ -60,11 +60,11 @@ async def serve(config: EdgeConfig) -> int:
     routes = [metrics_route(metrics.registry), stats]
     http = HttpFront(create_app(backend, extra_routes=routes), config.http)
     http.start()
-    stop = stop_signal()
+    stop = StopSignal()
     announce("wisp-edge", server=config.server, http=http.port)
     watching = asyncio.create_task(link.watch(backend.on_connection))
     connected = asyncio.create_task(backend.connect())
-    stopped = asyncio.create_task(stop.wait())
+    stopped = asyncio.create_task(stop.asked.wait())
     saving = asyncio.create_task(_save_now_and_then(memory)) if memory else None
     try:
         await asyncio.wait([connected, stopped], return_when=asyncio.FIRST_COMPLETED)
@@ -72,7 +72,7 @@ async def serve(config: EdgeConfig) -> int:
             connected.result()  # a handshake that failed ends this process
         await stopped
         log.info("draining %d generations", len(backend.running))
-        await backend.drain(config.drain_s)
+        await backend.drain(config.drain_s, stop.hurry)
     finally:
         for task in (watching, connected, stopped):
             task.cancel()

@@ -160,7 +160,9 @@ class EngineClient:
         )
         self._process.start()
         asyncio.get_running_loop().add_reader(self._process.sentinel, self._ended)
-        match await self._first_words():
+        first = await self._first_words()
+        self._folder.cleanup()  # both ends are connected: nothing is left behind, however it ends
+        match first:
             case Ready(facts):
                 self.facts = facts
             case Fatal(message):
@@ -223,6 +225,11 @@ class EngineClient:
         if self._remove(session.id) and not self.lost.is_set():
             self.send(Close(session.id))
 
+    def fail_all(self, error: WispError) -> None:
+        """End all sessions with an error that the front found."""
+        for session in list(self._sessions.values()):
+            session.fail(error)
+
     async def stop(self) -> None:
         """End the process; sessions still open are answered with Unavailable."""
         self._stopping = True
@@ -235,7 +242,6 @@ class EngineClient:
                 await self.lost.wait()
         self._reader.cancel()
         self._socket.close(linger=0)
-        self._folder.cleanup()
 
     async def _receive(self) -> FromEngine:
         message: FromEngine = decode_from_engine(await self._socket.recv())

@@ -20,7 +20,7 @@ from wisp.errors import ConfigError, InternalError, ProtocolError, WispError
 from wisp.server.server_session import ServerSession
 from wisp.server.service import Service
 from wisp.server.telemetry import Telemetry
-from wisp.status import RETRY_AFTER, code_of
+from wisp.status import refusal_of
 from wisp.v1 import wisp_pb2 as pb
 from wisp.v1 import wisp_pb2_grpc
 
@@ -30,15 +30,27 @@ _SERVICE = pb.DESCRIPTOR.services_by_name["Wisp"].full_name
 # How long a stream may take to send its Open. Chosen: a long prompt over a slow line, but nobody
 # holds a stream for ever without saying a word.
 _OPEN_TIMEOUT_S = 10.0
-# The times are chosen: a peer that is gone without a word is found within half a minute.
-_OPTIONS = [
-    ("grpc.so_reuseport", 0),  # a port in use is an error, not shared
-    ("grpc.keepalive_time_ms", 20_000),  # a silent peer is found, its session freed
-    ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-]
+# When a silent edge is pinged, and how long its answer may take. Chosen: one that is gone without a
+# word is found within half a minute, at 3 packets a minute.
+_KEEPALIVE_S, _PING_TIMEOUT_S = 20.0, 10.0
+
+
 Context = grpc.aio.ServicerContext[pb.EdgeMessage, pb.ServerMessage]
+
+
+def server_options(
+    keepalive_s: float = _KEEPALIVE_S, ping_timeout_s: float = _PING_TIMEOUT_S
+) -> list[tuple[str, int]]:
+    """gRPC's own options: a silent peer is found, and its session freed."""
+    return [
+        ("grpc.so_reuseport", 0),  # a port in use is an error, not shared
+        ("grpc.keepalive_time_ms", round(1000 * keepalive_s)),
+        ("grpc.keepalive_timeout_ms", round(1000 * ping_timeout_s)),
+        # A ping has a time-out of its own, 60 s by default, which counts if it is the longer one.
+        ("grpc.http2.ping_timeout_ms", round(1000 * ping_timeout_s)),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ]
 
 
 class WispServicer(wisp_pb2_grpc.WispServicer):
@@ -101,9 +113,8 @@ class WispServicer(wisp_pb2_grpc.WispServicer):
 
 
 async def _abort(context: Context, error: WispError) -> None:
-    retry_after_s = getattr(error, "retry_after_s", None)
-    trailer = () if retry_after_s is None else ((RETRY_AFTER, str(retry_after_s)),)
-    await context.abort(code_of(error), str(error), trailer)
+    refusal = refusal_of(error)
+    await context.abort(refusal.code, refusal.details, refusal.trailing_metadata)
 
 
 async def _parsed(requests: AsyncIterator[pb.EdgeMessage]) -> AsyncIterator[pb.EdgeMessage]:
@@ -126,7 +137,7 @@ class GrpcFront:
     """The listening server, with the standard health service and reflection."""
 
     def __init__(self, service: Service, telemetry: Telemetry, listen: Listen) -> None:
-        self._server = grpc.aio.server(options=_OPTIONS)
+        self._server = grpc.aio.server(options=server_options())
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
         servicer = WispServicer(service, telemetry)
         wisp_pb2_grpc.add_WispServicer_to_server(servicer, self._server)  # type: ignore[no-untyped-call]

@@ -19,7 +19,7 @@ from wisp.engine.build import build_engine
 from wisp.engine.client import EngineClient
 from wisp.engine.engine import Engine
 from wisp.errors import BadRequest
-from wisp.launch import announce, stop_signal
+from wisp.launch import StopSignal, announce, until_any
 from wisp.metrics import ServerMetrics, metrics_route
 from wisp.models.tokenizer import Tokenizer
 from wisp.openai.http_front import HttpFront
@@ -65,17 +65,13 @@ async def _serve(
     grpc = GrpcFront(service, telemetry, config.grpc)
     http.start()
     await grpc.start()
-    stop = stop_signal()
+    stop = StopSignal()
     announce("wisp-server", model=service.card.id, http=http.port, grpc=grpc.port)
-    lost = asyncio.create_task(engine.lost.wait())
-    stopped = asyncio.create_task(stop.wait())
-    await asyncio.wait([lost, stopped], return_when=asyncio.FIRST_COMPLETED)
+    await until_any(engine.lost, stop.asked)
     log.info("draining %d sessions", engine.num_sessions)
     await grpc.set_serving(False)
-    await service.drain(config.drain_s)
+    await service.drain(config.drain_s, stop.hurry)
     await asyncio.gather(grpc.stop(_GRACE_S), http.stop())
-    lost.cancel()
-    stopped.cancel()
     return 1 if engine.lost.is_set() else 0
 
 

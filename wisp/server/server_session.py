@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from wisp.core.drafts import DraftBlock, Verdict
 from wisp.core.request import check_tokens
@@ -27,12 +27,14 @@ class ServerSession:
         *,
         vocab_size: int,
         max_window: int,
+        on_close: Callable[[ServerSession], None] = lambda session: None,
     ) -> None:
         self._session = session
         self._record = record
         self._telemetry = telemetry
         self._vocab_size = vocab_size
         self._max_window = max_window
+        self._on_close = on_close
         self._num_allowed = _MAX_WINDOWS * max_window
 
     @property
@@ -73,6 +75,7 @@ class ServerSession:
     def close(self) -> None:
         self._session.close()
         self._telemetry.closed(self._record)
+        self._on_close(self)
 
     async def aclose(self) -> None:
         self.close()

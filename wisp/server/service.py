@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import time
 from typing import Any
@@ -22,9 +23,11 @@ from wisp.errors import (
     BadRequest,
     HandshakeError,
     Overloaded,
+    Superseded,
     Unavailable,
     WispError,
 )
+from wisp.launch import until_any
 from wisp.models.tokenizer import Tokenizer
 from wisp.scheduler.tuning import PolicyChoice
 from wisp.server.report import report
@@ -55,6 +58,7 @@ class Service:
         self._telemetry = telemetry
         self._policy = policy_choice(config)
         self._draining = False
+        self._by_key: dict[bytes, ServerSession] = {}  # those that may be resumed
         self._stats: tuple[Snapshot, Stats] | None = None
         self.tokenizer = tokenizer
         facts = engine.facts
@@ -92,6 +96,8 @@ class Service:
             if hello:
                 self._check_edge(hello)
             slo = self._classes.promise(request.slo)
+            if hello and (before := self._by_key.get(hello.resume_key)):
+                before.fail(Superseded("this generation was resumed on another stream"))
             if not self._engine.can_admit(slo.priority):
                 raise Overloaded(
                     f"all {self._engine.facts.max_sessions} sessions are taken: try again later",
@@ -111,13 +117,21 @@ class Service:
         )
         device = hello.device if hello else None
         record = self._telemetry.opened(session.id, slo, device, time.monotonic())
-        return ServerSession(
+        opened = ServerSession(
             session,
             record,
             self._telemetry,
             vocab_size=self.card.vocab_size,
             max_window=self.max_window,
+            on_close=functools.partial(self._closed, hello.resume_key if hello else b""),
         )
+        if hello and hello.resume_key:
+            self._by_key[hello.resume_key] = opened
+        return opened
+
+    def _closed(self, resume_key: bytes, session: ServerSession) -> None:
+        if self._by_key.get(resume_key) is session:  # else its successor's
+            del self._by_key[resume_key]
 
     async def model(self) -> ModelCard:
         return self.card
@@ -172,13 +186,16 @@ class Service:
             return "this server is draining: use another one"
         return None
 
-    async def drain(self, timeout_s: float) -> None:
-        """Take no more sessions; let the running ones finish within `timeout_s`."""
+    async def drain(self, timeout_s: float, hurry: asyncio.Event) -> None:
+        """Take no more sessions; let the running ones finish within `timeout_s`, or until `hurry`.
+
+        Then those that are left are answered with an error.
+        """
         self._draining = True
-        try:
-            await asyncio.wait_for(self._engine.idle.wait(), timeout_s)
-        except TimeoutError:
+        await until_any(self._engine.idle, hurry, timeout_s=timeout_s)
+        if self._engine.num_sessions:
             log.warning("%d sessions are cut off after the drain", self._engine.num_sessions)
+        self._engine.fail_all(Unavailable("this server has stopped: send the request again"))
 
     def _check_structure(self, request: Request) -> None:
         if request.sampling.structure and not self._engine.facts.structures:

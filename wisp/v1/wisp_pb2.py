@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12wisp/v1/wisp.proto\x12\x07wisp.v1\"X\n\x0b\x45\x64geMessage\x12\x1d\n\x04open\x18\x01 \x01(\x0b\x32\r.wisp.v1.OpenH\x00\x12\x1f\n\x05\x64raft\x18\x02 \x01(\x0b\x32\x0e.wisp.v1.DraftH\x00\x42\t\n\x07message\"b\n\rServerMessage\x12!\n\x06opened\x18\x01 \x01(\x0b\x32\x0f.wisp.v1.OpenedH\x00\x12#\n\x07verdict\x18\x02 \x01(\x0b\x32\x10.wisp.v1.VerdictH\x00\x42\t\n\x07message\"\xe6\x01\n\x04Open\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\r\n\x05model\x18\x02 \x01(\t\x12\x16\n\x0etokenizer_name\x18\x03 \x01(\t\x12\x1d\n\x15tokenizer_fingerprint\x18\x04 \x01(\t\x12\x0e\n\x06prompt\x18\x05 \x03(\r\x12\x11\n\tcommitted\x18\x06 \x03(\r\x12#\n\x08sampling\x18\x07 \x01(\x0b\x32\x11.wisp.v1.Sampling\x12\x19\n\x03slo\x18\x08 \x01(\x0b\x32\x0c.wisp.v1.Slo\x12\x13\n\x0bspeculation\x18\t \x01(\x08\x12\x0e\n\x06\x64\x65vice\x18\n \x01(\t\"\xe6\x03\n\x08Sampling\x12\x12\n\nmax_tokens\x18\x01 \x01(\r\x12\x0c\n\x04seed\x18\x02 \x01(\x06\x12\x18\n\x0btemperature\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\r\n\x05top_k\x18\x05 \x01(\r\x12\r\n\x05min_p\x18\x06 \x01(\x01\x12\x18\n\x10presence_penalty\x18\x07 \x01(\x01\x12\x19\n\x11\x66requency_penalty\x18\x08 \x01(\x01\x12\x1f\n\x12repetition_penalty\x18\t \x01(\x01H\x02\x88\x01\x01\x12\x34\n\nlogit_bias\x18\n \x03(\x0b\x32 .wisp.v1.Sampling.LogitBiasEntry\x12\x12\n\nmin_tokens\x18\x0b \x01(\r\x12\x16\n\x0estop_token_ids\x18\x0c \x03(\r\x12\x19\n\x0cnum_logprobs\x18\r \x01(\rH\x03\x88\x01\x01\x12%\n\tstructure\x18\x0e \x01(\x0b\x32\x12.wisp.v1.Structure\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x15\n\x13_repetition_penaltyB\x0f\n\r_num_logprobs\"\'\n\tStructure\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\"@\n\x03Slo\x12\x14\n\x0ctokens_per_s\x18\x01 \x01(\x01\x12\x15\n\rfirst_token_s\x18\x02 \x01(\x01\x12\x0c\n\x04name\x18\x03 \x01(\t\"^\n\x06Opened\x12%\n\tdirective\x18\x01 \x01(\x0b\x32\x12.wisp.v1.Directive\x12\x12\n\nmax_window\x18\x02 \x01(\r\x12\x19\n\x03slo\x18\x03 \x01(\x0b\x32\x0c.wisp.v1.Slo\".\n\tDirective\x12\x0e\n\x06window\x18\x01 \x01(\r\x12\x11\n\tthreshold\x18\x02 \x01(\x02\"t\n\x05\x44raft\x12\r\n\x05\x65poch\x18\x01 \x01(\r\x12\x10\n\x08position\x18\x02 \x01(\r\x12\x0e\n\x06tokens\x18\x03 \x03(\r\x12\x12\n\nacceptance\x18\x04 \x01(\x0c\x12\x14\n\x0c\x64raft_time_s\x18\x05 \x01(\x02\x12\x10\n\x08\x63omplete\x18\x06 \x01(\x08\"\xc3\x02\n\x07Verdict\x12\x10\n\x08position\x18\x01 \x01(\r\x12\x0e\n\x06tokens\x18\x02 \x03(\r\x12\x13\n\x0bnum_drafted\x18\x03 \x01(\r\x12\x14\n\x0cnum_accepted\x18\x04 \x01(\r\x12%\n\tdirective\x18\x05 \x01(\x0b\x32\x12.wisp.v1.Directive\x12,\n\rfinish_reason\x18\x06 \x01(\x0e\x32\x15.wisp.v1.FinishReason\x12\'\n\x08logprobs\x18\x07 \x03(\x0b\x32\x15.wisp.v1.TokenLogprob\x12\x15\n\rserver_time_s\x18\x08 \x01(\x02\x12\x13\n\x0bstep_time_s\x18\t \x01(\x02\x12\x14\n\x0c\x61lone_time_s\x18\x0c \x01(\x02\x12\x1f\n\x06source\x18\r \x01(\x0e\x32\x0f.wisp.v1.SourceJ\x04\x08\n\x10\x0bJ\x04\x08\x0b\x10\x0c\"I\n\x0cTokenLogprob\x12\x0f\n\x07logprob\x18\x01 \x01(\x01\x12\x12\n\ntop_tokens\x18\x02 \x03(\r\x12\x14\n\x0ctop_logprobs\x18\x03 \x03(\x01\"\x11\n\x0fGetModelRequest\"\xc1\x01\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x03\x12\x15\n\rmax_model_len\x18\x03 \x01(\r\x12\x12\n\nvocab_size\x18\x04 \x01(\r\x12\x15\n\reos_token_ids\x18\x05 \x03(\r\x12\x16\n\x0etokenizer_name\x18\x06 \x01(\t\x12\x1d\n\x15tokenizer_fingerprint\x18\x07 \x01(\t\x12\x10\n\x08protocol\x18\x08 \x01(\r\x12\x10\n\x08\x61\x64\x61pters\x18\t \x03(\t*+\n\x06Source\x12\x0f\n\x0bSOURCE_EDGE\x10\x00\x12\x10\n\x0cSOURCE_NGRAM\x10\x01*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x32z\n\x04Wisp\x12<\n\x08Generate\x12\x14.wisp.v1.EdgeMessage\x1a\x16.wisp.v1.ServerMessage(\x01\x30\x01\x12\x34\n\x08GetModel\x12\x18.wisp.v1.GetModelRequest\x1a\x0e.wisp.v1.Modelb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12wisp/v1/wisp.proto\x12\x07wisp.v1\"X\n\x0b\x45\x64geMessage\x12\x1d\n\x04open\x18\x01 \x01(\x0b\x32\r.wisp.v1.OpenH\x00\x12\x1f\n\x05\x64raft\x18\x02 \x01(\x0b\x32\x0e.wisp.v1.DraftH\x00\x42\t\n\x07message\"b\n\rServerMessage\x12!\n\x06opened\x18\x01 \x01(\x0b\x32\x0f.wisp.v1.OpenedH\x00\x12#\n\x07verdict\x18\x02 \x01(\x0b\x32\x10.wisp.v1.VerdictH\x00\x42\t\n\x07message\"\xfa\x01\n\x04Open\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\r\n\x05model\x18\x02 \x01(\t\x12\x16\n\x0etokenizer_name\x18\x03 \x01(\t\x12\x1d\n\x15tokenizer_fingerprint\x18\x04 \x01(\t\x12\x0e\n\x06prompt\x18\x05 \x03(\r\x12\x11\n\tcommitted\x18\x06 \x03(\r\x12#\n\x08sampling\x18\x07 \x01(\x0b\x32\x11.wisp.v1.Sampling\x12\x19\n\x03slo\x18\x08 \x01(\x0b\x32\x0c.wisp.v1.Slo\x12\x13\n\x0bspeculation\x18\t \x01(\x08\x12\x0e\n\x06\x64\x65vice\x18\n \x01(\t\x12\x12\n\nresume_key\x18\x0b \x01(\x0c\"\xe6\x03\n\x08Sampling\x12\x12\n\nmax_tokens\x18\x01 \x01(\r\x12\x0c\n\x04seed\x18\x02 \x01(\x06\x12\x18\n\x0btemperature\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\r\n\x05top_k\x18\x05 \x01(\r\x12\r\n\x05min_p\x18\x06 \x01(\x01\x12\x18\n\x10presence_penalty\x18\x07 \x01(\x01\x12\x19\n\x11\x66requency_penalty\x18\x08 \x01(\x01\x12\x1f\n\x12repetition_penalty\x18\t \x01(\x01H\x02\x88\x01\x01\x12\x34\n\nlogit_bias\x18\n \x03(\x0b\x32 .wisp.v1.Sampling.LogitBiasEntry\x12\x12\n\nmin_tokens\x18\x0b \x01(\r\x12\x16\n\x0estop_token_ids\x18\x0c \x03(\r\x12\x19\n\x0cnum_logprobs\x18\r \x01(\rH\x03\x88\x01\x01\x12%\n\tstructure\x18\x0e \x01(\x0b\x32\x12.wisp.v1.Structure\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x15\n\x13_repetition_penaltyB\x0f\n\r_num_logprobs\"\'\n\tStructure\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\"@\n\x03Slo\x12\x14\n\x0ctokens_per_s\x18\x01 \x01(\x01\x12\x15\n\rfirst_token_s\x18\x02 \x01(\x01\x12\x0c\n\x04name\x18\x03 \x01(\t\"^\n\x06Opened\x12%\n\tdirective\x18\x01 \x01(\x0b\x32\x12.wisp.v1.Directive\x12\x12\n\nmax_window\x18\x02 \x01(\r\x12\x19\n\x03slo\x18\x03 \x01(\x0b\x32\x0c.wisp.v1.Slo\".\n\tDirective\x12\x0e\n\x06window\x18\x01 \x01(\r\x12\x11\n\tthreshold\x18\x02 \x01(\x02\"t\n\x05\x44raft\x12\r\n\x05\x65poch\x18\x01 \x01(\r\x12\x10\n\x08position\x18\x02 \x01(\r\x12\x0e\n\x06tokens\x18\x03 \x03(\r\x12\x12\n\nacceptance\x18\x04 \x01(\x0c\x12\x14\n\x0c\x64raft_time_s\x18\x05 \x01(\x02\x12\x10\n\x08\x63omplete\x18\x06 \x01(\x08\"\xc3\x02\n\x07Verdict\x12\x10\n\x08position\x18\x01 \x01(\r\x12\x0e\n\x06tokens\x18\x02 \x03(\r\x12\x13\n\x0bnum_drafted\x18\x03 \x01(\r\x12\x14\n\x0cnum_accepted\x18\x04 \x01(\r\x12%\n\tdirective\x18\x05 \x01(\x0b\x32\x12.wisp.v1.Directive\x12,\n\rfinish_reason\x18\x06 \x01(\x0e\x32\x15.wisp.v1.FinishReason\x12\'\n\x08logprobs\x18\x07 \x03(\x0b\x32\x15.wisp.v1.TokenLogprob\x12\x15\n\rserver_time_s\x18\x08 \x01(\x02\x12\x13\n\x0bstep_time_s\x18\t \x01(\x02\x12\x14\n\x0c\x61lone_time_s\x18\x0c \x01(\x02\x12\x1f\n\x06source\x18\r \x01(\x0e\x32\x0f.wisp.v1.SourceJ\x04\x08\n\x10\x0bJ\x04\x08\x0b\x10\x0c\"I\n\x0cTokenLogprob\x12\x0f\n\x07logprob\x18\x01 \x01(\x01\x12\x12\n\ntop_tokens\x18\x02 \x03(\r\x12\x14\n\x0ctop_logprobs\x18\x03 \x03(\x01\"\x11\n\x0fGetModelRequest\"\xc1\x01\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x03\x12\x15\n\rmax_model_len\x18\x03 \x01(\r\x12\x12\n\nvocab_size\x18\x04 \x01(\r\x12\x15\n\reos_token_ids\x18\x05 \x03(\r\x12\x16\n\x0etokenizer_name\x18\x06 \x01(\t\x12\x1d\n\x15tokenizer_fingerprint\x18\x07 \x01(\t\x12\x10\n\x08protocol\x18\x08 \x01(\r\x12\x10\n\x08\x61\x64\x61pters\x18\t \x03(\t*+\n\x06Source\x12\x0f\n\x0bSOURCE_EDGE\x10\x00\x12\x10\n\x0cSOURCE_NGRAM\x10\x01*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x32z\n\x04Wisp\x12<\n\x08Generate\x12\x14.wisp.v1.EdgeMessage\x1a\x16.wisp.v1.ServerMessage(\x01\x30\x01\x12\x34\n\x08GetModel\x12\x18.wisp.v1.GetModelRequest\x1a\x0e.wisp.v1.Modelb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,38 +33,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SAMPLING_LOGITBIASENTRY']._loaded_options = None
   _globals['_SAMPLING_LOGITBIASENTRY']._serialized_options = b'8\001'
-  _globals['_SOURCE']._serialized_start=1928
-  _globals['_SOURCE']._serialized_end=1971
-  _globals['_FINISHREASON']._serialized_start=1973
-  _globals['_FINISHREASON']._serialized_end=2068
+  _globals['_SOURCE']._serialized_start=1948
+  _globals['_SOURCE']._serialized_end=1991
+  _globals['_FINISHREASON']._serialized_start=1993
+  _globals['_FINISHREASON']._serialized_end=2088
   _globals['_EDGEMESSAGE']._serialized_start=31
   _globals['_EDGEMESSAGE']._serialized_end=119
   _globals['_SERVERMESSAGE']._serialized_start=121
   _globals['_SERVERMESSAGE']._serialized_end=219
   _globals['_OPEN']._serialized_start=222
-  _globals['_OPEN']._serialized_end=452
-  _globals['_SAMPLING']._serialized_start=455
-  _globals['_SAMPLING']._serialized_end=941
-  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_start=827
-  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_end=875
-  _globals['_STRUCTURE']._serialized_start=943
-  _globals['_STRUCTURE']._serialized_end=982
-  _globals['_SLO']._serialized_start=984
-  _globals['_SLO']._serialized_end=1048
-  _globals['_OPENED']._serialized_start=1050
-  _globals['_OPENED']._serialized_end=1144
-  _globals['_DIRECTIVE']._serialized_start=1146
-  _globals['_DIRECTIVE']._serialized_end=1192
-  _globals['_DRAFT']._serialized_start=1194
-  _globals['_DRAFT']._serialized_end=1310
-  _globals['_VERDICT']._serialized_start=1313
-  _globals['_VERDICT']._serialized_end=1636
-  _globals['_TOKENLOGPROB']._serialized_start=1638
-  _globals['_TOKENLOGPROB']._serialized_end=1711
-  _globals['_GETMODELREQUEST']._serialized_start=1713
-  _globals['_GETMODELREQUEST']._serialized_end=1730
-  _globals['_MODEL']._serialized_start=1733
-  _globals['_MODEL']._serialized_end=1926
-  _globals['_WISP']._serialized_start=2070
-  _globals['_WISP']._serialized_end=2192
+  _globals['_OPEN']._serialized_end=472
+  _globals['_SAMPLING']._serialized_start=475
+  _globals['_SAMPLING']._serialized_end=961
+  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_start=847
+  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_end=895
+  _globals['_STRUCTURE']._serialized_start=963
+  _globals['_STRUCTURE']._serialized_end=1002
+  _globals['_SLO']._serialized_start=1004
+  _globals['_SLO']._serialized_end=1068
+  _globals['_OPENED']._serialized_start=1070
+  _globals['_OPENED']._serialized_end=1164
+  _globals['_DIRECTIVE']._serialized_start=1166
+  _globals['_DIRECTIVE']._serialized_end=1212
+  _globals['_DRAFT']._serialized_start=1214
+  _globals['_DRAFT']._serialized_end=1330
+  _globals['_VERDICT']._serialized_start=1333
+  _globals['_VERDICT']._serialized_end=1656
+  _globals['_TOKENLOGPROB']._serialized_start=1658
+  _globals['_TOKENLOGPROB']._serialized_end=1731
+  _globals['_GETMODELREQUEST']._serialized_start=1733
+  _globals['_GETMODELREQUEST']._serialized_end=1750
+  _globals['_MODEL']._serialized_start=1753
+  _globals['_MODEL']._serialized_end=1946
+  _globals['_WISP']._serialized_start=2090
+  _globals['_WISP']._serialized_end=2212
 # @@protoc_insertion_point(module_scope)

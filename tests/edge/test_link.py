@@ -1,0 +1,184 @@
+"""The gRPC link over real sockets: what a server, a balancer or a silent line does to a stream."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+
+import grpc
+import pytest
+
+from wisp import wire
+from wisp.core.drafts import Directive, DraftBlock
+from wisp.core.request import Request, Sampling
+from wisp.core.slo import Slo
+from wisp.edge.link import Link, channel_options
+from wisp.errors import InternalError, Unavailable
+from wisp.server.grpc_front import server_options
+from wisp.status import refusal_of
+from wisp.testing.line import Line
+from wisp.v1 import wisp_pb2 as pb
+from wisp.v1 import wisp_pb2_grpc
+
+REQUEST = Request(prompt=[1, 2, 3], sampling=Sampling(max_tokens=8, seed=0))
+OPENED = wire.encode_opened(Directive(4, 0.5), 64, Slo(tokens_per_s=10, first_token_s=1))
+PREFACE = 24  # bytes in which an HTTP/2 client says what it speaks, before its first frame
+HEADERS, RST_STREAM, SETTINGS = 1, 3, 4  # types of HTTP/2 frames
+# Of HTTP/2, all that there are. gRPC makes INTERNAL, UNAVAILABLE, CANCELLED, RESOURCE_EXHAUSTED
+# and PERMISSION_DENIED of them.
+RESETS = range(14)
+
+
+def frame(kind: int, stream: int, payload: bytes = b"") -> bytes:
+    return struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, 0, stream) + payload
+
+
+async def reset_every_stream(
+    code: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
+    await reader.readexactly(PREFACE)
+    writer.write(frame(SETTINGS, 0))
+    try:
+        while True:
+            head = await reader.readexactly(9)
+            await reader.readexactly(int.from_bytes(head[:3], "big"))
+            if head[3] == HEADERS:
+                stream = int.from_bytes(head[5:], "big")
+                writer.write(frame(RST_STREAM, stream, struct.pack(">I", code)))
+    except asyncio.IncompleteReadError:
+        writer.close()
+
+
+async def first_answer(link: Link) -> pb.ServerMessage:
+    outbox: asyncio.Queue[DraftBlock] = asyncio.Queue()
+    async with aclosing(link.generate(REQUEST, wire.Hello(), outbox)) as answers:
+        return await anext(answers)
+
+
+@pytest.mark.parametrize("code", RESETS)
+async def test_a_stream_that_a_balancer_resets_is_a_lost_one(code: int) -> None:
+    server = await asyncio.start_server(
+        lambda reader, writer: reset_every_stream(code, reader, writer), "127.0.0.1", 0
+    )
+    link = Link(f"127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    with pytest.raises(Unavailable):
+        await first_answer(link)
+    await link.close()
+    server.close()
+
+
+class Servicer(wisp_pb2_grpc.WispServicer):
+    """Opens every stream, says whether it ended, and does what it is told behind that."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+        self.gone = asyncio.Event()
+
+    async def GetModel(self, request: pb.GetModelRequest, context: object) -> pb.Model:
+        return pb.Model(id="one")
+
+    async def Generate(
+        self,
+        requests: AsyncIterator[pb.EdgeMessage],
+        context: grpc.aio.ServicerContext[object, object],
+    ) -> AsyncIterator[pb.ServerMessage]:
+        try:
+            yield OPENED
+            async for _ in requests:
+                if self.error:
+                    raise self.error
+            await asyncio.Event().wait()
+        finally:
+            self.gone.set()
+
+
+@asynccontextmanager
+async def serving(servicer: Servicer, **times: float) -> AsyncIterator[int]:
+    server = grpc.aio.server(options=server_options(**times))
+    wisp_pb2_grpc.add_WispServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    yield port
+    await server.stop(0)
+
+
+async def test_a_servers_own_failure_without_our_mark_is_a_lost_stream() -> None:
+    """gRPC answers UNKNOWN where a handler raises: so does a proxy that breaks."""
+    async with serving(Servicer(RuntimeError("broken"))) as port:
+        link = Link(f"127.0.0.1:{port}")
+        outbox: asyncio.Queue[DraftBlock] = asyncio.Queue()
+        async with aclosing(link.generate(REQUEST, wire.Hello(), outbox)) as answers:
+            await anext(answers)
+            with pytest.raises(Unavailable):
+                await anext(answers)
+        await link.close()
+
+
+FAST = {"keepalive_s": 1.0, "ping_timeout_s": 1.0}
+SLOW = {"keepalive_s": 1000.0, "ping_timeout_s": 1000.0}
+
+
+async def test_an_edge_notices_a_silent_line() -> None:
+    """The ping's own time-out, 60 s by default, is the shorter of the two no more."""
+    async with serving(Servicer(), **SLOW) as port:
+        line = Line(port)
+        await line.start()
+        link = Link(f"127.0.0.1:{line.port}", channel_options(**FAST))
+        outbox: asyncio.Queue[DraftBlock] = asyncio.Queue()
+        async with aclosing(link.generate(REQUEST, wire.Hello(), outbox)) as answers:
+            await anext(answers)
+            line.swallow()
+            start_s = time.monotonic()
+            with pytest.raises(Unavailable):
+                await anext(answers)
+            assert time.monotonic() - start_s < 15
+        await link.close()
+        await line.stop()
+
+
+async def test_a_server_notices_a_silent_line() -> None:
+    servicer = Servicer()
+    async with serving(servicer, **FAST) as port:
+        line = Line(port)
+        await line.start()
+        link = Link(f"127.0.0.1:{line.port}", channel_options(**SLOW))
+        outbox: asyncio.Queue[DraftBlock] = asyncio.Queue()
+        async with aclosing(link.generate(REQUEST, wire.Hello(), outbox)) as answers:
+            await anext(answers)
+            line.swallow()
+            await asyncio.wait_for(servicer.gone.wait(), 15)
+            line.mend()
+        await link.close()
+        await line.stop()
+
+
+async def test_of_several_servers_the_next_one_takes_over() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        nobody = closed.getsockname()[1]
+    async with serving(Servicer()) as port:
+        for _ in range(4):  # whichever comes first by chance
+            link = Link(f"127.0.0.1:{nobody}, 127.0.0.1:{port}")
+            card, _ = await link.model()
+            assert card.id == "one"
+            assert (await first_answer(link)).HasField("opened")
+            await link.close()
+
+
+async def test_a_block_that_cannot_be_sent_is_heard_of() -> None:
+    async with serving(Servicer()) as port:
+        link = Link(f"127.0.0.1:{port}")
+        outbox: asyncio.Queue[DraftBlock] = asyncio.Queue()
+        async with aclosing(link.generate(REQUEST, wire.Hello(), outbox)) as answers:
+            await anext(answers)
+            outbox.put_nowait(DraftBlock(1, 3, [2**40], [1.0]))
+            with pytest.raises(ValueError, match="out of range"):
+                await anext(answers)
+        await link.close()
+
+
+def test_refusals_are_marked() -> None:
+    assert refusal_of(InternalError("why")).trailing_metadata
