@@ -95,7 +95,7 @@ def _setting(target: Path, draft: Path) -> dict[str, Any]:
         window=WINDOW,
         step_in_draft_tokens=STEP,
         round_trips_in_draft_tokens=ROUND_TRIPS,
-        drafts="the drafter's argmax at every temperature",
+        drafts="ranked with the noise of the choice",
         halves="by prompt: even ones learned from and tuned on, odd ones measured",
     )
 

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from wisp.config import TINY
 from wisp.core.request import Sampling
-from wisp.edge.drafter.base import Proposal
-from wisp.edge.drafter.transformers import propose
+from wisp.edge.drafter.base import DraftJob, Proposal
+from wisp.edge.drafter.propose import propose
 from wisp.edge.predictor.base import Repeats
 from wisp.models.slots import Item, SlotModel
 from wisp.models.tokenizer import Tokenizer
@@ -47,7 +47,7 @@ class Trace:
 
 
 @dataclass(slots=True)
-class _Text:
+class Text:
     """A trace in the making."""
 
     tokens: list[int]
@@ -57,6 +57,11 @@ class _Text:
     @property
     def truth(self) -> list[int]:
         return self.tokens[self.num_prompt :]
+
+    def jobs(self) -> list[DraftJob]:
+        """To draft each of its tokens behind those before it."""
+        positions = range(self.num_prompt, len(self.tokens))
+        return [DraftJob(0, self.tokens[:position], self.sampling) for position in positions]
 
 
 def record(
@@ -72,16 +77,16 @@ def record(
     prompts: list[dict[str, Any]] = json.loads((TINY / "prompts.json").read_text())
     texts = []
     for index, prompt in enumerate(prompts):
-        tokens = _encode(tokenizer, prompt)
+        tokens = encode(tokenizer, prompt)
         for temperature in temperatures:
             sampling = Sampling(max_tokens=max_tokens, seed=seed + index, temperature=temperature)
-            texts.append(_Text(list(tokens), len(tokens), sampling))
+            texts.append(Text(list(tokens), len(tokens), sampling))
     longest = max(text.num_prompt for text in texts) + max_tokens + window
     judge = SlotModel(target, len(texts), longest, num_threads=1)
-    _write(judge, texts, eos_token_ids(target, judge.config.eos_token_id))
+    write(judge, texts, eos_token_ids(target, judge.config.eos_token_id))
     drafter = SlotModel(draft, len(texts), longest, num_threads=1)
     proposals = [
-        propose(_logits(drafter, text.tokens[:-1], len(text.truth), slot))
+        propose(logits_of(drafter, text.tokens[:-1], len(text.truth), slot).numpy(), text.jobs())
         for slot, text in enumerate(texts)
     ]
     beyond = _draft_on(drafter, texts, proposals, window - 1)
@@ -92,15 +97,15 @@ def record(
     return [_trace(*parts) for parts in zip(texts, proposals, beyond, chances, strict=True)]
 
 
-def _encode(tokenizer: Tokenizer, prompt: dict[str, Any]) -> list[int]:
+def encode(tokenizer: Tokenizer, prompt: dict[str, Any]) -> list[int]:
     if prompt["kind"] == "chat":
         return tokenizer.encode_chat([{"role": "user", "content": prompt["prompt"]}])
     return tokenizer.encode(prompt["prompt"])
 
 
-def _write(model: SlotModel, texts: list[_Text], ends: Sequence[int]) -> None:
+def write(model: SlotModel, texts: list[Text], ends: Sequence[int]) -> None:
     """The target's own texts, by its own choices (wisp.sampling), all in one batch."""
-    logits = torch.cat([_logits(model, text.tokens, 1, slot) for slot, text in enumerate(texts)])
+    logits = torch.cat([logits_of(model, text.tokens, 1, slot) for slot, text in enumerate(texts)])
     running = list(range(len(texts)))
     while running:
         rows = [
@@ -121,7 +126,7 @@ def _write(model: SlotModel, texts: list[_Text], ends: Sequence[int]) -> None:
 
 
 def _draft_on(
-    model: SlotModel, texts: list[_Text], proposals: list[list[Proposal]], length: int
+    model: SlotModel, texts: list[Text], proposals: list[list[Proposal]], length: int
 ) -> list[dict[int, list[Proposal]]]:
     """What follows each wrong draft, from the last to the first: a slot keeps what is before it."""
     pending = [_wrong(text, found) for text, found in zip(texts, proposals, strict=True)]
@@ -135,29 +140,34 @@ def _draft_on(
                 Item(slot, texts[slot].num_prompt + places[slot] + ahead, [latest[slot].token], 1)
                 for slot in slots
             ]
-            latest = dict(zip(slots, propose(model.forward(items)), strict=True))
+            jobs = [
+                DraftJob(slot, range(item.start + 1), texts[slot].sampling)
+                for slot, item in zip(slots, items, strict=True)
+            ]
+            found = propose(model.forward(items).numpy(), jobs)
+            latest = dict(zip(slots, found, strict=True))
             for slot in slots:
                 beyond[slot].setdefault(places[slot], []).append(latest[slot])
     return beyond
 
 
-def _wrong(text: _Text, proposals: list[Proposal]) -> list[int]:
+def _wrong(text: Text, proposals: list[Proposal]) -> list[int]:
     pairs = zip(proposals, text.truth, strict=True)
     return [index for index, (proposal, token) in enumerate(pairs) if proposal.token != token]
 
 
-def _chances(model: SlotModel, text: _Text, proposals: list[Proposal], slot: int) -> list[float]:
+def _chances(model: SlotModel, text: Text, proposals: list[Proposal], slot: int) -> list[float]:
     drafts = [proposal.token for proposal in proposals]
     temperature = text.sampling.temperature
     if temperature == 0:
         return [float(draft == token) for draft, token in zip(drafts, text.truth, strict=True)]
-    logits = _logits(model, text.tokens[:-1], len(drafts), slot) / temperature
+    logits = logits_of(model, text.tokens[:-1], len(drafts), slot) / temperature
     chances: list[float] = logits.softmax(-1)[torch.arange(len(drafts)), drafts].tolist()
     return chances
 
 
 def _trace(
-    text: _Text,
+    text: Text,
     proposals: list[Proposal],
     beyond: dict[int, list[Proposal]],
     chances: list[float],
@@ -179,7 +189,7 @@ def _trace(
     return Trace(text.sampling.temperature, drafts, accepted, behind, chances)
 
 
-def _logits(model: SlotModel, tokens: list[int], num_last: int, slot: int) -> Tensor:
+def logits_of(model: SlotModel, tokens: list[int], num_last: int, slot: int) -> Tensor:
     """Of the last `num_last` tokens, computed in chunks that bound the memory."""
     found = []
     for first in range(0, len(tokens), CHUNK):

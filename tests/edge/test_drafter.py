@@ -4,15 +4,19 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from tests.models.tiny import VOCAB_SIZE, save_random_model
+from wisp.core.request import Sampling
 from wisp.edge.drafter.base import DraftJob
-from wisp.edge.drafter.transformers import TransformersDrafter, common_prefix, propose
+from wisp.edge.drafter.propose import propose
+from wisp.edge.drafter.transformers import TransformersDrafter, common_prefix
 from wisp.errors import Overloaded
+from wisp.sampling.philox import gumbel_numpy
 from wisp.testing.drafter import ScriptedDrafter
 
 
@@ -114,15 +118,51 @@ def test_common_prefix(held: list[int], tokens: list[int], limit: int, expected:
 
 def test_a_proposal_describes_its_distribution() -> None:
     logits = torch.tensor([[0.0, 0.0, 2.0, float("-inf")], [1.0, 3.0, 1.0, 1.0]])
-    logits[0, 3] = -1e30
-    first, second = propose(logits)
+    logits[0, 3] = -1e15
+    first, second = propose(logits.numpy(), [DraftJob(1, [0]), DraftJob(2, [0])])
     assert (first.token, second.token) == (2, 1)
     total = 2 + torch.tensor(2.0).exp().item()
     assert first.confidence == pytest.approx((total - 2) / total, rel=1e-5)
     assert first.margin == pytest.approx((total - 3) / total, rel=1e-5)
-    assert second.spread == pytest.approx(1.0)
+    assert second.spread == pytest.approx(3**0.5 / 2)
     logprobs = logits[1].log_softmax(-1)
     assert second.entropy == pytest.approx(-(logprobs.exp() * logprobs).sum().item(), rel=1e-5)
+
+
+def test_alternatives_are_what_is_likeliest_without_the_better_ones() -> None:
+    logits = torch.tensor([[0.0, 3.0, 1.0, 2.0, -1.0, -2.0]])
+    (proposal,) = propose(logits.numpy(), [DraftJob(1, [0])])
+    assert [other.token for other in proposal.alternatives] == [3, 2, 0]
+    probabilities = logits[0].softmax(-1).tolist()
+    left = 1.0 - probabilities[1]
+    assert proposal.alternatives[0].confidence == pytest.approx(probabilities[3] / left, rel=1e-5)
+    left -= probabilities[3]
+    assert proposal.alternatives[1].confidence == pytest.approx(probabilities[2] / left, rel=1e-5)
+    assert proposal.alternatives[1].margin == pytest.approx(
+        (probabilities[2] - probabilities[0]) / left, rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("vocab_size", [60, 20_000])
+@pytest.mark.parametrize("temperature", [0.0, 0.7, 1.3])
+def test_candidates_are_ranked_with_the_noise_of_the_choice(
+    temperature: float, vocab_size: int
+) -> None:
+    chance = np.random.default_rng(3)
+    logits = chance.normal(0.0, 3.0, (5, vocab_size)).astype(np.float32)
+    logits[3:] *= 3.0  # some rows that are sure of themselves
+    samplings = [
+        Sampling(max_tokens=9, seed=2**64 - 1 - i, temperature=temperature) for i in range(5)
+    ]
+    jobs = [DraftJob(i, range(40 + i), sampling) for i, sampling in enumerate(samplings)]
+    seeds = np.array([sampling.seed for sampling in samplings], np.uint64)
+    noise = gumbel_numpy(seeds, np.arange(40, 45), vocab_size)
+    order = np.argsort(-(logits + np.float32(temperature) * noise), axis=1)
+    for proposal, best in zip(propose(logits, jobs), order.tolist(), strict=True):
+        assert proposal.token == best[0]
+        assert 0.0 <= proposal.margin <= proposal.confidence <= 1.0
+        if vocab_size < 8192 or temperature == 0.0:  # else alternatives may be missed, rarely
+            assert [other.token for other in proposal.alternatives] == best[1:4]
 
 
 def test_the_scripted_drafter_is_right_as_often_as_asked() -> None:

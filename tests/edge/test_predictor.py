@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import random
 from collections.abc import Callable
@@ -33,11 +34,24 @@ def test_the_prior_rises_with_confidence(temperature: float) -> None:
     assert given[-1] > 0.95
 
 
-def test_the_prior_takes_a_sampling_targets_draft_at_its_word() -> None:
+def test_the_prior_trusts_a_likely_candidate_more_than_one_that_the_noise_lifted() -> None:
     predictor = LogisticPredictor()
-    for confidence in (0.1, 0.5, 0.9):
-        given = predictor.acceptance(Features(proposal(confidence), temperature=1.0))
-        assert given == pytest.approx(confidence, abs=0.01)
+    likely, lifted = (
+        Features(dataclasses.replace(proposal(0.6), likelihood=share), temperature=1.0)
+        for share in (0.6, 0.02)
+    )
+    assert predictor.acceptance(lifted) < predictor.acceptance(likely) - 0.1
+
+
+def test_alternatives_are_learned_of_apart_from_what_was_proposed() -> None:
+    predictor = LogisticPredictor()
+    first = Features(proposal(0.6))
+    before = predictor.acceptance(first)
+    for _ in range(200):
+        predictor.learn(Label(first._replace(rank=1), accepted=False))
+    assert predictor.acceptance(first) == before
+    assert predictor.acceptance(first._replace(rank=1)) < 0.1
+    assert (predictor.num_labels, math.isnan(predictor.calibration_error)) == (0, True)
 
 
 @pytest.mark.parametrize("truth", [overconfident, by_repetition])

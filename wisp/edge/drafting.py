@@ -72,7 +72,7 @@ class DraftLoop:
                 await self._wake.wait()
 
     async def _step(self, wanting: dict[int, EdgeGeneration]) -> None:
-        jobs = [DraftJob(key, g.stream.tokens) for key, g in wanting.items()]
+        jobs = [DraftJob(key, g.stream.tokens, g.sampling) for key, g in wanting.items()]
         begun = [g.stream.begin_token() for g in wanting.values()]
         start_s = self._clock()
         loop = asyncio.get_running_loop()

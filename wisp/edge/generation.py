@@ -14,7 +14,7 @@ from msgspec import structs
 
 from wisp import wire
 from wisp.core.drafts import DraftBlock, Verdict
-from wisp.core.request import Request
+from wisp.core.request import Request, Sampling
 from wisp.core.slo import Attainment
 from wisp.edge.drafter.base import Proposal
 from wisp.edge.link import Backoff, Link
@@ -86,6 +86,10 @@ class EdgeGeneration:
             yield item
             if item.finish_reason:
                 return
+
+    @property
+    def sampling(self) -> Sampling:
+        return self._request.sampling
 
     def finish_token(self, begun: Begun, proposal: Proposal, time_s: float) -> None:
         """Take a proposal into the stream if it still fits there, and send what is ready."""

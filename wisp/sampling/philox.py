@@ -93,7 +93,23 @@ def gumbel_numpy(
     seeds: NDArray[np.uint64], positions: NDArray[np.integer], num_tokens: int
 ) -> NDArray[np.float32]:
     """The noise of every token: float32 [n, num_tokens]."""
-    high = words_numpy(seeds, positions, num_tokens) >> 9
+    return _gumbel(words_numpy(seeds, positions, num_tokens))
+
+
+def gumbel_of(
+    seeds: NDArray[np.uint64], positions: NDArray[np.integer], tokens: NDArray[np.integer]
+) -> NDArray[np.float32]:
+    """The noise of single tokens, one for each seed and position: float32 [n]."""
+    zero = np.zeros(1, np.uint64)
+    tokens = tokens.astype(np.uint64)
+    seeds = np.asarray(seeds, np.uint64)
+    counter = (tokens >> 2, positions.astype(np.uint64), zero, zero)
+    words = np.stack(philox(counter, (seeds & MASK, seeds >> 32)))
+    return _gumbel(words[(tokens & 3).astype(np.int64), np.arange(len(tokens))])
+
+
+def _gumbel(words: NDArray[np.unsignedinteger[Any]]) -> NDArray[np.float32]:
+    high = words >> 9
     u = (high.astype(np.float32) + np.float32(0.5)) * np.float32(2**-23)
     noise: NDArray[np.float32] = -np.log(-np.log(u))
     return noise

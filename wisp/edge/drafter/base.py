@@ -10,6 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from wisp.core.request import Sampling
+
+# Tokens that a drafter names for one position, the proposed one included. Measured: three
+# alternatives hold the target's choice in 0.5 to 0.6 of the rejections, and each one more adds less
+# than a tenth (docs/measurements/noise.md).
+NUM_CANDIDATES = 4
+
 
 @dataclass(slots=True)
 class DraftJob:
@@ -17,17 +24,27 @@ class DraftJob:
 
     key: int
     tokens: Sequence[int]
+    sampling: Sampling | None = None  # the target's, with the noise of its choices; None: argmax
 
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """The most likely next token, and what the rejection predictor wants to know about it."""
+    """The likeliest next choice, and what the rejection predictor wants to know about it.
+
+    The scores are logits + temperature * noise: the choice is their argmax, so at every temperature
+    a proposal is the likeliest choice in the same sense as at temperature 0.
+    """
 
     token: int
-    confidence: float  # its probability
-    entropy: float  # of the distribution, in nats
-    margin: float  # its probability less the runner-up's
+    confidence: float  # its share of softmax(scores)
+    entropy: float  # of softmax(scores), in nats
+    margin: float  # its share less the runner-up's
     spread: float  # standard deviation of the logits
+    likelihood: float | None = None  # its share of softmax(logits); None: as its confidence
+    plain_entropy: float | None = None  # of softmax(logits); None: as its entropy
+    # What is likeliest if it is not this one, then if it is not that one either, ...: of each, the
+    # shares are those of what is left without the better ones.
+    alternatives: tuple[Proposal, ...] = ()
 
 
 class Drafter(Protocol):

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from wisp.edge.drafter.base import DraftJob, Proposal
+from wisp.edge.drafter.propose import propose
 from wisp.errors import Overloaded
 from wisp.models.slots import Item, SlotModel
 
@@ -72,7 +72,7 @@ class TransformersDrafter:
             _remember(pending, longer)
         logits = self._model.forward(items)
         _remember(pending, items)
-        return propose(logits)
+        return propose(logits.float().cpu().numpy(), jobs)
 
 
 def _next_item(slot: _Slot, tokens: Sequence[int]) -> Item:
@@ -103,18 +103,3 @@ def common_prefix(held: Sequence[int], tokens: Sequence[int], limit: int) -> int
         else:
             high = middle
     return low
-
-
-@torch.inference_mode()
-def propose(logits: Tensor) -> list[Proposal]:
-    """The proposals of logits [rows, vocab], moved to the host in one piece."""
-    scores = logits.float()
-    logprobs = scores.log_softmax(-1)
-    probabilities = logprobs.exp()
-    top, tokens = probabilities.topk(2)
-    entropy = -torch.nan_to_num(probabilities * logprobs, nan=0.0).sum(-1)  # 0 * -inf is 0 here
-    numbers = torch.stack((top[:, 0], entropy, top[:, 0] - top[:, 1], scores.std(-1)), -1)
-    return [
-        Proposal(token, *row)
-        for token, row in zip(tokens[:, 0].tolist(), numbers.tolist(), strict=True)
-    ]

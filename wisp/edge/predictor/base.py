@@ -14,7 +14,7 @@ TYPICAL_ACCEPTANCE = 0.6
 
 
 class Features(NamedTuple):
-    """What is known of a draft token when it is drafted."""
+    """What is known of a candidate for a draft token when it is drafted."""
 
     proposal: Proposal
     temperature: float = 0.0  # the session's: the target's choice is the argmax or a sample
@@ -23,6 +23,7 @@ class Features(NamedTuple):
     # After the last two tokens before it, this token followed the last time they stood in the
     # committed text (1), or another one did (-1), or they never did (0).
     repeats: int = 0
+    rank: int = 0  # how many better candidates the target has not chosen, if it comes to this one
 
 
 class Repeats:
@@ -51,7 +52,7 @@ class Repeats:
 
 
 class Label(NamedTuple):
-    """The target's word on one draft token, all tokens before which it had chosen."""
+    """The target's word on one candidate: all tokens before it were chosen, no better one was."""
 
     features: Features
     accepted: bool
@@ -63,14 +64,15 @@ class Predictor(Protocol):
         """Expected calibration error over recent labels, 0 to 1; NaN before the first."""
 
     def acceptance(self, features: Features) -> float:
-        """P(the target chooses this token), given that it chose all before it."""
+        """P(the target chooses this token), given that it chose all before it and no candidate of
+        its position that is better."""
 
     def learn(self, label: Label) -> None:
         """Take in one label; those of a session come in the order of their positions."""
 
 
 class ConfidencePredictor:
-    """The drafter's own top-1 probability, taken at its word; learns nothing."""
+    """The drafter's own probability, taken at its word; learns nothing."""
 
     @property
     def calibration_error(self) -> float:

@@ -13,7 +13,7 @@ from wisp.files import write_whole
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1  # of the file, by definition: raise it when a feature or its scale changes
+FORMAT = 2  # of the file, by definition: raise it when a feature or its scale changes
 
 
 def path_of(folder: Path, target: str, draft: str) -> Path:

@@ -40,6 +40,9 @@ class _Line(Struct, frozen=True, tag="label", tag_field="kind"):
     run: Annotated[int, Meta(ge=0)]
     repeats: Annotated[int, Meta(ge=-1, le=1)]
     accepted: bool
+    likelihood: _Share | None = None  # None: as the confidence, and the next as the entropy
+    plain_entropy: _Positive | None = None
+    rank: Annotated[int, Meta(ge=0)] = 0
 
 
 _decoder = msgspec.json.Decoder(ModelPair | _Line)
@@ -66,7 +69,7 @@ class RoundLog:
         self._write(ModelPair(target, self._draft))
 
     def add(self, label: Label) -> None:
-        proposal, temperature, recent, run, repeats = label.features
+        proposal, temperature, recent, run, repeats, rank = label.features
         line = _Line(
             proposal.confidence,
             proposal.entropy,
@@ -77,6 +80,9 @@ class RoundLog:
             run,
             repeats,
             label.accepted,
+            proposal.likelihood,
+            proposal.plain_entropy,
+            rank,
         )
         self._write(line)
 
@@ -144,6 +150,14 @@ class Rounds:
 
 
 def _label(line: _Line) -> Label:
-    proposal = Proposal(-1, line.confidence, line.entropy, line.margin, line.spread)
-    features = Features(proposal, line.temperature, line.recent, line.run, line.repeats)
+    proposal = Proposal(
+        -1,
+        line.confidence,
+        line.entropy,
+        line.margin,
+        line.spread,
+        line.likelihood,
+        line.plain_entropy,
+    )
+    features = Features(proposal, line.temperature, line.recent, line.run, line.repeats, line.rank)
     return Label(features, line.accepted)
