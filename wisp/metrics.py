@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
+from fastapi import APIRouter, Request, Response
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import choose_encoder
 
 # The upper bounds of the buckets of histograms. Those of times go in the steps 1, 2, 5. Chosen:
 # from below the shortest step of a small target to where people give up.
@@ -173,8 +172,13 @@ class EdgeMetrics:
         )
 
 
-def metrics_route(registry: CollectorRegistry) -> Route:
-    def metrics(request: Request) -> Response:
-        return Response(generate_latest(registry), media_type="text/plain; version=0.0.4")
+def metrics_router(registry: CollectorRegistry) -> APIRouter:
+    router = APIRouter(tags=["operators"])
 
-    return Route("/metrics", metrics)
+    @router.get("/metrics")
+    def metrics(request: Request) -> Response:
+        """For Prometheus, in the format that it accepts."""
+        encode, kind = choose_encoder(request.headers.get("accept", ""))
+        return Response(encode(registry), media_type=kind)
+
+    return router

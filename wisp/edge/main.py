@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
 from math import isnan
 
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from fastapi import APIRouter, Response
+from fastapi.responses import JSONResponse
 
 from wisp.config import EdgeConfig
 from wisp.edge.drafter.base import Drafter
@@ -20,7 +18,7 @@ from wisp.edge.predictor import LogisticPredictor, Memory
 from wisp.edge.predictor.rounds import LoggedPredictor, RoundLog
 from wisp.errors import ConfigError
 from wisp.launch import StopSignal, announce
-from wisp.metrics import EdgeMetrics, metrics_route
+from wisp.metrics import EdgeMetrics, metrics_router
 from wisp.models.tokenizer import Tokenizer
 from wisp.openai.http_front import HttpFront
 from wisp.openai.routes import create_app
@@ -56,9 +54,8 @@ async def serve(config: EdgeConfig) -> int:
             rounds.begin(name)
 
     backend = EdgeBackend(link, loop, tokenizer, config, metrics, know_target)
-    stats = Route("/v1/stats", _stats(backend, predictor, metrics))
-    routes = [metrics_route(metrics.registry), stats]
-    http = HttpFront(create_app(backend, extra_routes=routes), config.http)
+    routers = [metrics_router(metrics.registry), _operators(backend, predictor, metrics)]
+    http = HttpFront(create_app(backend, routers=routers), config.http)
     http.start()
     stop = StopSignal()
     announce("wisp-edge", server=config.server, http=http.port)
@@ -118,10 +115,15 @@ def load_drafter(config: EdgeConfig) -> Drafter:
     return drafter
 
 
-def _stats(
+def _operators(
     backend: EdgeBackend, predictor: LogisticPredictor, metrics: EdgeMetrics
-) -> Callable[[Request], Awaitable[Response]]:
-    async def stats(request: Request) -> Response:
+) -> APIRouter:
+    router = APIRouter(tags=["operators"])
+
+    @router.get("/v1/stats")
+    async def stats() -> Response:
+        """What this edge drafted, and what became of it."""
+
         def total(name: str, **labels: str) -> float:
             return metrics.registry.get_sample_value(name, labels) or 0.0
 
@@ -147,4 +149,4 @@ def _stats(
             }
         )
 
-    return stats
+    return router

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
 
 from wisp import errors
 
@@ -42,6 +44,7 @@ TABLE: dict[type[errors.WispError], Code] = {
 # The codes of what starlette itself raises, and of what the reading of a body adds, by status (the
 # standard RFC 9110).
 HTTP_CODES = {
+    400: "invalid_json",
     404: "unknown_url",
     405: "method_not_allowed",
     413: "request_too_large",
@@ -103,8 +106,40 @@ async def _http_error(request: Request, error: Exception) -> Response:
     return JSONResponse(body, error.status_code, error.headers)
 
 
-async def _client_gone(_: Request, __: Exception) -> Response:
-    return Response(status_code=499)  # nginx's code for it; nobody reads it
+async def _invalid(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    return error_response(_first(error.errors()))
+
+
+def _first(details: Sequence[Any]) -> RequestError:
+    """The first field at fault, in OpenAI's words."""
+    # An unknown name comes first: it is often the misspelt name of the one that is missing.
+    detail = min(details, key=lambda detail: detail["type"] != "extra_forbidden")
+    context = detail.get("ctx", {})
+    _, *location = detail["loc"]  # after whether it is of the body, the path or the query
+    param = context.get("param") or _path(location)
+    if param is None and detail["type"] != "refused":
+        return RequestError("The body must be a JSON object.", None, "invalid_type")
+    if detail["type"] == "extra_forbidden":
+        return RequestError(f"Unknown parameter: '{param}'.", param, "unknown_parameter")
+    if detail["type"] == "unsupported":
+        message = f"'{param}' is not supported here: leave it out."
+        return RequestError(message, param, "unsupported_parameter")
+    if detail["type"] == "missing":
+        message = f"Missing required parameter: '{param}'."
+        return RequestError(message, param, "missing_required_parameter")
+    message = detail["msg"][:1].lower() + detail["msg"][1:]
+    if param is not None:
+        message = f"Invalid value for '{param}': {message}"
+    code = "invalid_type" if detail["type"].endswith("_type") else "invalid_value"
+    return RequestError(message + ".", param, context.get("code", code))
+
+
+def _path(location: Sequence[int | str]) -> str | None:
+    path = ""
+    for part in location:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}"
+    return path.lstrip(".") or None
 
 
 async def _unexpected(_: Request, __: Exception) -> Response:
@@ -115,6 +150,6 @@ async def _unexpected(_: Request, __: Exception) -> Response:
 HANDLERS: dict[Any, Any] = {
     errors.WispError: _wisp_error,
     HTTPException: _http_error,
-    ClientDisconnect: _client_gone,
+    RequestValidationError: _invalid,
     Exception: _unexpected,
 }

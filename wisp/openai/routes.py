@@ -6,37 +6,41 @@ import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import BaseRoute, Route
+from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.responses import JSONResponse
 
+from wisp import __version__
 from wisp.core.card import ModelCard
 from wisp.errors import Unavailable
 from wisp.openai.backend import Backend
+from wisp.openai.body import JsonRoute
 from wisp.openai.http_errors import HANDLERS
-from wisp.openai.parse import SLO_HEADER, parse, to_request
+from wisp.openai.parse import SLO_HEADER, to_request
 from wisp.openai.render import ChatRendering, CompletionRendering, Json, Rendering
 from wisp.openai.respond import Answering
 from wisp.openai.schemas import ChatRequest, CompletionRequest
 
-# Of a request. Chosen: a prompt of a million tokens as JSON numbers fits, and nobody can fill the
-# memory with one request.
-MAX_BODY_BYTES = 16 * 2**20
+
+def create_app(backend: Backend, *, routers: Sequence[APIRouter] = ()) -> FastAPI:
+    """The endpoint of either half, with its OpenAPI document at `/openapi.json`.
+
+    `routers` are what the half adds of its own.
+    """
+    app = FastAPI(title="WISP", version=__version__, exception_handlers=HANDLERS)
+    for router in (_openai(_Front(backend)), *routers):
+        app.include_router(router)
+    return app
 
 
-def create_app(backend: Backend, *, extra_routes: Sequence[BaseRoute] = ()) -> Starlette:
-    front = _Front(backend)
-    routes: list[BaseRoute] = [
-        Route("/v1/chat/completions", front.chat, methods=["POST"]),
-        Route("/v1/completions", front.complete, methods=["POST"]),
-        Route("/v1/models", front.models, methods=["GET"]),
-        Route("/v1/models/{id:path}", front.one_model, methods=["GET"]),
-        Route("/health", front.health, methods=["GET"]),
-        *extra_routes,
-    ]
-    return Starlette(routes=routes, exception_handlers=HANDLERS)
+def _openai(front: _Front) -> APIRouter:
+    router = APIRouter(route_class=JsonRoute, tags=["OpenAI"])
+    router.post("/v1/chat/completions")(front.chat)
+    router.post("/v1/completions")(front.complete)
+    router.get("/v1/models")(front.models)
+    router.get("/v1/models/{name:path}")(front.one_model)
+    router.get("/health")(front.health)
+    router.head("/health", include_in_schema=False)(front.health)
+    return router
 
 
 class _Front:
@@ -46,24 +50,26 @@ class _Front:
         # nothing says that a tokenizer may be entered twice.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tokenizer")
 
-    async def chat(self, request: Request) -> Response:
-        fields = parse(ChatRequest, await json_body(request))
+    async def chat(self, fields: ChatRequest, request: Request) -> Response:
+        """One answer to a conversation, whole or as server-sent events."""
         return await self._answer(fields, ChatRendering, request)
 
-    async def complete(self, request: Request) -> Response:
-        fields = parse(CompletionRequest, await json_body(request))
+    async def complete(self, fields: CompletionRequest, request: Request) -> Response:
+        """What follows a text, whole or as server-sent events."""
         return await self._answer(fields, CompletionRendering, request)
 
-    async def models(self, _: Request) -> Response:
+    async def models(self) -> Response:
+        """The target, and its adapters as models of their own."""
         card = await self._backend.model()
         data = [_described(card, name) for name in (card.id, *card.adapters)]
         return JSONResponse({"object": "list", "data": data})
 
-    async def one_model(self, request: Request) -> Response:
-        card = await self._backend.model()
-        return JSONResponse(_described(card, request.path_params["id"]))
+    async def one_model(self, name: str) -> Response:
+        """One of the models."""
+        return JSONResponse(_described(await self._backend.model(), name))
 
-    async def health(self, _: Request) -> Response:
+    async def health(self) -> Response:
+        """Whether requests are served now."""
         reason = await self._backend.health()
         if reason is not None:
             raise Unavailable(reason)
@@ -84,21 +90,6 @@ class _Front:
             stream=fields.stream,
             include_usage=fields.include_usage,
         )
-
-
-async def json_body(request: Request) -> bytes:
-    """Raises HTTPException for another type, and for more than `MAX_BODY_BYTES`."""
-    # Refusing other types also keeps web pages from sending requests to a device's own endpoint:
-    # a browser asks the server before it sends JSON across origins.
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        raise HTTPException(415, "Send the request as JSON, with 'Content-Type: application/json'.")
-    body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > MAX_BODY_BYTES:
-            raise HTTPException(413, f"The body is longer than {MAX_BODY_BYTES} bytes: shorten it.")
-    return bytes(body)
 
 
 def _described(card: ModelCard, name: str) -> Json:

@@ -5,34 +5,18 @@ Types are checked here; the ranges of values are those of `wisp.core.request`, f
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainValidator,
-    model_validator,
-)
-from pydantic_core import PydanticCustomError
+from pydantic import BeforeValidator, Field, PlainValidator, model_validator
 
 from wisp.core.request import MAX_LOGPROBS, Structure
+from wisp.openai.fields import FieldsModel, is_asked_for, refuse
+from wisp.openai.formats import ResponseFormat, StructuredOutputs
 
 # The bounds of a seed. OpenAI's is a signed integer of 64 bits, WISP's own an unsigned one: both
 # are taken, and the same 64 bits are the same seed.
 _INT64_MIN, _UINT64_MAX = -(2**63), 2**64 - 1
-
-
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-
-def _refuse(code: str, message: str, param: str | None = None) -> PydanticCustomError:
-    context = {"message": message, "code": code, "param": param}
-    return PydanticCustomError("refused", "{message}", context)
 
 
 def _join_parts(content: Any) -> Any:
@@ -45,21 +29,21 @@ def _join_parts(content: Any) -> Any:
         if kind == "text" and isinstance(part.get("text"), str):
             texts.append(part["text"])
         elif isinstance(kind, str) and kind != "text":
-            raise _refuse(
+            raise refuse(
                 "unsupported_value", f"content parts of type '{kind}' are not supported: send text"
             )
         else:
-            raise _refuse("invalid_value", 'a content part must be {"type": "text", "text": "..."}')
+            raise refuse("invalid_value", 'a content part must be {"type": "text", "text": "..."}')
     return "\n".join(texts)
 
 
 def _check_role(role: Any) -> Any:
     if role in ("tool", "function"):
-        raise _refuse("unsupported_value", f"the role '{role}' is not supported: tools are not")
+        raise refuse("unsupported_value", f"the role '{role}' is not supported: tools are not")
     return role
 
 
-class Message(_Model):
+class Message(FieldsModel):
     role: Annotated[
         Literal["system", "developer", "user", "assistant"], BeforeValidator(_check_role)
     ]
@@ -75,12 +59,12 @@ class Message(_Model):
         return {key: value for key, value in data.items() if value is not None and value != []}
 
 
-class StreamOptions(_Model):
+class StreamOptions(FieldsModel):
     include_usage: bool = False
     include_obfuscation: bool = False  # padding against eavesdroppers; WISP sends none
 
 
-class SloFields(_Model):
+class SloFields(FieldsModel):
     tokens_per_s: float = Field(gt=0)
     first_token_s: float = Field(gt=0)
 
@@ -91,7 +75,7 @@ def _numbers_or_name(value: Any) -> Any:
     return SloFields.model_validate(value)
 
 
-class WispFields(_Model):
+class WispFields(FieldsModel):
     """The extension: what only WISP understands, all under the one key `wisp`."""
 
     slo: Annotated[SloFields | str | None, PlainValidator(_numbers_or_name)] = None
@@ -100,7 +84,7 @@ class WispFields(_Model):
 
 def _only_one(value: Any) -> Any:
     if value != 1 or isinstance(value, bool):
-        raise _refuse("unsupported_value", "only one answer is given to a request: send 1")
+        raise refuse("unsupported_value", "only one answer is given to a request: send 1")
     return value
 
 
@@ -114,7 +98,7 @@ def _token_ids_as_keys(value: Any) -> Any:
     try:
         return {int(key): bias for key, bias in value.items()}
     except ValueError:
-        raise _refuse("invalid_value", "the keys must be token ids, written as strings") from None
+        raise refuse("invalid_value", "the keys must be token ids, written as strings") from None
 
 
 def _top_k(value: Any) -> Any:
@@ -125,64 +109,8 @@ _One = Annotated[int, BeforeValidator(_only_one)]
 _StopString = Annotated[str, Field(min_length=1)]
 
 
-_ANY_OBJECT = Structure("json", '{"type": "object"}')
-
-
-class JsonSchema(_Model):
-    name: str = ""
-    description: str | None = None
-    schema_: dict[str, Any] = Field({}, alias="schema")
-    strict: bool | None = None  # it always is
-
-
-class ResponseFormat(_Model):
-    type: Literal["text", "json_object", "json_schema"] = "text"
-    json_schema: JsonSchema | None = None
-
-    @model_validator(mode="after")
-    def _check_schema(self) -> ResponseFormat:
-        if (self.type == "json_schema") != (self.json_schema is not None):
-            raise _refuse("invalid_value", "'json_schema' goes with the type 'json_schema'")
-        return self
-
-    @property
-    def structure(self) -> Structure | None:
-        if self.json_schema is not None:
-            return Structure("json", json.dumps(self.json_schema.schema_))
-        return _ANY_OBJECT if self.type == "json_object" else None
-
-
-class StructuredOutputs(_Model):
-    """vLLM's own field for the same thing."""
-
-    json_: dict[str, Any] | str | None = Field(None, alias="json")
-    json_object: Literal[True] | None = None
-    regex: str | None = None
-    choice: list[str] | None = Field(None, min_length=1)
-    grammar: str | None = None
-
-    @model_validator(mode="after")
-    def _check_one(self) -> StructuredOutputs:
-        if len(self.model_fields_set) > 1:
-            raise _refuse("invalid_value", "it takes one structure")
-        return self
-
-    @property
-    def structure(self) -> Structure | None:
-        if self.json_ is not None:
-            text = self.json_ if isinstance(self.json_, str) else json.dumps(self.json_)
-            return Structure("json", text)
-        if self.regex is not None:
-            return Structure("regex", self.regex)
-        if self.choice is not None:
-            return Structure("choice", json.dumps(self.choice))
-        if self.grammar is not None:
-            return Structure("grammar", self.grammar)
-        return _ANY_OBJECT if self.json_object else None
-
-
-class GenerationFields(_Model, ABC):
-    """What both endpoints take."""
+class GenerationFields(FieldsModel, ABC):
+    """What both endpoints take. null means that a field is not there."""
 
     model: str
     temperature: float = 1.0
@@ -193,30 +121,37 @@ class GenerationFields(_Model, ABC):
     best_of: _One = 1
     stream: bool = False
     stream_options: StreamOptions | None = None
-    stop: Annotated[list[_StopString], Field(max_length=4), BeforeValidator(_listed)] = []
+    stop: Annotated[list[_StopString], BeforeValidator(_listed)] = Field([], max_length=4)
     seed: int | None = Field(None, ge=_INT64_MIN, le=_UINT64_MAX)
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
-    logit_bias: Annotated[dict[int, float], BeforeValidator(_token_ids_as_keys)] = {}
+    logit_bias: Annotated[dict[int, float], BeforeValidator(_token_ids_as_keys)] = Field({})
     max_tokens: int | None = None
     min_tokens: int = 0
-    stop_token_ids: list[int] = []
+    stop_token_ids: list[int] = Field([])
     ignore_eos: bool = False
     response_format: ResponseFormat = ResponseFormat()
     structured_outputs: StructuredOutputs = StructuredOutputs()
     wisp: WispFields = WispFields()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_what_asks_for_nothing(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        return {name: value for name, value in data.items() if is_asked_for(name, value)}
+
     @model_validator(mode="after")
     def _check_stream_options(self) -> GenerationFields:
         if self.stream_options is not None and not self.stream:
-            raise _refuse("invalid_value", "it needs 'stream': true", "stream_options")
+            raise refuse("invalid_value", "it needs 'stream': true", "stream_options")
         return self
 
     @model_validator(mode="after")
     def _check_structure(self) -> GenerationFields:
         if self.response_format.structure and self.structured_outputs.structure:
-            raise _refuse(
+            raise refuse(
                 "invalid_value", "send one of it and 'response_format'", "structured_outputs"
             )
         return self
@@ -241,15 +176,15 @@ class ChatRequest(GenerationFields):
     logprobs: bool = False
     # The range is checked here as well as in `wisp.core.request`, which has another name for it.
     top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
-    chat_template_kwargs: dict[str, Any] = {}
+    chat_template_kwargs: dict[str, Any] = Field({})
 
     @model_validator(mode="after")
     def _check_pairs(self) -> ChatRequest:
         if self.top_logprobs is not None and not self.logprobs:
-            raise _refuse("invalid_value", "it needs 'logprobs': true", "top_logprobs")
+            raise refuse("invalid_value", "it needs 'logprobs': true", "top_logprobs")
         if self.max_completion_tokens is not None:
             if self.max_tokens not in (None, self.max_completion_tokens):
-                raise _refuse(
+                raise refuse(
                     "invalid_value",
                     "it differs from 'max_completion_tokens': send one of them",
                     "max_tokens",
@@ -265,7 +200,7 @@ class ChatRequest(GenerationFields):
 def _one_prompt(value: Any) -> Any:
     if isinstance(value, list) and value and not isinstance(value[0], int):
         if len(value) > 1:
-            raise _refuse(
+            raise refuse(
                 "unsupported_value", "several prompts in one request are not supported: send one"
             )
         value = value[0]
@@ -273,7 +208,7 @@ def _one_prompt(value: Any) -> Any:
         return value
     if isinstance(value, list) and all(type(token) is int for token in value):
         return value
-    raise _refuse("invalid_type", "a prompt must be a string or a list of token ids")
+    raise refuse("invalid_type", "a prompt must be a string or a list of token ids")
 
 
 class CompletionRequest(GenerationFields):

@@ -6,26 +6,24 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import msgspec
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
+from fastapi import APIRouter, Response
 
 from wisp.config import ServerConfig
 from wisp.engine.build import build_engine
 from wisp.engine.client import EngineClient
 from wisp.engine.engine import Engine
-from wisp.errors import BadRequest
 from wisp.launch import StopSignal, announce, until_any
-from wisp.metrics import ServerMetrics, metrics_route
+from wisp.metrics import ServerMetrics, metrics_router
 from wisp.models.tokenizer import Tokenizer
+from wisp.openai.body import JsonRoute
 from wisp.openai.http_front import HttpFront
-from wisp.openai.routes import create_app, json_body
+from wisp.openai.routes import create_app
 from wisp.server.grpc_front import GrpcFront
-from wisp.server.page import page_route
+from wisp.server.page import page_router
 from wisp.server.service import Service, slo_classes
 from wisp.server.telemetry import Telemetry
 from wisp.verifier.base import Verifier
@@ -56,12 +54,9 @@ async def serve(config: ServerConfig, build: Build = build_engine) -> int:
 async def _serve(
     config: ServerConfig, engine: EngineClient, service: Service, telemetry: Telemetry
 ) -> int:
-    stats = Route("/v1/stats", _stats(service))
-    routes = [page_route(), metrics_route(telemetry.metrics.registry), stats]
-    if config.scheduling.switchable:
-        routes.append(Route("/v1/policy", _policy(service), methods=["POST"]))
-    app = create_app(service, extra_routes=routes)
-    http = HttpFront(app, config.http)
+    operators = _operators(service, switchable=config.scheduling.switchable)
+    routers = [page_router(), metrics_router(telemetry.metrics.registry), operators]
+    http = HttpFront(create_app(service, routers=routers), config.http)
     grpc = GrpcFront(service, telemetry, config.grpc)
     http.start()
     await grpc.start()
@@ -75,23 +70,22 @@ async def _serve(
     return 1 if engine.lost.is_set() else 0
 
 
-def _stats(service: Service) -> Callable[[Request], Awaitable[Response]]:
-    async def stats(request: Request) -> Response:
+def _operators(service: Service, *, switchable: bool) -> APIRouter:
+    router = APIRouter(route_class=JsonRoute, tags=["operators"])
+
+    @router.get("/v1/stats")
+    async def stats(sessions: Literal["0", "1"] = "1") -> Response:
+        """What `wisp top` shows. `sessions=0` leaves the sessions out: there may be a thousand."""
         told = await service.stats()
-        if request.query_params.get("sessions") == "0":  # there may be a thousand
+        if sessions == "0":
             told = msgspec.structs.replace(told, sessions=[])
         return Response(msgspec.json.encode(told), media_type="application/json")
 
-    return stats
-
-
-def _policy(service: Service) -> Callable[[Request], Awaitable[Response]]:
-    async def policy(request: Request) -> Response:
-        try:
-            asked = msgspec.json.decode(await json_body(request), type=dict[str, Any])
-        except msgspec.DecodeError as error:
-            raise BadRequest(f"the body must be a JSON object: {error}") from error
+    async def policy(asked: dict[str, Any]) -> Response:
+        """Schedule by another policy from now on."""
         body = msgspec.json.encode(service.switch_policy(asked))
         return Response(body, media_type="application/json")
 
-    return policy
+    if switchable:
+        router.post("/v1/policy")(policy)
+    return router

@@ -7,14 +7,13 @@ import hashlib
 import re
 from pathlib import Path
 
-from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
-from starlette.routing import Route
+from fastapi import APIRouter
+from fastapi.responses import HTMLResponse
 
 _PAGE = Path(__file__).with_name("page.html")
 
 
-def page_route() -> Route:
+def page_router() -> APIRouter:
     html = _PAGE.read_text(encoding="utf-8")
     headers = {
         "content-security-policy": _allowed(html),
@@ -23,10 +22,14 @@ def page_route() -> Route:
         "x-content-type-options": "nosniff",
     }
 
-    def page(_: Request) -> Response:
+    router = APIRouter(tags=["operators"])
+
+    @router.get("/", response_class=HTMLResponse)
+    async def page() -> HTMLResponse:
+        """The live page."""
         return HTMLResponse(html, headers=headers)
 
-    return Route("/", page)
+    return router
 
 
 def _allowed(html: str) -> str:

@@ -1,0 +1,30 @@
+"""The OpenAPI document, from which clients and tests are made."""
+
+from __future__ import annotations
+
+from httpx import AsyncClient
+
+from wisp import __version__
+
+
+async def test_the_document_has_every_route_and_the_fields_of_requests(http: AsyncClient) -> None:
+    document = (await http.get("/openapi.json")).json()
+    assert document["info"] == {"title": "WISP", "version": __version__}
+    assert {path: set(operations) for path, operations in document["paths"].items()} == {
+        "/v1/chat/completions": {"post"},
+        "/v1/completions": {"post"},
+        "/v1/models": {"get"},
+        "/v1/models/{name}": {"get"},
+        "/health": {"get"},
+    }
+    chat = document["components"]["schemas"]["ChatRequest"]
+    assert {"model", "messages"} == set(chat["required"])
+    assert {"temperature", "stream", "wisp"} <= set(chat["properties"])
+
+
+async def test_the_page_of_the_document(http: AsyncClient) -> None:
+    assert "/openapi.json" in (await http.get("/docs")).text
+
+
+async def test_head_of_health_for_balancers(http: AsyncClient) -> None:
+    assert (await http.head("/health")).status_code == 200
