@@ -36,9 +36,9 @@ from rich.progress import track
 from benchmarks.capacity import STEP_TIMES, TUNINGS, report_of, setup_of
 from benchmarks.rules import RULES, switched_off
 from benchmarks.sim.fleet import Setup
+from benchmarks.sim.regimes import LAWS
 from benchmarks.sim.step_times import StepTimes
 from benchmarks.sim.workload import Lengths, Workload, steady
-from benchmarks.simulate import paper_step_times
 
 BASE = "all rules"
 SEEDS = (1, 2, 3)
@@ -49,7 +49,7 @@ class Regime(NamedTuple):
     step_times: StepTimes
     loads: tuple[int, ...]  # near the capacity, and above it
     rate: float = 8.0
-    acceptance: float = 0.9
+    acceptance: float = 0.7
     workload: Workload = Workload()
     warm_up_s: float = 20.0
     measured_s: float = 15.0
@@ -63,7 +63,7 @@ REGIMES = {
     "paper": Regime(STEP_TIMES["paper"], (95, 125)),
     "measured": Regime(STEP_TIMES["measured"], (120, 160), warm_up_s=15.0, measured_s=10.0),
     "h200": Regime(STEP_TIMES["h200"], (62, 90), 40.0, 0.7, warm_up_s=8.0, measured_s=6.0),
-    "half": Regime(paper_step_times(seat_share=0.5), (20, 32)),
+    "half": Regime(LAWS["half"], (20, 32)),
     "prompts 512": Regime(
         STEP_TIMES["paper"], (35, 55), workload=Workload(Lengths(512.0), Lengths(256.0))
     ),
@@ -91,7 +91,7 @@ def measured(run: Run) -> Run:
         report = report_of("wisp", fleet, regime.setup(run.seed), TUNINGS["wisp"][0])
     return run._replace(
         goodput=round(report.goodput, 4),
-        attained=round(report.attainment_of_alive, 4),
+        attained=round(report.attainment, 4),
         tokens_per_s=round(report.tokens_per_s, 4),
         num_steps=report.num_steps,
     )

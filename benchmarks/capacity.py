@@ -7,27 +7,24 @@ import pickle
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
-from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks import search
+from benchmarks.load.texts import SessionTexts
 from benchmarks.search import ATTAINED
 from benchmarks.sim.fleet import Report, Setup, learn, simulate
-from benchmarks.sim.step_times import A100, QWEN3_32B, Fitted, StepTimes, implied_by_paper, roofline
-from benchmarks.sim.text import BetaTexts
+from benchmarks.sim.regimes import LAWS
+from benchmarks.sim.step_times import Host, StepTimes
 from benchmarks.sim.workload import Presence, bursty
 from wisp.core.slo import Slo
-from wisp.estimator.store import read
 from wisp.scheduler.tuning import PolicyName, Tuning
 
 FIRST_TOKEN_S = 2.0  # the default of wisp-server
 _GLANCE_S = 15.0  # measured to choose a tuning; the one chosen is then measured in full
-_LEARNED = Path(__file__).parent / "results" / "h200_32b_step_times.json"
-_LAUNCH_S = 3.3e-3  # 64 sessions: what the GPU waits for in results/h200_vllm_steps_32b.csv
 STEP_TIMES: dict[str, StepTimes] = {
-    "paper": implied_by_paper(A100, QWEN3_32B),
-    "measured": roofline(A100, QWEN3_32B),
-    "h200": Fitted(read(_LEARNED), _LAUNCH_S),  # learned under the load of h200_load_32b.csv
+    "paper": LAWS["paper"],
+    "measured": LAWS["a100"],
+    "h200": LAWS["h200"],
 }
 
 # What each policy may choose from; it gets the best of these at every load and class. A batch of
@@ -52,7 +49,7 @@ def setup_of(
     return Setup(
         step_times=step_times,
         slo=Slo(tokens_per_s=rate, first_token_s=FIRST_TOKEN_S, name=f"{rate:g}"),
-        texts=BetaTexts(acceptance),
+        texts=SessionTexts(acceptance),
         warm_up_s=max(20.0, 0.5 * seconds),
         measured_s=seconds,
         seed=seed,
@@ -96,16 +93,20 @@ def report_of(
     """One simulation, with an estimator fresh from the profile."""
     gc.disable()  # a run makes many small objects, and no cycles that grow
     try:
-        estimator = pickle.loads(_learned(setup.step_times, setup.seed, tuning))
+        max_step_tokens = tuning.max_step_tokens
+        estimator = pickle.loads(
+            _learned(setup.step_times, setup.host, setup.overlap, max_step_tokens)
+        )
         return simulate(policy, fleet, setup, tuning, estimator=estimator)
     finally:
         gc.enable()
 
 
 @lru_cache
-def _learned(step_times: StepTimes, seed: int, tuning: Tuning) -> bytes:
+def _learned(step_times: StepTimes, host: Host, overlap: bool, max_step_tokens: int) -> bytes:
     """An estimator fresh from the profile; it learns on in each run, so each gets its own."""
-    return pickle.dumps(learn(Setup(step_times=step_times, seed=seed), tuning))
+    setup = Setup(step_times=step_times, host=host, overlap=overlap)
+    return pickle.dumps(learn(setup, Tuning(max_step_tokens=max_step_tokens)))
 
 
 def best_point(policy: PolicyName, fleet: int, setup: Setup) -> tuple[Point, Tuning]:

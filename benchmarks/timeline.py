@@ -34,7 +34,7 @@ from wisp.engine.messages import Draft
 from wisp.scheduler.policy import make_policy
 from wisp.scheduler.tuning import MAX_WINDOW, PolicyChoice, Tuning
 from wisp.testing.clock import VirtualClock
-from wisp.verifier.base import Collect, Outcome
+from wisp.verifier.base import Outcome
 
 SEED = 3  # of everything drawn at random here; chosen: any number does, and one makes it repeatable
 BLOCK_TOKENS = 4
@@ -76,20 +76,15 @@ def logged(
     target: SimulatedTarget, clock: VirtualClock, log: Callable[..., None]
 ) -> SimulatedTarget:
     """Let it tell of each of its steps."""
-    launch = target.launch
+    step = target.step
 
-    def tell(batch: Batch) -> Collect:
-        collect = launch(batch)
+    def tell(batch: Batch) -> list[Outcome]:
         start_s = clock.now
+        outcomes = step(batch)
+        log("step", start_s, clock.now, batch)
+        return outcomes
 
-        def collected() -> list[Outcome]:
-            outcomes = collect()
-            log("step", start_s, clock.now, batch)
-            return outcomes
-
-        return collected
-
-    target.launch = tell  # type: ignore[method-assign]
+    target.step = tell  # type: ignore[method-assign]
     return target
 
 

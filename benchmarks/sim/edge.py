@@ -19,6 +19,7 @@ from wisp.edge.predictor import Predictor
 from wisp.edge.stream import Begun, Stream
 from wisp.edge.waste import Waste
 from wisp.engine.messages import Draft, Failed, Open
+from wisp.scheduler.tuning import MAX_WINDOW
 
 
 class Result:
@@ -107,7 +108,7 @@ class Edge:
         self._asks = Random(f"asks {seed} {number}")  # the same whatever the server does
         self._speed = Random(f"speed {seed} {number}")
         self._num_asked = 0
-        self._id = -1
+        self._id = self._stop = -1
         self._drafting = False  # its one thread is at work
         self._stream = Stream([], 1)
         self._text = Text([], [])
@@ -120,9 +121,12 @@ class Edge:
             return
         num_prompt = self._workload.prompt.draw(self._asks)
         num_output = self._workload.output.draw(self._asks)
-        self._text = self._texts.make(num_output, (self._seed, self.number, self._num_asked))
+        # Its drafter may go on behind the end, as only the target knows where that is.
+        num_known = num_output + MAX_WINDOW
+        self._text = self._texts.make(num_known, (self._seed, self.number, self._num_asked))
         self._num_asked += 1
-        self._stream = Stream(range(num_prompt), num_output)
+        self._stop = num_prompt + num_output - 1  # the target's choice at a position is that
+        self._stream = Stream(range(num_prompt), self._workload.max_tokens)
         self._result = Result(self.number, self._profile.name, self._slo, now)
         self._tally.sessions.append(self._result)
         self._open()
@@ -135,7 +139,9 @@ class Edge:
             request=Request(
                 prompt=stream.committed[: stream.num_prompt],
                 committed=stream.committed[stream.num_prompt :],
-                sampling=Sampling(max_tokens=stream.max_tokens, seed=0),
+                sampling=Sampling(
+                    max_tokens=stream.max_tokens, seed=0, stop_token_ids=(self._stop,)
+                ),
             ),
             slo=self._slo,
             has_edge=self._drafts,
@@ -191,8 +197,9 @@ class Edge:
         if self._drafting or not stream.wants_token:
             return
         self._drafting = True
-        time_s = self._speed.lognormvariate(0.0, self._profile.jitter) / self._profile.tokens_per_s
         token = stream.begin_token()
+        time_s = self._profile.draft_s(token.position)
+        time_s *= self._speed.lognormvariate(0.0, self._profile.jitter)
         proposal = self._text.proposal(token.position, token.position - stream.num_prompt)
         self._events.at(self._events.now + time_s, self._drafted, stream, token, proposal, time_s)
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from random import Random
 
 from msgspec import structs
 
+from benchmarks.sim.colocated import Colocated, ColocatedTarget
 from benchmarks.sim.edge import Edge, Result, Tally
 from benchmarks.sim.events import Events
 from benchmarks.sim.network import Way
 from benchmarks.sim.profiles import CELLULAR, DEVICES, WIFI, WIRED, Device, Network
 from benchmarks.sim.server import Server
-from benchmarks.sim.step_times import A100, QWEN3_32B, StepTimes, roofline
+from benchmarks.sim.step_times import A100, HOST, QWEN3_32B, Host, StepTimes, roofline
 from benchmarks.sim.target import SimulatedTarget
 from benchmarks.sim.text import BetaTexts, Texts
 from benchmarks.sim.workload import Presence, Workload, steady
@@ -48,6 +50,9 @@ class Setup:
     texts: Texts = field(default_factory=lambda: BetaTexts(0.7))
     predictor: Callable[[], Predictor] = ConfidencePredictor  # makes the one for all devices
     edge_block_tokens: int = 2  # the default of wisp-edge
+    host: Host = HOST
+    overlap: bool = True  # a step is launched while another runs
+    colocated: Colocated | None = None  # a drafter beside the target, on its GPU
     warm_up_s: float = 20.0
     measured_s: float = 100.0
     seed: int = 1
@@ -63,9 +68,9 @@ class Setup:
 
 @dataclass(slots=True)
 class Report:
-    """Of sessions opened after the warm-up, tokens received after it, and all steps."""
+    """Of sessions alive after the warm-up, tokens received after it, and all steps."""
 
-    sessions: list[Result]
+    sessions: list[Result]  # whenever they were opened: none can be starved for free
     end_s: float
     tokens_per_s: float
     goodput: float  # of those, what was there when a reader at the promised rate wanted it
@@ -74,7 +79,6 @@ class Report:
     seats_per_step: float
     busy: float
     num_events: int
-    alive: list[Result]  # after the warm-up, whenever they were opened
 
     @property
     def attainment(self) -> float:
@@ -84,12 +88,8 @@ class Report:
         Sessions still running at the end count by what they got; those still waiting for a first
         token count as broken once it is late. 1 without any session.
         """
-        return _attained(self.sessions, self.end_s)
-
-    @property
-    def attainment_of_alive(self) -> float:
-        """The same of every session alive after the warm-up: none can be starved for free."""
-        return _attained(self.alive, self.end_s)
+        judged = [met for each in self.sessions if (met := each.met(self.end_s)) is not None]
+        return sum(judged) / len(judged) if judged else 1.0
 
     @property
     def acceptance(self) -> float:
@@ -104,11 +104,6 @@ class Report:
         num_tokens = max(1, sum(each.attainment.num_tokens for each in ended))
         blocking_s = sum(each.waste.blocking_s for each in ended)
         return blocking_s / num_tokens, sum(e.waste.overlapped_s for e in ended) / num_tokens
-
-
-def _attained(sessions: Sequence[Result], end_s: float) -> float:
-    judged = [met for each in sessions if (met := each.met(end_s)) is not None]
-    return sum(judged) / len(judged) if judged else 1.0
 
 
 def simulate(
@@ -130,7 +125,7 @@ def simulate(
         max_window=MAX_WINDOW,
         clock=clock,
     )
-    server = Server(events, engine, clock, first)
+    server = Server(events, engine, clock, first, setup.host.message_s)
     predictor = setup.predictor()
     tally = Tally(setup.warm_up_s)
     presences = (
@@ -142,7 +137,7 @@ def simulate(
         _add_edge(number, presence, events, server, setup, predictor, first, tally)
     events.run(setup.end_s)
     return Report(
-        sessions=[each for each in tally.sessions if each.opened_s >= setup.warm_up_s],
+        sessions=[each for each in tally.sessions if (each.ended_s or math.inf) >= setup.warm_up_s],
         end_s=setup.end_s,
         tokens_per_s=tally.num_tokens / setup.measured_s,
         goodput=tally.num_in_time / setup.measured_s,
@@ -151,17 +146,21 @@ def simulate(
         seats_per_step=target.num_seats / max(1, target.num_steps),
         busy=target.busy_s / setup.end_s,
         num_events=events.num_done,
-        alive=[each for each in tally.sessions if (each.ended_s or math.inf) >= setup.warm_up_s],
     )
 
 
 def make_target(setup: Setup, clock: VirtualClock) -> SimulatedTarget:
-    return SimulatedTarget(
+    make: Callable[..., SimulatedTarget] = SimulatedTarget
+    if setup.colocated:
+        make = partial(ColocatedTarget, drafter=setup.colocated)
+    return make(
         setup.step_times,
         clock,
         kv_tokens=setup.kv_tokens,
         max_sessions=setup.max_sessions,
         seed=setup.seed,
+        host=setup.host,
+        overlap=setup.overlap,
     )
 
 

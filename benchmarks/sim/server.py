@@ -25,15 +25,22 @@ class Client(Protocol):
 
 
 class Server:
-    """`directive`: what an edge may do before its first verdict."""
+    """`directive`: what an edge may do before its first verdict. `message_s`: that the host takes
+    for each message, while it can launch no step."""
 
     def __init__(
-        self, events: Events, engine: Engine, clock: VirtualClock, directive: Directive
+        self,
+        events: Events,
+        engine: Engine,
+        clock: VirtualClock,
+        directive: Directive,
+        message_s: float = 0.0,
     ) -> None:
         self._events = events
         self.engine = engine
         self._clock = clock
         self._directive = directive
+        self._message_s = message_s
         self._inbox: list[ToEngine] = []
         self._clients: dict[int, Client] = {}
         self._num_opened = 0
@@ -66,6 +73,7 @@ class Server:
         """Messages that come while the target is at work wait for the next turn."""
         self._clock.now = start_s = self._events.now
         inbox, self._inbox = self._inbox, []
+        self._clock.now += self._message_s * len(inbox)
         for message in self.engine.turn(inbox):
             if isinstance(message, Verdicts):
                 for session_id, verdict in message.verdicts:

@@ -23,6 +23,9 @@ class Gpu(NamedTuple):
 # Of the H200 a step of a 32B model reaches 0.67 of the bandwidth (20 ms for 64 GB) and 0.63 of the
 # arithmetic (0.105 ms a token), as measured; the A100 is assumed to reach the same shares.
 H200 = Gpu("H200", 141e9, 4.8e12, 989e12, 0.67, 0.63)
+# Of the H100 a plain step of a 32B model takes 25.5 ms with 8 sessions, 26.9 with 24 and 28.1 with
+# 48, as measured (plain vLLM 0.26): 0.76 of the bandwidth. Its arithmetic is that of the H200.
+H100 = Gpu("H100", 80e9, 3.35e12, 989e12, 0.76, 0.63)
 A100 = Gpu("A100-80GB", 80e9, 2.039e12, 312e12, 0.67, 0.63)
 
 
@@ -47,6 +50,24 @@ class Shape(NamedTuple):
 
 
 QWEN3_32B = Shape("Qwen3-32B", 32e9, 64, 64, 8, 128)
+QWEN3_8B = Shape("Qwen3-8B", 8e9, 36, 32, 8, 128)
+LLAMA_70B = Shape("Llama-3.1-70B", 70.6e9, 80, 64, 8, 128)
+
+
+class Host(NamedTuple):
+    """Seconds that the host takes for a step; where steps overlap a running one hides them."""
+
+    launch_s: float  # to decide and launch
+    launch_seat_s: float  # more for each seat
+    collect_s: float  # to take the outcomes in
+    collect_seat_s: float  # more for each seat
+    message_s: float  # to take in a message
+
+
+# As measured on an H200 at 24, 64 and 128 sessions with drafts for all, in parts
+# (results/h200_32b_host_gap.csv): 2.3, 3.1 and 5.2 ms, and 1.2, 2.4 and 5.0 ms.
+HOST = Host(1.75e-3, 26e-6, 0.4e-3, 31e-6, 5e-6)
+NO_HOST = Host(0.0, 0.0, 0.0, 0.0, 0.0)
 
 
 class StepTimes(Protocol):
@@ -55,10 +76,6 @@ class StepTimes(Protocol):
     @property
     def noise(self) -> float:
         """Standard deviation of the logarithm."""
-
-    @property
-    def launch_s(self) -> float:
-        """Of the host for each step, which a running step hides; 0: no step overlaps another."""
 
     @property
     def about(self) -> dict[str, Any]:
@@ -74,12 +91,11 @@ class Fitted:
     """The times that a server learned of its own target."""
 
     estimator: StepTimeEstimator
-    launch_s: float
     noise: float = 0.05
 
     @property
     def about(self) -> dict[str, Any]:
-        return {"steps": self.estimator.num_observed, "launch_ms": 1e3 * self.launch_s}
+        return {"steps": self.estimator.num_observed}
 
     def time_s(self, shape: StepShape) -> float:
         return self.estimator.predict_s(shape)
@@ -94,7 +110,6 @@ class LinearTimes(NamedTuple):
     context_s: float  # of each token whose KV is read
     product_s: float  # of each (new token, token before it) of a prefill chunk
     noise: float = 0.03
-    launch_s: float = 0.0
 
     @property
     def about(self) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from benchmarks.sim.step_times import StepTimes
+from benchmarks.sim.step_times import HOST, Host, StepTimes
 from wisp.core.batch import Batch, Seat
 from wisp.core.request import Sampling
 from wisp.core.session import Session
@@ -13,6 +13,7 @@ from wisp.estimator.shape import shape_of
 from wisp.testing.clock import VirtualClock
 from wisp.verifier.base import Collect, Facts, Outcome, Verifier
 
+_BLOCK = 16  # tokens: KV memory is given out in blocks, vLLM's default
 _USABLE = 0.95  # of the KV memory, by who joins; the rest is there to grow into
 
 
@@ -21,7 +22,8 @@ class SimulatedTarget(Verifier):
 
     KV is paged, as in vLLM: a session holds what it has computed. One is opened while there is room
     for its tokens; when the memory is full, the one opened last loses its KV, and after a seat in
-    vain computes it again. Steps overlap if the step times say what the host takes for each.
+    vain computes it again. Steps overlap, unless told otherwise: what the host
+    does for one is hidden while another runs.
     """
 
     def __init__(
@@ -32,6 +34,8 @@ class SimulatedTarget(Verifier):
         kv_tokens: int,
         max_sessions: int,
         seed: int,
+        host: Host = HOST,
+        overlap: bool = True,
     ) -> None:
         self.facts = Facts(
             model="simulated",
@@ -45,15 +49,17 @@ class SimulatedTarget(Verifier):
         )
         self._step_times = step_times
         self._clock = clock
-        self._kv_tokens = kv_tokens
+        self._host = host
+        self._overlap = overlap
         self._free_s = 0.0  # when the last step launched is over
+        self._kv_tokens = kv_tokens
         self._chance = Random(f"target {seed}")
         self._held: dict[int, int] = {}  # tokens with KV, by session, in the order of opening
         self.num_steps = self.num_tokens = self.num_seats = 0
         self.busy_s = 0.0
 
     def open(self, session: Session) -> None:
-        if self._num_held + len(session.tokens) > _USABLE * self._kv_tokens:
+        if self._num_held + _in_blocks(len(session.tokens)) > _USABLE * self._kv_tokens:
             raise Overloaded("the KV memory is taken", retry_after_s=0.5)
         self._held[session.id] = 0
 
@@ -76,15 +82,17 @@ class SimulatedTarget(Verifier):
             self._held[session_id] = 0
 
     def overlaps(self, sampling: Sampling) -> bool:
-        return self._step_times.launch_s > 0.0
+        return self._overlap
 
     def launch(self, batch: Batch) -> Collect:
-        self._clock.now += self._step_times.launch_s
+        host = self._host
+        self._clock.now += host.launch_s + host.launch_seat_s * len(batch)
         end_s = self._free_s = max(self._free_s, self._clock.now) + self._time_s(batch)
         choosing = [seat.chooses for seat in batch.seats]
 
         def collect() -> list[Outcome]:
             self._clock.now = max(self._clock.now, end_s)
+            self._clock.now += host.collect_s + host.collect_seat_s * len(batch)
             outcomes = [self._verify(*part) for part in zip(batch.seats, choosing, strict=True)]
             self._evict()
             return outcomes
@@ -95,28 +103,43 @@ class SimulatedTarget(Verifier):
         return self.launch(batch)()
 
     def _time_s(self, batch: Batch) -> float:
-        time_s = self._step_times.time_s(shape_of(batch))
+        shape = shape_of(batch).with_drafts(self._num_own_drafts(batch))
+        time_s = self._step_times.time_s(shape)
         time_s *= self._chance.lognormvariate(0.0, self._step_times.noise)
+        time_s += self._drafting_s(batch)
         self.busy_s += time_s
         self.num_steps += 1
-        self.num_tokens += batch.num_tokens
+        self.num_tokens += shape.num_tokens
         self.num_seats += len(batch)
         return time_s
+
+    def _num_own_drafts(self, batch: Batch) -> int:
+        """Drafts of its own that it verifies beside those of the batch."""
+        return 0
+
+    def _drafting_s(self, batch: Batch) -> float:
+        """What making them takes."""
+        return 0.0
 
     def _verify(self, seat: Seat, chooses: bool) -> Outcome:
         session = seat.session
         num_computed = session.num_computed - session.num_computing  # this is the first in flight
         if self._held.get(session.id, -1) < num_computed:  # evicted since its last step, or closed
             return Outcome([], num_computed=0)
-        outcome = _choices(seat) if chooses else Outcome([])
-        self._held[session.id] = num_computed + seat.num_context + outcome.num_accepted
+        outcome = self._choices(seat) if chooses else Outcome([])
+        num_held = num_computed + seat.num_context + outcome.num_accepted
+        self._held[session.id] = _in_blocks(num_held)
         return outcome
 
+    def _choices(self, seat: Seat) -> Outcome:
+        start = position = len(seat.session.tokens)
+        for token in seat.draft:
+            if token != position:
+                break
+            position += 1
+        return Outcome(list(range(start, position + 1)))
 
-def _choices(seat: Seat) -> Outcome:
-    start = position = len(seat.session.tokens)
-    for token in seat.draft:
-        if token != position:
-            break
-        position += 1
-    return Outcome(list(range(start, position + 1)))
+
+def _in_blocks(num_tokens: int) -> int:
+    """Tokens whose room that many take."""
+    return -(-num_tokens // _BLOCK) * _BLOCK

@@ -44,6 +44,8 @@ class Texts(Protocol):
     def make(self, num_tokens: int, seed: tuple[int, ...]) -> Text:
         """The same for the same seed."""
 
+    def __hash__(self) -> int: ...
+
 
 class BetaTexts:
     """P(right) of each position is drawn from a beta distribution with the given mean.

@@ -31,6 +31,8 @@ class Workload(NamedTuple):
     prompt: Lengths = SHARE_GPT[0]
     output: Lengths = SHARE_GPT[1]
     think_s: float = 1.0  # mean, exponential
+    # The limit of each request: nobody, and no policy, knows how long an answer will be.
+    max_tokens: int = 2048
 
 
 class Presence(NamedTuple):

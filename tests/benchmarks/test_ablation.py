@@ -17,7 +17,7 @@ def test_each_rule_can_be_switched_off_and_is_on_again(rule: str) -> None:
     assert [getattr(owner, name) for owner, name, _ in overrides] == before
 
 
-def test_what_needs_steps_that_overlap_is_left_out_without_them() -> None:
+def test_every_rule_is_tried_at_every_load() -> None:
     todo = runs(1, ["paper"], None, [])
     assert {run.rule for run in todo} == {BASE, *RULES}
     assert {run.devices for run in todo} == set(REGIMES["paper"].loads)

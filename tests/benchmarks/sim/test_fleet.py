@@ -4,12 +4,22 @@ from dataclasses import replace
 
 import pytest
 
+from benchmarks.sim.colocated import Colocated
 from benchmarks.sim.fleet import Report, Setup, simulate
 from benchmarks.sim.profiles import LAPTOP, RASPBERRY_PI_5, WIRED
-from benchmarks.sim.step_times import A100, QWEN3_32B, implied_by_paper, roofline
+from benchmarks.sim.step_times import (
+    A100,
+    HOST,
+    NO_HOST,
+    QWEN3_32B,
+    implied_by_paper,
+    roofline,
+)
+from benchmarks.sim.target import SimulatedTarget
 from benchmarks.sim.text import BetaTexts, RecordedTexts
 from benchmarks.sim.workload import Lengths, Presence, Workload, bursty
 from benchmarks.simulate import RECORDED
+from wisp.core.session import Session
 from wisp.core.slo import Slo
 from wisp.edge.predictor import LogisticPredictor
 from wisp.scheduler.tuning import POLICIES, PolicyName, Tuning
@@ -68,18 +78,56 @@ def test_devices_ask_for_the_same_whatever_serves_them() -> None:
 
 def test_plain_decoding_takes_a_step_for_each_token() -> None:
     step_times = roofline(A100, QWEN3_32B)._replace(noise=0.0)
-    setup = replace(SETUP, step_times=step_times, networks=(WIRED._replace(jitter_s=0.0),))
+    setup = replace(
+        SETUP, step_times=step_times, host=NO_HOST, networks=(WIRED._replace(jitter_s=0.0),)
+    )
     report = simulate("centralized", 1, setup, Tuning())
     rates = [each.attainment.tokens_per_s for each in report.sessions if each.ended_s]
     step_s = step_times.floor_s + step_times.seat_s + 96 * step_times.context_s
     assert all(rate == pytest.approx(1.0 / step_s, rel=0.02) for rate in rates if rate)
 
 
-def test_a_running_step_hides_the_host() -> None:
-    step_times = roofline(A100, QWEN3_32B)._replace(launch_s=0.01)
-    setup = replace(SETUP, step_times=step_times)
-    hidden, plain = (simulate("centralized", 8, each, Tuning()) for each in (setup, SETUP))
-    assert hidden.num_steps > 0.95 * plain.num_steps
+def test_a_running_step_hides_the_host_and_one_by_one_steps_wait_for_it() -> None:
+    host = HOST._replace(launch_s=10e-3)
+    free = simulate("centralized", 8, replace(SETUP, host=NO_HOST), Tuning())
+    hidden = simulate("centralized", 8, replace(SETUP, host=host), Tuning())
+    waiting = simulate("centralized", 8, replace(SETUP, host=host, overlap=False), Tuning())
+    assert hidden.num_steps > 0.95 * free.num_steps
+    assert waiting.num_steps < 0.88 * free.num_steps
+
+
+def test_whoever_was_there_before_the_warm_up_ended_is_judged() -> None:
+    report = simulate("centralized", 8, replace(SETUP, warm_up_s=10.0), Tuning())
+    assert any(each.opened_s < 10.0 for each in report.sessions)
+    assert all(each.ended_s is None or each.ended_s >= 10.0 for each in report.sessions)
+
+
+def test_no_policy_is_told_how_long_an_answer_will_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = set()
+    taken = SimulatedTarget.open
+
+    def seen(target: SimulatedTarget, session: Session) -> None:
+        limits.add(session.num_remaining)
+        taken(target, session)
+
+    monkeypatch.setattr(SimulatedTarget, "open", seen)
+    report = simulate("fcfs", 4, replace(SETUP, warm_up_s=0.0), Tuning())
+    ended = {each.attainment.num_tokens for each in report.sessions if each.ended_s is not None}
+    assert len(ended) > 2  # answers of all lengths
+    assert SHORT.max_tokens in limits
+    assert not limits & ended
+
+
+def test_a_drafter_on_the_gpu_is_worth_its_time_where_steps_are_long() -> None:
+    plain, drafted = (
+        simulate("centralized", 8, replace(SETUP, colocated=own), Tuning())
+        for own in (None, Colocated(4, 0.7, 0.1))
+    )
+    assert drafted.tokens_per_s > 1.5 * plain.tokens_per_s
+
+
+def test_a_draft_takes_longer_behind_a_long_text() -> None:
+    assert LAPTOP.draft_s(3500) == pytest.approx(2.0 * LAPTOP.draft_s(0))
 
 
 def test_perfect_drafts_are_all_accepted() -> None:
