@@ -15,6 +15,9 @@ ROOT = Path(__file__).parent.parent
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "files": set(),
+    "tls": {"errors"},
+    "certs": {"errors", "files"},
+    "certs_command": {"certs"},
     "metrics": set(),
     "core": {"errors"},
     "stats": {"core"},
@@ -27,7 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "scheduler": {"core", "estimator"},
     "config": {"errors", "scheduler"},
     "verifier": {"core", "errors", "models", "sampling"},
-    "openai": {"config", "core", "errors", "models"},
+    "openai": {"config", "core", "errors", "models", "tls"},
     "engine": {"config", "core", "errors", "estimator", "scheduler", "verifier"},
     "edge": {
         "config",
@@ -40,6 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "openai",
         "sampling",
         "status",
+        "tls",
         "wire",
     },
     "server": {
@@ -55,13 +59,28 @@ MAY_IMPORT: dict[str, set[str]] = {
         "scheduler",
         "stats",
         "status",
+        "tls",
         "verifier",
         "wire",
     },
-    "testing": {"core", "edge", "estimator", "errors", "models", "openai", "sampling", "verifier"},
+    "testing": {
+        "config",
+        "core",
+        "edge",
+        "engine",
+        "errors",
+        "estimator",
+        "metrics",
+        "models",
+        "openai",
+        "sampling",
+        "scheduler",
+        "server",
+        "verifier",
+    },
     "demo": {"config", "errors", "launch"},
     "top": {"config", "errors", "stats"},
-    "cli": {"config", "demo", "edge", "errors", "launch", "server", "top"},
+    "cli": {"certs_command", "config", "demo", "edge", "errors", "launch", "server", "top"},
 }
 GENERATED = {"v1", "__version__"}
 ONLY_IN = {

@@ -20,6 +20,7 @@ commands:
   profile          measure the target's steps, so that the server's next start need not
   top              what a running server does: devices, classes, goodput, batches, marginal cost
   edge             draft for a server, serve the applications of this device (also: wisp-edge)
+  certs            make a small certificate authority, with certificates of servers and edges
   train-predictor  learn from rounds that edges logged which drafts the target rejects
 
 `wisp COMMAND --help` lists the flags; `wisp --version` prints the version.
@@ -34,6 +35,7 @@ def main() -> int:
         "profile": _profile,
         "top": _top,
         "edge": _edge,
+        "certs": _certs,
         "train-predictor": _train_predictor,
     }
     match arguments:
@@ -98,6 +100,12 @@ def _profile(arguments: Sequence[str]) -> int:
     from wisp.server.profile_command import run
 
     return run(config)
+
+
+def _certs(arguments: Sequence[str]) -> int:
+    from wisp.certs_command import run
+
+    return run(arguments)
 
 
 def _train_predictor(arguments: Sequence[str]) -> int:

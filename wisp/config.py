@@ -52,6 +52,46 @@ class Listen(_Section):
     port: int = Field(8000, ge=0, le=65535, description="0 picks a free port")
 
 
+class ServerTls(_Section):
+    cert: LocalPath | None = Field(
+        None, description="certificate chain of both fronts (PEM); null: plain text"
+    )
+    key: LocalPath | None = Field(None, description="its private key (PEM)")
+    client_ca: LocalPath | None = Field(
+        None, description="edges must show a certificate of this authority (PEM); null: none"
+    )
+
+    @model_validator(mode="after")
+    def _belong_together(self) -> ServerTls:
+        _check_pair(self.cert, self.key)
+        if self.client_ca and not self.cert:
+            raise ValueError("client_ca needs cert and key: edges show theirs over TLS alone")
+        return self
+
+
+class EdgeTls(_Section):
+    ca: LocalPath | None = Field(
+        None, description="authority of the server's certificate (PEM); null: those of the system"
+    )
+    cert: LocalPath | None = Field(None, description="the edge's own certificate (PEM)")
+    key: LocalPath | None = Field(None, description="its private key (PEM)")
+    http_cert: LocalPath | None = Field(
+        None, description="certificate of its own HTTP endpoint (PEM); null: plain text"
+    )
+    http_key: LocalPath | None = Field(None, description="the private key of that (PEM)")
+
+    @model_validator(mode="after")
+    def _belong_together(self) -> EdgeTls:
+        _check_pair(self.cert, self.key)
+        _check_pair(self.http_cert, self.http_key)
+        return self
+
+
+def _check_pair(cert: Path | None, key: Path | None) -> None:
+    if bool(cert) != bool(key):
+        raise ValueError("a certificate and its key go together: give both")
+
+
 class EngineSettings(_Section):
     kind: EngineKind = Field("torch", description="the verifier behind the engine: torch or vllm")
     options: dict[str, Any] = Field(
@@ -156,6 +196,8 @@ class ServerConfig(BaseSettings):
     model: str | None = Field(None, description="name to serve it under; null: the directory's")
     http: Listen = Listen()
     grpc: Listen = Listen(port=8001)
+    tls: ServerTls = ServerTls()
+    insecure: bool = Field(False, description="allow plain text beyond this machine")
     engine: EngineSettings = EngineSettings()
     scheduling: SchedulingSettings = SchedulingSettings()
     speculation: SpeculationSettings = SpeculationSettings()
@@ -204,6 +246,11 @@ class EdgeConfig(BaseSettings):
     )
     draft: LocalPath = Field(TINY / "draft", description="Hugging Face directory of the drafter")
     http: Listen = Listen(port=8010)
+    tls: EdgeTls = EdgeTls()
+    key_file: LocalPath | None = Field(
+        None, description="holds the key that the server knows this edge by; null: none"
+    )
+    insecure: bool = Field(False, description="allow plain text beyond this machine")
     drafter: DrafterSettings = DrafterSettings()
     state_dir: LocalPath | None = Field(
         None, description="keeps what the edge learns of target and draft; null: nowhere"

@@ -7,8 +7,10 @@ import secrets
 from pathlib import Path
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes, mode: int = 0o666) -> None:
     """Replace the file, and make its folder if there is none.
+
+    `mode`: who may read it, less what the umask takes away.
 
     A reader, and a power cut, sees the old content or the new one. Raises OSError if it cannot be
     written; then the old file is what it was, and no part of the new one is left behind.
@@ -16,7 +18,8 @@ def write_whole(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")  # others may write it, too
     try:
-        with partial.open("xb") as file:
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with open(descriptor, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

@@ -13,8 +13,10 @@ from wisp import wire
 from wisp.core.card import ModelCard
 from wisp.core.drafts import DraftBlock
 from wisp.core.request import Request
+from wisp.edge.security import Security
 from wisp.errors import Unavailable
 from wisp.status import error_of
+from wisp.tls import RELOAD_S
 from wisp.v1 import wisp_pb2 as pb
 from wisp.v1 import wisp_pb2_grpc
 
@@ -45,9 +47,36 @@ def channel_options(
 class _Peer:
     """One server."""
 
-    def __init__(self, address: str, options: list[tuple[str, int]]) -> None:
+    def __init__(self, address: str, options: list[tuple[str, int]], security: Security) -> None:
         self.address = address
-        self.channel = grpc.aio.insecure_channel(address, options=options)
+        self._options = options
+        self._security = security
+        self._old: grpc.aio.Channel | None = None
+        self.renewed = asyncio.Event()
+        self._open()
+
+    async def renew(self) -> None:
+        """With the certificates as they are now; streams under way go on over the old connection.
+
+        It is kept until the next time: what is still running then resumes.
+        """
+        if self._old:
+            await self._old.close(grace=None)
+        self._old = self.channel
+        self._open()
+        self.renewed.set()
+
+    async def close(self) -> None:
+        for channel in (self._old, self.channel):
+            if channel:
+                await channel.close(grace=None)
+
+    def _open(self) -> None:
+        credentials = self._security.credentials(self.address)
+        if credentials:
+            self.channel = grpc.aio.secure_channel(self.address, credentials, self._options)
+        else:
+            self.channel = grpc.aio.insecure_channel(self.address, self._options)
         self.stub = wisp_pb2_grpc.WispStub(self.channel)  # type: ignore[no-untyped-call]
 
 
@@ -57,18 +86,28 @@ class Link:
     All generations use one of them, until it is lost; then all go on with the next.
     """
 
-    def __init__(self, address: str, options: list[tuple[str, int]] | None = None) -> None:
+    def __init__(
+        self,
+        address: str,
+        options: list[tuple[str, int]] | None = None,
+        security: Security | None = None,
+    ) -> None:
+        """Raises ConfigError if the connection would not be secure enough."""
         self.address = address
+        self._security = security or Security()
         names = [name.strip() for name in address.split(",") if name.strip()]
         random.shuffle(names)  # so that a fleet is spread over them
-        self._peers = [_Peer(name, options or channel_options()) for name in names]
+        options = options or channel_options()
+        self._peers = [_Peer(name, options, self._security) for name in names]
         self._ready: set[_Peer] = set()
 
     async def model(self, timeout_s: float = 5.0) -> tuple[ModelCard, pb.Model]:
         """The served target. Raises Unavailable while no server is in reach."""
         for peer in self._in_turn():
             try:
-                model = await peer.stub.GetModel(pb.GetModelRequest(), timeout=timeout_s)
+                metadata = self._security.metadata()
+                request = pb.GetModelRequest()
+                model = await peer.stub.GetModel(request, timeout=timeout_s, metadata=metadata)
             except grpc.aio.AioRpcError as failure:
                 error = error_of(failure)
                 if not isinstance(error, Unavailable):
@@ -98,7 +137,7 @@ class Link:
         """
         peer = self._peers[0]
         opening = wire.encode_open(request, hello)
-        call = peer.stub.Generate()
+        call = peer.stub.Generate(metadata=self._security.metadata())
         writer = asyncio.create_task(_write(call, opening, outbox))
         try:
             async for message in call:
@@ -125,11 +164,23 @@ class Link:
 
         Never returns.
         """
-        await asyncio.gather(*(self._watch(peer, on_change) for peer in self._peers))
+        watching = [self._watch(peer, on_change) for peer in self._peers]
+        await asyncio.gather(self._renew(), *watching)
 
     async def close(self) -> None:
         for peer in self._peers:
-            await peer.channel.close(grace=None)
+            await peer.close()
+
+    async def renew_if_changed(self) -> None:
+        """Connections with other certificates, if those in the files are others by now."""
+        if self._security.changed():
+            for peer in self._peers:
+                await peer.renew()
+
+    async def _renew(self) -> None:
+        while True:
+            await asyncio.sleep(RELOAD_S)
+            await self.renew_if_changed()
 
     def _in_turn(self) -> Iterator[_Peer]:
         return iter(list(self._peers))
@@ -141,13 +192,23 @@ class Link:
 
     async def _watch(self, peer: _Peer, on_change: Callable[[bool], None]) -> None:
         while True:
-            state = peer.channel.get_state(try_to_connect=True)
+            channel = peer.channel
+            state = channel.get_state(try_to_connect=True)
             if state is grpc.ChannelConnectivity.READY:
                 self._ready.add(peer)
             else:
                 self._ready.discard(peer)
             on_change(bool(self._ready))
-            await peer.channel.wait_for_state_change(state)
+            waiting = [
+                asyncio.ensure_future(channel.wait_for_state_change(state)),
+                asyncio.ensure_future(peer.renewed.wait()),
+            ]
+            try:
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in waiting:
+                    task.cancel()
+            peer.renewed.clear()
 
 
 async def _write(call: Any, opening: pb.EdgeMessage, outbox: asyncio.Queue[DraftBlock]) -> None:

@@ -16,12 +16,14 @@ from wisp.edge.edge_backend import EdgeBackend
 from wisp.edge.link import Link
 from wisp.edge.predictor import LogisticPredictor, Memory
 from wisp.edge.predictor.rounds import LoggedPredictor, RoundLog
+from wisp.edge.security import Security
 from wisp.errors import ConfigError
 from wisp.launch import StopSignal, announce
 from wisp.metrics import EdgeMetrics, metrics_router
 from wisp.models.tokenizer import Tokenizer
 from wisp.openai.http_front import HttpFront
 from wisp.openai.routes import create_app
+from wisp.tls import check_plain_text, https_of
 
 log = logging.getLogger(__name__)
 
@@ -35,10 +37,13 @@ async def serve(config: EdgeConfig) -> int:
 
     Raises ConfigError if it cannot start, HandshakeError if its drafter does not suit the server.
     """
+    tls = config.tls
+    check_plain_text([config.http.host], bool(tls.http_cert), config.insecure, "HTTP on")
+    security = Security(config)
     tokenizer = Tokenizer(config.draft)
     metrics = EdgeMetrics()
     drafter = await asyncio.to_thread(load_drafter, config)
-    link = Link(config.server)
+    link = Link(config.server, security=security)
     predictor = LogisticPredictor()
     folder = config.state_dir
     memory = Memory(folder, tokenizer.name, predictor) if folder else None
@@ -55,7 +60,8 @@ async def serve(config: EdgeConfig) -> int:
 
     backend = EdgeBackend(link, loop, tokenizer, config, metrics, know_target)
     routers = [metrics_router(metrics.registry), _operators(backend, predictor, metrics)]
-    http = HttpFront(create_app(backend, routers=routers), config.http)
+    https = https_of(tls.http_cert, tls.http_key)
+    http = HttpFront(create_app(backend, routers=routers), config.http, https)
     http.start()
     stop = StopSignal()
     announce("wisp-edge", server=config.server, http=http.port)

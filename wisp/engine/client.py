@@ -281,9 +281,13 @@ class EngineClient:
     def _ended(self) -> None:
         asyncio.get_running_loop().remove_reader(self._process.sentinel)
         self._process.join()
-        self.lost.set()
         if not self._stopping:
             log.critical("the engine process has ended (exit code %s)", self._process.exitcode)
+        self._mourn()
+
+    def _mourn(self) -> None:
+        """The engine is gone: whoever waits for it is told."""
+        self.lost.set()
         if self._snapshot and not self._snapshot.done():
             self._snapshot.set_exception(Unavailable("the engine has stopped: restart wisp-server"))
         for session in self._sessions.values():

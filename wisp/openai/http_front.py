@@ -12,6 +12,7 @@ from starlette.types import ASGIApp
 
 from wisp.config import Listen
 from wisp.errors import ConfigError
+from wisp.tls import RELOAD_S, HttpsFiles
 
 # How long a stopping server waits for answers that are still being sent when it has drained.
 # Chosen: a client that takes longer is not reading.
@@ -46,7 +47,9 @@ def _bind(listen: Listen) -> socket.socket:
 
 
 class HttpFront:
-    def __init__(self, app: ASGIApp, listen: Listen) -> None:
+    def __init__(self, app: ASGIApp, listen: Listen, https: HttpsFiles | None = None) -> None:
+        """Raises ConfigError if it cannot listen there."""
+        self._https = https
         try:
             self._socket = _bind(listen)
         except OSError as error:
@@ -55,20 +58,29 @@ class HttpFront:
                 "choose another with --http.port"
             ) from error
         self.port: int = self._socket.getsockname()[1]
-        self._server = _Uvicorn(
-            uvicorn.Config(
-                app,
-                access_log=False,
-                lifespan="off",
-                log_config=None,
-                timeout_graceful_shutdown=_SHUTDOWN_S,
-            )
+        config = uvicorn.Config(
+            app,
+            access_log=False,
+            lifespan="off",
+            log_config=None,
+            timeout_graceful_shutdown=_SHUTDOWN_S,
         )
+        if https:
+            config.load()
+            config.ssl = https.context
+        self._server = _Uvicorn(config)
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._server.serve(sockets=[self._socket]))
+        self._reloading = asyncio.create_task(self._reload())
 
     async def stop(self) -> None:
         """Close the socket and the idle connections; answers under way get a few seconds."""
+        self._reloading.cancel()
         self._server.should_exit = True
         await self._task
+
+    async def _reload(self) -> None:
+        while self._https:
+            await asyncio.sleep(RELOAD_S)
+            self._https.reload()

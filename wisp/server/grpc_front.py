@@ -14,13 +14,14 @@ from grpc_reflection.v1alpha import reflection
 from msgspec import structs
 
 from wisp import wire
-from wisp.config import Listen
+from wisp.config import Listen, ServerTls
 from wisp.core.drafts import Verdict
 from wisp.errors import ConfigError, InternalError, ProtocolError, WispError
 from wisp.server.server_session import ServerSession
 from wisp.server.service import Service
 from wisp.server.telemetry import Telemetry
 from wisp.status import refusal_of
+from wisp.tls import WatchedFiles
 from wisp.v1 import wisp_pb2 as pb
 from wisp.v1 import wisp_pb2_grpc
 
@@ -133,10 +134,37 @@ async def _read_drafts(requests: AsyncIterator[pb.EdgeMessage], session: ServerS
         session.fail(error)
 
 
+def _credentials(tls: ServerTls) -> grpc.ServerCredentials:
+    """The files of the certificate are looked at for each new connection."""
+    files = WatchedFiles(tls.key, tls.cert, tls.client_ca)
+
+    def configuration() -> grpc.ServerCertificateConfiguration:
+        key, cert, client_ca = files.contents
+        assert key, "the settings let no certificate through without its key"
+        assert cert
+        return grpc.ssl_server_certificate_configuration([(key, cert)], client_ca)
+
+    def fetch() -> grpc.ServerCertificateConfiguration | None:
+        return configuration() if files.changed() else None
+
+    return grpc.dynamic_ssl_server_credentials(
+        configuration(),
+        fetch,  # type: ignore[arg-type]  # None is allowed: nothing has changed
+        require_client_authentication=bool(tls.client_ca),
+    )
+
+
 class GrpcFront:
     """The listening server, with the standard health service and reflection."""
 
-    def __init__(self, service: Service, telemetry: Telemetry, listen: Listen) -> None:
+    def __init__(
+        self,
+        service: Service,
+        telemetry: Telemetry,
+        listen: Listen,
+        tls: ServerTls | None = None,
+    ) -> None:
+        """Raises ConfigError if it cannot listen there."""
         self._server = grpc.aio.server(options=server_options())
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
         servicer = WispServicer(service, telemetry)
@@ -144,12 +172,16 @@ class GrpcFront:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
+        address = f"{listen.host}:{listen.port}"
         try:
-            self.port = self._server.add_insecure_port(f"{listen.host}:{listen.port}")
+            if tls and tls.cert:
+                self.port = self._server.add_secure_port(address, _credentials(tls))
+            else:
+                self.port = self._server.add_insecure_port(address)
         except RuntimeError as error:
             raise ConfigError(
-                f"cannot listen on {listen.host}:{listen.port} for gRPC: it is in use or not "
-                "ours; choose another with --grpc.port"
+                f"cannot listen on {address} for gRPC: it is in use or not ours, or the "
+                "certificate does not fit its key; choose another with --grpc.port"
             ) from error
 
     async def start(self) -> None:

@@ -26,6 +26,7 @@ from wisp.server.grpc_front import GrpcFront
 from wisp.server.page import page_router
 from wisp.server.service import Service, slo_classes
 from wisp.server.telemetry import Telemetry
+from wisp.tls import check_plain_text, https_of
 from wisp.verifier.base import Verifier
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,9 @@ async def serve(config: ServerConfig, build: Build = build_engine) -> int:
 
     `build` makes the engine, in its own process. Raises ConfigError if it cannot start.
     """
+    tls = config.tls
+    check_plain_text([config.http.host], bool(tls.cert), config.insecure, "HTTP on")
+    check_plain_text([config.grpc.host], bool(tls.cert), config.insecure, "gRPC on")
     tokenizer = Tokenizer(config.target)
     telemetry = Telemetry(slo_classes(config).all, ServerMetrics(), time.monotonic())
     engine = EngineClient(on_step=lambda step: telemetry.stepped(step, time.monotonic()))
@@ -56,8 +60,10 @@ async def _serve(
 ) -> int:
     operators = _operators(service, switchable=config.scheduling.switchable)
     routers = [page_router(), metrics_router(telemetry.metrics.registry), operators]
-    http = HttpFront(create_app(service, routers=routers), config.http)
-    grpc = GrpcFront(service, telemetry, config.grpc)
+    tls = config.tls
+    app = create_app(service, routers=routers)
+    http = HttpFront(app, config.http, https_of(tls.cert, tls.key))
+    grpc = GrpcFront(service, telemetry, config.grpc, tls)
     http.start()
     await grpc.start()
     stop = StopSignal()

@@ -1,0 +1,183 @@
+"""A whole server, or a whole edge, in the process that asks for it: real objects, no model."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import time
+from collections import deque
+from collections.abc import Callable
+
+from wisp.config import TINY, EdgeConfig, ServerConfig
+from wisp.core.request import Sampling
+from wisp.edge.drafting import DraftLoop
+from wisp.edge.edge_backend import EdgeBackend
+from wisp.edge.link import Link
+from wisp.edge.predictor import ConfidencePredictor
+from wisp.engine.build import policy_choice
+from wisp.engine.client import EngineClient
+from wisp.engine.engine import Engine
+from wisp.engine.messages import (
+    FromEngine,
+    StepReport,
+    ToEngine,
+    Verdicts,
+    decode_from_engine,
+    decode_to_engine,
+    encode,
+)
+from wisp.metrics import EdgeMetrics, ServerMetrics
+from wisp.models.tokenizer import Tokenizer
+from wisp.scheduler.policy import make_policy
+from wisp.server.service import Service, slo_classes
+from wisp.server.telemetry import Telemetry
+from wisp.testing.drafter import ScriptedDrafter
+from wisp.testing.floor_and_slope import FloorAndSlope
+from wisp.testing.verifier import ScriptedVerifier, scripted_choice
+
+
+def monotonic() -> float:
+    """The clock as it is when it is asked, which may be a virtual one."""
+    return time.monotonic()
+
+
+@functools.cache
+def tokenizer() -> Tokenizer:
+    return Tokenizer(TINY / "target")
+
+
+class LocalEngine(EngineClient):
+    """The engine takes its turns on the event loop; messages are encoded as for the socket."""
+
+    def __init__(
+        self,
+        verifier: ScriptedVerifier,
+        engine: Engine,
+        on_step: Callable[[StepReport], None],
+        step_s: float,
+    ) -> None:
+        super().__init__(on_step=on_step, clock=monotonic)
+        self.facts = verifier.facts
+        self.verifier = verifier
+        self.engine = engine
+        self.step_s = step_s
+        self._messages: deque[bytes] = deque()
+        self._came = asyncio.Event()
+        self._runs = asyncio.Event()
+        self._runs.set()
+        self._running = asyncio.create_task(self._run())
+
+    def send(self, message: ToEngine) -> None:
+        self._messages.append(encode(message))
+        self._came.set()
+
+    def hang(self) -> None:
+        """It lives, and does nothing any more."""
+        self._runs.clear()
+
+    def go_on(self) -> None:
+        self._runs.set()
+
+    def crash(self) -> None:
+        """As if its process had been killed."""
+        self._running.cancel()
+        self._mourn()
+
+    async def stop(self) -> None:
+        self._running.cancel()
+        await asyncio.wait([self._running])
+        self._mourn()
+
+    async def _run(self) -> None:
+        while True:
+            await self._wait(self.engine.wait_s())
+            await self._runs.wait()
+            inbox: list[ToEngine] = []
+            while self._messages:
+                inbox.append(decode_to_engine(self._messages.popleft()))
+            told = self.engine.turn(inbox)
+            if any(isinstance(message, Verdicts) for message in told):
+                await asyncio.sleep(self.step_s)
+            for message in told:
+                said: FromEngine = decode_from_engine(encode(message))
+                self._handle(said)
+
+    async def _wait(self, timeout_s: float | None) -> None:
+        if not self._messages and timeout_s != 0.0:
+            self._came.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._came.wait(), timeout_s)
+
+
+class LocalServer:
+    """Needs a running loop; `step_s` is the time of every step."""
+
+    def __init__(
+        self,
+        config: ServerConfig | None = None,
+        *,
+        step_s: float = 0.001,
+        max_model_len: int = 2048,
+    ) -> None:
+        self.config = config or ServerConfig()
+        choice = policy_choice(self.config)
+        verifier = ScriptedVerifier(
+            vocab_size=len(tokenizer()),
+            max_model_len=max_model_len,
+            max_sessions=self.config.engine.max_sessions,
+        )
+        engine = Engine(
+            verifier,
+            make_policy(choice, FloorAndSlope(floor_s=step_s), choice.first.window),
+            max_window=self.config.speculation.max_window,
+            max_ngram=self.config.speculation.max_ngram,
+            clock=monotonic,
+        )
+        classes = slo_classes(self.config).all
+        self.telemetry = Telemetry(classes, ServerMetrics(), monotonic())
+        self.engine = LocalEngine(
+            verifier, engine, lambda step: self.telemetry.stepped(step, monotonic()), step_s
+        )
+        self.service = Service(self.engine, tokenizer(), self.config, self.telemetry)
+
+    async def stop(self) -> None:
+        await self.engine.stop()
+
+
+class LocalEdge:
+    """Its drafter is right with the probability `acceptance`, for requests with its `seed`."""
+
+    def __init__(
+        self,
+        link: Link,
+        config: EdgeConfig | None = None,
+        *,
+        seed: int = 0,
+        acceptance: float = 0.8,
+    ) -> None:
+        config = config or EdgeConfig()
+        self.seed = seed
+        self.link = link
+        self.metrics = EdgeMetrics()
+        self._loop = DraftLoop(
+            ScriptedDrafter(self._truth, acceptance=acceptance, seed=seed),
+            ConfidencePredictor(),
+            config.drafter.max_sessions,
+            self.metrics,
+            monotonic,
+        )
+        self.backend = EdgeBackend(link, self._loop, tokenizer(), config, self.metrics)
+
+    async def stop(self) -> None:
+        await self._loop.stop()
+        await self.link.close()
+
+    def _truth(self, key: int, position: int, previous: int) -> int:
+        return scripted_choice(self.seed, position, previous, len(tokenizer()))
+
+
+def expected_text(prompt: list[int], sampling: Sampling) -> list[int]:
+    """What the target of a `LocalServer` writes alone."""
+    target = ScriptedVerifier(vocab_size=len(tokenizer()))
+    return target.expected(prompt, sampling, sampling.max_tokens)
