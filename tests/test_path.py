@@ -78,9 +78,20 @@ MAY_IMPORT: dict[str, set[str]] = {
         "server",
         "verifier",
     },
+    "models_command": {"models"},
     "demo": {"config", "errors", "launch"},
     "top": {"config", "errors", "stats"},
-    "cli": {"certs_command", "config", "demo", "edge", "errors", "launch", "server", "top"},
+    "cli": {
+        "certs_command",
+        "config",
+        "demo",
+        "edge",
+        "errors",
+        "launch",
+        "models_command",
+        "server",
+        "top",
+    },
 }
 GENERATED = {"v1", "__version__"}
 ONLY_IN = {

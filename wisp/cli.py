@@ -21,6 +21,7 @@ commands:
   top              what a running server does: devices, classes, goodput, batches, marginal cost
   edge             draft for a server, serve the applications of this device (also: wisp-edge)
   certs            make a small certificate authority, with certificates of servers and edges
+  models           public models by name: fetched, converted and checked by hash
   train-predictor  learn from rounds that edges logged which drafts the target rejects
 
 `wisp COMMAND --help` lists the flags; `wisp --version` prints the version.
@@ -36,6 +37,7 @@ def main() -> int:
         "top": _top,
         "edge": _edge,
         "certs": _certs,
+        "models": _models,
         "train-predictor": _train_predictor,
     }
     match arguments:
@@ -104,6 +106,12 @@ def _profile(arguments: Sequence[str]) -> int:
 
 def _certs(arguments: Sequence[str]) -> int:
     from wisp.certs_command import run
+
+    return run(arguments)
+
+
+def _models(arguments: Sequence[str]) -> int:
+    from wisp.models_command import run
 
     return run(arguments)
 
