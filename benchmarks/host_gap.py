@@ -90,7 +90,8 @@ class Fixed(Policy):
         for session in situation.sessions:
             seat = Seat(session, min(session.num_missing, room))
             if seat.chooses:
-                seat.draft = session.buffer[: min(_FIXED_DRAFTS, room - seat.num_context)]
+                most = min(_FIXED_DRAFTS, session.max_drafts, room - seat.num_context)
+                seat.draft = session.buffer[:most]
             room -= seat.num_tokens
             if seat.num_tokens:
                 batch.seats.append(seat)

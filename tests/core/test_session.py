@@ -232,6 +232,21 @@ def test_a_step_may_follow_the_one_in_flight_as_if_its_drafts_were_accepted() ->
     assert (session.num_in_flight, session.num_pending, session.num_computed) == (0, 0, 4)
 
 
+def test_nothing_follows_a_step_that_was_decided_on_by_what_proved_wrong() -> None:
+    """A prompt's first chunk found the rest of it in the verifier's cache, and chose a token."""
+    session = make_session(overlaps=True)
+    session.launched(1, 0)
+    session.launched(1, 0)  # the second chunk of three
+    session.landed(1, 0)
+    session.computed(3, 1, as_planned=False)
+    session.commit([9], now=0.0)
+    assert not session.free
+    session.landed(1, 0)
+    session.computed(4)
+    session.commit([8], now=0.0)
+    assert (session.free, session.num_missing) == (True, 1)
+
+
 def test_no_step_follows_the_last_token_or_where_the_host_helps_to_choose() -> None:
     session = make_session(overlaps=True, max_tokens=3)
     session.launched(3, 2)

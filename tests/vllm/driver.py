@@ -95,7 +95,9 @@ class Driver:
 
     def take(self, seat: Seat, outcome: Outcome, now: float = 0.0) -> None:
         self.num_steps += 1
-        self.session.computed(outcome.computed_after(seat), seat.num_context)
+        self.session.computed(
+            outcome.computed_after(seat), seat.num_context, as_planned=outcome.as_planned(seat)
+        )
         if outcome.tokens:
             self.num_accepted += outcome.num_accepted
             taken = self.session.commit(outcome.tokens, now)

@@ -11,6 +11,7 @@ from tests.vllm.conftest import BLOCK, NUM_BLOCKS
 from tests.vllm.driver import Driver, expected, finish, prompts, same, step
 from wisp.core.batch import Batch
 from wisp.core.request import Sampling
+from wisp.engine.step import InFlightStep
 from wisp.errors import Overloaded
 
 SAMPLING = Sampling(max_tokens=60, seed=3, temperature=0.8)
@@ -46,6 +47,28 @@ def test_closing_frees_the_blocks_at_once(verifier: Any) -> None:
     verifier.close(driver.session)
     assert verifier.scheduler.num_free_blocks == free
     verifier.close(driver.session)  # does nothing
+
+
+def test_a_prompt_found_in_the_cache_while_its_next_chunk_is_in_flight(verifier: Any) -> None:
+    """The first chunk finds all of the prompt, so the second one decodes, against all plans."""
+    finish(verifier, [Driver(0, long_prompt(4), SAMPLING)])
+    again = Driver(1, long_prompt(4), SAMPLING, overlaps=True)
+    verifier.open(again.session)
+    steps = []
+    for _ in range(2):
+        seat = again.seat(10)
+        steps.append((InFlightStep(Batch([seat]), None, 0.0, 0.0), seat))
+        steps[-1][0].launch(verifier)
+    for in_flight, seat in steps:
+        assert in_flight.collect
+        (outcome,) = in_flight.collect()
+        in_flight.landed()
+        again.take(seat, outcome)
+        assert again.session.free == (again.session.num_in_flight == 0)
+    while not again.done:
+        step(verifier, [(again, again.seat(256))])
+    assert same(again)
+    verifier.close(again.session)
 
 
 def test_a_second_turn_recomputes_one_block_at_most(verifier: Any) -> None:

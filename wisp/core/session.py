@@ -62,6 +62,7 @@ class Session:
         self.num_in_flight = 0
         self.num_computing = 0  # tokens that they compute
         self.num_pending = 0  # tokens that they choose
+        self._is_astray = False  # the one in flight was decided on by what proved wrong
 
         self.committed_s = now  # when its last token was committed, or it was opened
         self.due_s = now + slo.first_token_s  # when its edge is waited for no longer
@@ -126,7 +127,8 @@ class Session:
         """It can be seated: in no step in flight, or in one that another may follow."""
         if self.num_in_flight == 0:
             return True
-        return self.overlaps and self.num_in_flight == 1 and self.max_drafts >= 0
+        follows = self.overlaps and self.num_in_flight == 1 and not self._is_astray
+        return follows and self.max_drafts >= 0
 
     @property
     def waits_for_edge(self) -> bool:
@@ -168,12 +170,13 @@ class Session:
         self.num_computed -= num_tokens
         self.num_pending -= num_chosen
 
-    def computed(self, num_computed: int, num_context: int = 1) -> None:
+    def computed(self, num_computed: int, num_context: int = 1, *, as_planned: bool = True) -> None:
         """A step computed `num_context` of its committed tokens, and its drafts behind them.
 
         `num_computed`: the committed tokens whose KV the verifier holds now, whatever steps still
-        in flight compute.
+        in flight compute. `as_planned`: neither was KV lost, nor was more of it there.
         """
+        self._is_astray = self.num_in_flight > 0 and not as_planned
         self.num_computed = num_computed + self.num_computing
         self.num_prefilled += num_context - 1
 

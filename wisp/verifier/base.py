@@ -61,8 +61,13 @@ class Outcome:
 
     def computed_after(self, seat: Seat) -> int:
         """What `session.num_computed` is from now on."""
-        if self.num_computed is not None:
-            return self.num_computed
+        return self._planned(seat) if self.num_computed is None else self.num_computed
+
+    def as_planned(self, seat: Seat) -> bool:
+        """The seat found as much KV as its session knew of; to be asked before that changes."""
+        return self.num_computed in (None, self._planned(seat))
+
+    def _planned(self, seat: Seat) -> int:
         session = seat.session
         return session.num_computed - session.num_computing + seat.num_context + self.num_accepted
 
