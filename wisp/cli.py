@@ -22,6 +22,7 @@ commands:
   edge             draft for a server, serve the applications of this device (also: wisp-edge)
   certs            make a small certificate authority, with certificates of servers and edges
   models           public models by name: fetched, converted and checked by hash
+  keys             who may use a server: make, list and revoke keys
   train-predictor  learn from rounds that edges logged which drafts the target rejects
 
 `wisp COMMAND --help` lists the flags; `wisp --version` prints the version.
@@ -38,6 +39,7 @@ def main() -> int:
         "edge": _edge,
         "certs": _certs,
         "models": _models,
+        "keys": _keys,
         "train-predictor": _train_predictor,
     }
     match arguments:
@@ -112,6 +114,12 @@ def _certs(arguments: Sequence[str]) -> int:
 
 def _models(arguments: Sequence[str]) -> int:
     from wisp.models_command import run
+
+    return run(arguments)
+
+
+def _keys(arguments: Sequence[str]) -> int:
+    from wisp.keys_command import run
 
     return run(arguments)
 

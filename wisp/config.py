@@ -92,6 +92,13 @@ def _check_pair(cert: Path | None, key: Path | None) -> None:
         raise ValueError("a certificate and its key go together: give both")
 
 
+class Admin(_Section):
+    host: str = Field("127.0.0.1", description="address to bind")
+    port: int | None = Field(
+        None, ge=0, le=65535, description="null: operators use the HTTP port, with a key"
+    )
+
+
 class EngineSettings(_Section):
     kind: EngineKind = Field("torch", description="the verifier behind the engine: torch or vllm")
     options: dict[str, Any] = Field(
@@ -196,7 +203,11 @@ class ServerConfig(BaseSettings):
     model: str | None = Field(None, description="name to serve it under; null: the directory's")
     http: Listen = Listen()
     grpc: Listen = Listen(port=8001)
+    admin: Admin = Admin()
     tls: ServerTls = ServerTls()
+    keys: LocalPath | None = Field(
+        None, description="file of keys that `wisp keys` makes; null: nobody is asked for one"
+    )
     insecure: bool = Field(False, description="allow plain text beyond this machine")
     engine: EngineSettings = EngineSettings()
     scheduling: SchedulingSettings = SchedulingSettings()
@@ -247,6 +258,9 @@ class EdgeConfig(BaseSettings):
     draft: LocalPath = Field(TINY / "draft", description="Hugging Face directory of the drafter")
     http: Listen = Listen(port=8010)
     tls: EdgeTls = EdgeTls()
+    keys: LocalPath | None = Field(
+        None, description="file of keys for its own endpoint; null: nobody is asked for one"
+    )
     key_file: LocalPath | None = Field(
         None, description="holds the key that the server knows this edge by; null: none"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import sys
 import time
 from collections.abc import Sequence
@@ -15,8 +16,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from wisp.config import load
-from wisp.errors import Unavailable
+from wisp.config import LocalPath, load
+from wisp.errors import ConfigError, Unavailable
 from wisp.stats import Stats
 
 # The rows of a table that are drawn. Chosen: three tables of it are more than a terminal shows.
@@ -36,6 +37,10 @@ class TopConfig(BaseSettings):
     )
 
     server: str = Field("http://127.0.0.1:8000", description="the server's HTTP address")
+    key_file: LocalPath | None = Field(None, description="holds an operator's key; null: none")
+    ca: LocalPath | None = Field(
+        None, description="authority of the server's certificate (PEM); null: those of the system"
+    )
     interval_s: float = Field(1.0, ge=0.1, description="time between two looks")
     once: bool = Field(False, description="look once and leave")
     as_json: bool = Field(
@@ -46,7 +51,7 @@ class TopConfig(BaseSettings):
 def run(arguments: Sequence[str]) -> int:
     """Look until interrupted, or once. Raises Unavailable if there is no server to look at."""
     config = load(TopConfig, arguments, "wisp top")
-    with httpx.Client(timeout=_TIMEOUT_S) as client:
+    with _client(config) as client:
         if config.as_json:
             return _print_json(client, config)
         stats = look(client, config.server)
@@ -57,6 +62,17 @@ def run(arguments: Sequence[str]) -> int:
             while True:
                 time.sleep(config.interval_s)
                 live.update(draw(look(client, config.server)), refresh=True)
+
+
+def _client(config: TopConfig) -> httpx.Client:
+    headers = {}
+    try:
+        if config.key_file:
+            headers["authorization"] = f"Bearer {config.key_file.read_text().strip()}"
+        trusted = ssl.create_default_context(cafile=config.ca) if config.ca else True
+    except OSError as error:
+        raise ConfigError(f"cannot read {error.filename}: {error.strerror}") from error
+    return httpx.Client(timeout=_TIMEOUT_S, headers=headers, verify=trusted)
 
 
 def _print_json(client: httpx.Client, config: TopConfig) -> int:

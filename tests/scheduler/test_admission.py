@@ -59,7 +59,7 @@ def test_only_lower_priorities_go_and_only_if_that_makes_room(
     def has_room(rest: list[Session]) -> bool:
         return len(rest) < num_slots and admits(rest, slo) is None
 
-    shed, wait_s, reason = admission(sessions, slo, num_slots, admits)
+    shed, wait_s, reason, _ = admission(sessions, slo, num_slots, admits)
     assert all(victim.slo.priority < priority for victim in shed)
     if has_room(sessions):
         assert (shed, wait_s) == ([], None)

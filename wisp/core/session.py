@@ -38,6 +38,7 @@ class Session:
         committed: Sequence[int] = (),
         adapter: str | None = None,
         has_edge: bool = False,
+        owner: str = "",
         overlaps: bool = False,
         max_window: int = 64,
         max_ngram: int = 0,
@@ -70,6 +71,7 @@ class Session:
         self.aimed_s = self.due_s  # and when it should be there: a little sooner
 
         self.has_edge = has_edge
+        self.owner = owner  # whose fair share of slots and time it is
         self.directive = directive
         self.edge_late = False  # the last token had to be decoded without its edge
         self.edge_stats = EdgeStats()

@@ -14,7 +14,7 @@ from wisp.core.card import ModelCard
 from wisp.core.drafts import DraftBlock
 from wisp.core.request import Request
 from wisp.edge.security import Security
-from wisp.errors import Unavailable
+from wisp.errors import HandshakeError, NotAuthenticated, Unavailable, WispError
 from wisp.status import error_of
 from wisp.tls import RELOAD_S
 from wisp.v1 import wisp_pb2 as pb
@@ -109,7 +109,7 @@ class Link:
                 request = pb.GetModelRequest()
                 model = await peer.stub.GetModel(request, timeout=timeout_s, metadata=metadata)
             except grpc.aio.AioRpcError as failure:
-                error = error_of(failure)
+                error = _told_to_an_edge(error_of(failure))
                 if not isinstance(error, Unavailable):
                     raise error from failure
                 self._leave(peer)
@@ -144,7 +144,7 @@ class Link:
                 yield message
             _check(writer)
         except grpc.aio.AioRpcError as failure:
-            error = error_of(failure)
+            error = _told_to_an_edge(error_of(failure))
             if isinstance(error, Unavailable):
                 self._leave(peer)
             raise error from failure
@@ -221,6 +221,13 @@ async def _write(call: Any, opening: pb.EdgeMessage, outbox: asyncio.Queue[Draft
     except Exception:
         call.cancel()  # nothing more can be sent: whoever reads must not wait for an answer
         raise
+
+
+def _told_to_an_edge(error: WispError) -> WispError:
+    """The key at fault is the edge's own, not that of whoever asks the edge."""
+    if isinstance(error, NotAuthenticated):
+        return HandshakeError(f"the server does not let this edge in (--key_file, --tls): {error}")
+    return error
 
 
 def _check(writer: asyncio.Task[None]) -> None:

@@ -9,6 +9,7 @@ from math import isnan
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
+from wisp.access.gate import Gate
 from wisp.config import EdgeConfig
 from wisp.edge.drafter.base import Drafter
 from wisp.edge.drafting import DraftLoop
@@ -21,9 +22,10 @@ from wisp.errors import ConfigError
 from wisp.launch import StopSignal, announce
 from wisp.metrics import EdgeMetrics, metrics_router
 from wisp.models.tokenizer import Tokenizer
+from wisp.openai.access import AccessMiddleware, paths_of
 from wisp.openai.http_front import HttpFront
 from wisp.openai.routes import create_app
-from wisp.tls import check_plain_text, https_of
+from wisp.tls import RELOAD_S, check_plain_text, https_of, is_loopback
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +63,11 @@ async def serve(config: EdgeConfig) -> int:
     backend = EdgeBackend(link, loop, tokenizer, config, metrics, know_target)
     routers = [metrics_router(metrics.registry), _operators(backend, predictor, metrics)]
     https = https_of(tls.http_cert, tls.http_key)
-    http = HttpFront(create_app(backend, routers=routers), config.http, https)
+    gate = Gate(config.keys)
+    alone = not gate.asks and is_loopback(config.http.host)
+    app = create_app(backend, routers=routers)
+    guarded = AccessMiddleware(app, gate, paths_of(routers), operators_open=alone)
+    http = HttpFront(guarded, config.http, https)
     http.start()
     stop = StopSignal()
     announce("wisp-edge", server=config.server, http=http.port)
@@ -69,6 +75,7 @@ async def serve(config: EdgeConfig) -> int:
     connected = asyncio.create_task(backend.connect())
     stopped = asyncio.create_task(stop.asked.wait())
     saving = asyncio.create_task(_save_now_and_then(memory)) if memory else None
+    reloading = asyncio.create_task(_reload_keys(gate))
     try:
         await asyncio.wait([connected, stopped], return_when=asyncio.FIRST_COMPLETED)
         if connected.done():
@@ -77,7 +84,7 @@ async def serve(config: EdgeConfig) -> int:
         log.info("draining %d generations", len(backend.running))
         await backend.drain(config.drain_s, stop.hurry)
     finally:
-        for task in (watching, connected, stopped):
+        for task in (watching, connected, stopped, reloading):
             task.cancel()
         await http.stop()
         await loop.stop()
@@ -88,6 +95,12 @@ async def serve(config: EdgeConfig) -> int:
         if rounds:
             rounds.close()
     return 0
+
+
+async def _reload_keys(gate: Gate) -> None:
+    while True:
+        await asyncio.sleep(RELOAD_S)
+        gate.reload()
 
 
 async def _save_now_and_then(memory: Memory) -> None:

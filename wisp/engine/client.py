@@ -7,6 +7,7 @@ import logging
 import multiprocessing
 import tempfile
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -43,6 +44,7 @@ from wisp.errors import (
     Unavailable,
     WispError,
 )
+from wisp.scheduler.fairness import greediest
 from wisp.verifier.base import Facts, Verifier
 
 log = logging.getLogger(__name__)
@@ -81,9 +83,10 @@ class EngineSession:
     It ends exactly once: by a verdict with a finish reason, by an error, or by `close`.
     """
 
-    def __init__(self, client: EngineClient, session_id: int, priority: int) -> None:
-        self.id = session_id
-        self.priority = priority
+    def __init__(self, client: EngineClient, message: Open) -> None:
+        self.id = message.session_id
+        self.priority = message.slo.priority
+        self.owner = message.owner
         self._client = client
         self._inbox: asyncio.Queue[Verdict | WispError] = asyncio.Queue()
         self._ended = False
@@ -139,11 +142,13 @@ class EngineClient:
     def num_sessions(self) -> int:
         return len(self._sessions)
 
-    def can_admit(self, priority: int) -> bool:
+    def can_admit(self, priority: int, owner: str = "") -> bool:
         """False: the engine would refuse it, as all slots are taken and nobody is shed for it."""
-        return self.num_sessions < self.facts.max_sessions or any(
-            session.priority < priority for session in self._sessions.values()
-        )
+        num_slots, sessions = self.facts.max_sessions, self._sessions.values()
+        if self.num_sessions < num_slots or any(each.priority < priority for each in sessions):
+            return True
+        counts = Counter(session.owner for session in sessions)
+        return greediest(counts, owner, num_slots) is not None
 
     async def start(self, build: Callable[[], tuple[Verifier, Engine]], log_level: str) -> None:
         """Start the process and wait until the target is loaded.
@@ -188,7 +193,7 @@ class EngineClient:
         """Begin a session; `message.session_id` must come from `next_id`."""
         if self.lost.is_set():
             raise Unavailable("the engine has stopped: restart wisp-server")
-        session = EngineSession(self, message.session_id, message.slo.priority)
+        session = EngineSession(self, message)
         self._sessions[session.id] = session
         self.idle.clear()
         self.send(message)

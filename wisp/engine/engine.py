@@ -126,6 +126,7 @@ class Engine:
             committed=request.committed,
             adapter=message.adapter,
             has_edge=message.has_edge,
+            owner=message.owner,
             overlaps=self._verifier.overlaps(request.sampling),
             max_window=self._max_window,
             max_ngram=self._max_ngram if request.speculation else 0,
@@ -153,12 +154,13 @@ class Engine:
             session.slo,
             self._verifier.facts.max_sessions,
             self._policy.admits,
+            session.owner,
         )
         if decided.wait_s is not None:
             raise Overloaded(decided.reason, retry_after_s=decided.wait_s)
         wait_s = until_one_ends_s(self.sessions.values())
         for victim in decided.shed:
-            text = f"ended to make room for a higher priority: try again in {wait_s:.1f} s"
+            text = f"ended to make room for {decided.shed_for}: try again in {wait_s:.1f} s"
             self._fail(victim, Failed(victim.id, "shed", text, wait_s))
 
     def _draft(self, message: Draft) -> None:

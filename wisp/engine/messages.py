@@ -24,6 +24,7 @@ class Open(Struct, frozen=True, tag=True, kw_only=True):
     slo: Slo  # what it is promised
     adapter: str | None = None  # of the target, that chooses its tokens; None: the target alone
     has_edge: bool = False  # one that may draft for it
+    owner: str = ""  # whose fair share of slots and time it is
 
 
 class Draft(Struct, frozen=True, tag=True):

@@ -81,6 +81,8 @@ def error_response(error: errors.WispError) -> JSONResponse:
         # The header knows whole seconds only; OpenAI's clients prefer the finer one.
         headers["retry-after"] = str(math.ceil(wait_s))
         headers["retry-after-ms"] = str(math.ceil(wait_s * 1000))
+    if status == 401:
+        headers["www-authenticate"] = "Bearer"
     return JSONResponse(error_body(error), status, headers)
 
 

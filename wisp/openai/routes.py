@@ -32,6 +32,14 @@ def create_app(backend: Backend, *, routers: Sequence[APIRouter] = ()) -> FastAP
     return app
 
 
+def create_operators_app(routers: Sequence[APIRouter]) -> FastAPI:
+    """For a port that operators have to themselves."""
+    app = FastAPI(title="WISP, for operators", version=__version__, exception_handlers=HANDLERS)
+    for router in routers:
+        app.include_router(router)
+    return app
+
+
 def _openai(front: _Front) -> APIRouter:
     router = APIRouter(route_class=JsonRoute, tags=["OpenAI"])
     router.post("/v1/chat/completions")(front.chat)

@@ -5,6 +5,7 @@ If not, sessions of a lower priority may have to go. Pure: no I/O, no clock.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection
 from operator import mul
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from wisp.core.session import Session
 from wisp.core.slo import Slo
 from wisp.estimator.base import Estimator
 from wisp.estimator.shape import StepShape
+from wisp.scheduler.fairness import competing, fair_slots, greediest
 
 # Share of the time that may be promised. Chosen: more than all of it, as a session refused is a
 # promise broken for certain, and a prediction may err.
@@ -35,23 +37,54 @@ class Admission(NamedTuple):
     shed: list[Session]  # to be ended first; each of them is needed
     wait_s: float | None = None
     reason: str = ""  # why it must wait
+    shed_for: str = "a higher priority"
 
 
-def admission(sessions: Collection[Session], slo: Slo, num_slots: int, admits: Admits) -> Admission:
-    """Room is made at the cost of lower priorities alone, the lowest first.
+def admission(
+    sessions: Collection[Session], slo: Slo, num_slots: int, admits: Admits, owner: str = ""
+) -> Admission:
+    """Room is made at the cost of lower priorities, the lowest first.
 
     Among equals those go who can best wait: first whoever has no text yet (to try again costs them
     nothing), then whoever's next token is due last. Nobody goes if that would not make room.
+
+    Between owners, no priority takes more than its owner's fair share from others, and who has more
+    than that gives slots back to those who have less.
     """
+    admits = _fairly(admits, owner)
     refusal = _refusal(sessions, slo, num_slots, admits)
     if refusal is None:
         return Admission([])
-    lower = [session for session in sessions if session.slo.priority < slo.priority]
-    lower.sort(key=lambda s: (s.slo.priority, s.num_output > 0, -s.due_s))
+    counts = Counter(session.owner for session in sessions)
+    may_take = counts[owner] + 1 <= fair_slots(counts, owner, num_slots)
+    lower = [
+        session
+        for session in sessions
+        if session.slo.priority < slo.priority and (may_take or session.owner == owner)
+    ]
+    lower.sort(key=_can_wait)
+    if len(sessions) >= num_slots and (greedy := greediest(counts, owner, num_slots)) is not None:
+        lent = min((s for s in sessions if s.owner == greedy), key=_can_wait)
+        if _refusal(_without(sessions, [lent]), slo, num_slots, admits) is None:
+            return Admission([lent], shed_for="others, as all slots were taken")
     for count in range(1, min(len(lower), _MAX_SHED) + 1):
         if _refusal(_without(sessions, lower[:count]), slo, num_slots, admits) is None:
             return Admission(_needed(lower[:count], sessions, slo, num_slots, admits))
     return refusal
+
+
+def _can_wait(session: Session) -> tuple[int, bool, float]:
+    """Whoever should go first is least."""
+    return session.slo.priority, session.num_output > 0, -session.due_s
+
+
+def _fairly(admits: Admits, owner: str) -> Admits:
+    """By the promises of others that may stand in this owner's way."""
+
+    def fairly(sessions: Collection[Session], slo: Slo) -> float | None:
+        return admits(competing(sessions, owner, slo.tokens_per_s), slo)
+
+    return fairly
 
 
 def until_one_ends_s(sessions: Collection[Session]) -> float:

@@ -14,6 +14,7 @@ from grpc_reflection.v1alpha import reflection
 from msgspec import structs
 
 from wisp import wire
+from wisp.access.gate import Caller, Gate
 from wisp.config import Listen, ServerTls
 from wisp.core.drafts import Verdict
 from wisp.errors import ConfigError, InternalError, ProtocolError, WispError
@@ -55,11 +56,16 @@ def server_options(
 
 
 class WispServicer(wisp_pb2_grpc.WispServicer):
-    def __init__(self, service: Service, telemetry: Telemetry) -> None:
+    def __init__(self, service: Service, telemetry: Telemetry, gate: Gate) -> None:
         self._service = service
+        self._gate = gate
         self._telemetry = telemetry
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.Model:
+        try:
+            self._caller(context)
+        except WispError as error:
+            await _abort(context, error)
         card, tokenizer = self._service.card, self._service.tokenizer
         return pb.Model(
             id=card.id,
@@ -78,7 +84,8 @@ class WispServicer(wisp_pb2_grpc.WispServicer):
     ) -> AsyncIterator[pb.ServerMessage]:
         requests = _parsed(requests)
         try:
-            session = await self._open(requests)
+            caller = self._caller(context)
+            session = await self._open(requests, caller)
             reader = asyncio.create_task(_read_drafts(requests, session))
             try:
                 yield wire.encode_opened(
@@ -97,12 +104,23 @@ class WispServicer(wisp_pb2_grpc.WispServicer):
                 context, InternalError("the server failed on the stream: its log says why")
             )
 
-    async def _open(self, requests: AsyncIterator[pb.EdgeMessage]) -> ServerSession:
+    def _caller(self, context: Context) -> Caller:
+        """Raises NotAuthenticated or Forbidden."""
+        sent = dict(context.invocation_metadata() or ())
+        authorization = sent.get("authorization")
+        names = list(context.auth_context().get("x509_common_name") or ())
+        return self._gate.caller(
+            authorization if isinstance(authorization, str) else None,
+            certificate=names[0].decode() if names else None,
+            address=context.peer().rpartition(":")[0],
+        )
+
+    async def _open(self, requests: AsyncIterator[pb.EdgeMessage], caller: Caller) -> ServerSession:
         try:
             first = await asyncio.wait_for(anext(requests), _OPEN_TIMEOUT_S)
         except (StopAsyncIteration, TimeoutError) as error:
             raise ProtocolError("a stream must begin with Open") from error
-        return self._service.open(*wire.decode_open(first))
+        return self._service.open(*wire.decode_open(first), caller)
 
     def _stamp(self, verdict: Verdict) -> Verdict:
         """With the time until it leaves this process, where it answers a block of the edge's."""
@@ -163,11 +181,12 @@ class GrpcFront:
         telemetry: Telemetry,
         listen: Listen,
         tls: ServerTls | None = None,
+        gate: Gate | None = None,
     ) -> None:
         """Raises ConfigError if it cannot listen there."""
         self._server = grpc.aio.server(options=server_options())
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
-        servicer = WispServicer(service, telemetry)
+        servicer = WispServicer(service, telemetry, gate or Gate())
         wisp_pb2_grpc.add_WispServicer_to_server(servicer, self._server)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)

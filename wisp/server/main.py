@@ -6,27 +6,30 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import msgspec
 from fastapi import APIRouter, Response
+from starlette.types import ASGIApp
 
-from wisp.config import ServerConfig
+from wisp.access.gate import Gate
+from wisp.config import Listen, ServerConfig
 from wisp.engine.build import build_engine
 from wisp.engine.client import EngineClient
 from wisp.engine.engine import Engine
 from wisp.launch import StopSignal, announce, until_any
 from wisp.metrics import ServerMetrics, metrics_router
 from wisp.models.tokenizer import Tokenizer
+from wisp.openai.access import AccessMiddleware, paths_of
 from wisp.openai.body import JsonRoute
 from wisp.openai.http_front import HttpFront
-from wisp.openai.routes import create_app
+from wisp.openai.routes import create_app, create_operators_app
 from wisp.server.grpc_front import GrpcFront
 from wisp.server.page import page_router
 from wisp.server.service import Service, slo_classes
 from wisp.server.telemetry import Telemetry
-from wisp.tls import check_plain_text, https_of
+from wisp.tls import RELOAD_S, check_plain_text, https_of, is_loopback
 from wisp.verifier.base import Verifier
 
 log = logging.getLogger(__name__)
@@ -43,6 +46,8 @@ async def serve(config: ServerConfig, build: Build = build_engine) -> int:
     """
     tls = config.tls
     check_plain_text([config.http.host], bool(tls.cert), config.insecure, "HTTP on")
+    if config.admin.port is not None:
+        check_plain_text([config.admin.host], bool(tls.cert), config.insecure, "operators' HTTP on")
     check_plain_text([config.grpc.host], bool(tls.cert), config.insecure, "gRPC on")
     tokenizer = Tokenizer(config.target)
     telemetry = Telemetry(slo_classes(config).all, ServerMetrics(), time.monotonic())
@@ -60,20 +65,44 @@ async def _serve(
 ) -> int:
     operators = _operators(service, switchable=config.scheduling.switchable)
     routers = [page_router(), metrics_router(telemetry.metrics.registry), operators]
-    tls = config.tls
-    app = create_app(service, routers=routers)
-    http = HttpFront(app, config.http, https_of(tls.cert, tls.key))
-    grpc = GrpcFront(service, telemetry, config.grpc, tls)
-    http.start()
+    gate, tls = Gate(config.keys), config.tls
+    https = https_of(tls.cert, tls.key)
+    fronts = {"http": HttpFront(_app(service, routers, config, gate), config.http, https)}
+    if config.admin.port is not None:
+        listen = Listen(host=config.admin.host, port=config.admin.port)
+        fronts["admin"] = HttpFront(create_operators_app(routers), listen, https)
+    grpc = GrpcFront(service, telemetry, config.grpc, tls, gate)
+    for front in fronts.values():
+        front.start()
     await grpc.start()
     stop = StopSignal()
-    announce("wisp-server", model=service.card.id, http=http.port, grpc=grpc.port)
+    ports = {name: front.port for name, front in fronts.items()}
+    announce("wisp-server", model=service.card.id, grpc=grpc.port, **ports)
+    reloading = asyncio.create_task(_reload_keys(gate, service))
     await until_any(engine.lost, stop.asked)
+    reloading.cancel()
     log.info("draining %d sessions", engine.num_sessions)
     await grpc.set_serving(False)
     await service.drain(config.drain_s, stop.hurry)
-    await asyncio.gather(grpc.stop(_GRACE_S), http.stop())
+    await asyncio.gather(grpc.stop(_GRACE_S), *(front.stop() for front in fronts.values()))
     return 1 if engine.lost.is_set() else 0
+
+
+def _app(
+    service: Service, routers: Sequence[APIRouter], config: ServerConfig, gate: Gate
+) -> ASGIApp:
+    """Operators' routes are among the others unless they have a port of their own."""
+    own_port = config.admin.port is not None
+    app = create_app(service, routers=() if own_port else routers)
+    alone = not gate.asks and is_loopback(config.http.host)
+    return AccessMiddleware(app, gate, paths_of(routers), operators_open=alone)
+
+
+async def _reload_keys(gate: Gate, service: Service) -> None:
+    while True:
+        await asyncio.sleep(RELOAD_S)
+        if gate.reload():
+            service.revoke(gate)
 
 
 def _operators(service: Service, *, switchable: bool) -> APIRouter:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 
+from wisp.access.quota import Usage
 from wisp.core.drafts import DraftBlock, Verdict
 from wisp.core.request import check_tokens
 from wisp.core.slo import Attainment
 from wisp.engine.client import EngineSession
-from wisp.errors import ProtocolError, WispError
+from wisp.errors import Overloaded, ProtocolError, WispError
 from wisp.server.telemetry import SessionRecord, Telemetry
 
 # How many times the largest window of draft tokens may arrive for each verdict. Chosen: an honest
@@ -27,6 +28,8 @@ class ServerSession:
         *,
         vocab_size: int,
         max_window: int,
+        usage: Usage,
+        num_prompt: int,
         on_close: Callable[[ServerSession], None] = lambda session: None,
     ) -> None:
         self._session = session
@@ -34,6 +37,8 @@ class ServerSession:
         self._telemetry = telemetry
         self._vocab_size = vocab_size
         self._max_window = max_window
+        self._usage = usage
+        self._num_prompt = num_prompt
         self._on_close = on_close
         self._num_allowed = _MAX_WINDOWS * max_window
 
@@ -45,10 +50,13 @@ class ServerSession:
         try:
             async for verdict in self._session:
                 self._telemetry.took(self._record, verdict)
+                self._usage.used(len(verdict.tokens))
                 self._num_allowed += _MAX_WINDOWS * self._max_window
                 yield verdict
         except WispError as error:
             self._telemetry.failed(self._record, error)
+            if isinstance(error, Overloaded) and not self._record.attainment.num_tokens:
+                self._usage.refund(self._num_prompt)  # it was refused: that costs nothing
             raise
 
     def draft(self, block: DraftBlock) -> None:

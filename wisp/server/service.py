@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import time
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import msgspec
 from msgspec import structs
 
+from wisp.access.gate import CALLER, Caller, Gate
 from wisp.config import ServerConfig, SloClass
 from wisp.core.card import ModelCard
 from wisp.core.drafts import Directive
@@ -21,6 +21,7 @@ from wisp.engine.client import EngineClient
 from wisp.engine.messages import Open, Snapshot, SwitchPolicy
 from wisp.errors import (
     BadRequest,
+    Forbidden,
     HandshakeError,
     Overloaded,
     Superseded,
@@ -58,7 +59,9 @@ class Service:
         self._telemetry = telemetry
         self._policy = policy_choice(config)
         self._draining = False
-        self._by_key: dict[bytes, ServerSession] = {}  # those that may be resumed
+        self._nobody = Gate().caller(None)
+        self._owners: dict[ServerSession, tuple[Caller, bytes]] = {}  # with its resume key
+        self._by_key: dict[tuple[str, bytes], ServerSession] = {}  # those that may be resumed
         self._stats: tuple[Snapshot, Stats] | None = None
         self.tokenizer = tokenizer
         facts = engine.facts
@@ -82,11 +85,15 @@ class Service:
     def max_window(self) -> int:
         return self._config.speculation.max_window
 
-    def open(self, request: Request, hello: Hello | None = None) -> ServerSession:
+    def open(
+        self, request: Request, hello: Hello | None = None, caller: Caller | None = None
+    ) -> ServerSession:
         """Admit a generation, or say at once why not; `hello` is an edge's, which may draft.
 
-        Raises BadRequest, HandshakeError, Overloaded or Unavailable.
+        Raises BadRequest, HandshakeError, Forbidden, Overloaded or Unavailable.
         """
+        caller = caller or self._nobody
+        before = self._by_key.get((caller.name, hello.resume_key)) if hello else None
         try:
             if reason := self.refusal():
                 raise Unavailable(reason)
@@ -96,9 +103,11 @@ class Service:
             if hello:
                 self._check_edge(hello)
             slo = self._classes.promise(request.slo)
-            if hello and (before := self._by_key.get(hello.resume_key)):
+            if before:
                 before.fail(Superseded("this generation was resumed on another stream"))
-            if not self._engine.can_admit(slo.priority):
+                self._closed(before)
+            caller.usage.check(slo)
+            if not self._engine.can_admit(slo.priority, caller.name):
                 raise Overloaded(
                     f"all {self._engine.facts.max_sessions} sessions are taken: try again later",
                     retry_after_s=_RETRY_AFTER_S,
@@ -113,6 +122,7 @@ class Service:
                 slo=slo,
                 adapter=adapter,
                 has_edge=hello is not None and request.speculation,
+                owner=caller.name,
             )
         )
         device = hello.device if hello else None
@@ -123,22 +133,37 @@ class Service:
             self._telemetry,
             vocab_size=self.card.vocab_size,
             max_window=self.max_window,
-            on_close=functools.partial(self._closed, hello.resume_key if hello else b""),
+            usage=caller.usage,
+            num_prompt=len(request.prompt),
+            on_close=self._closed,
         )
-        if hello and hello.resume_key:
-            self._by_key[hello.resume_key] = opened
+        caller.usage.opened(len(request.prompt), resumes=before is not None)
+        resume_key = hello.resume_key if hello else b""
+        self._owners[opened] = caller, resume_key
+        if resume_key:
+            self._by_key[caller.name, resume_key] = opened
         return opened
 
-    def _closed(self, resume_key: bytes, session: ServerSession) -> None:
-        if self._by_key.get(resume_key) is session:  # else its successor's
-            del self._by_key[resume_key]
+    def _closed(self, session: ServerSession) -> None:
+        """On every way out; a second time changes nothing."""
+        if owner := self._owners.pop(session, None):
+            caller, resume_key = owner
+            caller.usage.closed()
+            if self._by_key.get((caller.name, resume_key)) is session:
+                del self._by_key[caller.name, resume_key]
+
+    def revoke(self, gate: Gate) -> None:
+        """End the sessions of those who would not be let in any more."""
+        for session, (caller, _) in list(self._owners.items()):
+            if not gate.holds(caller):
+                session.fail(Forbidden("the key of this session was revoked"))
 
     async def model(self) -> ModelCard:
         return self.card
 
     async def generate(self, request: Request) -> ServerSession:
         """A session without an edge."""
-        return self.open(request)
+        return self.open(request, caller=CALLER.get())
 
     async def health(self) -> str | None:
         return self.refusal()
