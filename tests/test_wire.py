@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wisp import wire
-from wisp.core.drafts import Directive, DraftBlock, Source, TokenLogprob, Verdict
+from wisp.core.drafts import Directive, DraftBlock, Rejection, Source, TokenLogprob, Verdict
 from wisp.core.request import FinishReason, Request, Sampling, Structure
 from wisp.core.slo import Slo
 from wisp.errors import ProtocolError
@@ -79,6 +79,22 @@ def test_a_block_of_four_is_tens_of_bytes() -> None:
     assert len(wire.encode_draft(block).SerializeToString()) < 50
 
 
+def test_a_draft_with_forks_there_and_back() -> None:
+    forks = [
+        DraftBlock(8, 11, [5, 6], [0.2, 1.0], parent=7),
+        DraftBlock(9, 12, [7], [51 / 255], parent=8),
+    ]
+    block = DraftBlock(7, 10, [1, 2], [1.0, 0.0], draft_time_s=0.5, parent=3, forks=forks)
+    assert wire.decode_draft(wire.encode_draft(block)) == block
+    assert block.num_tokens == 5
+
+
+def test_a_fork_needs_as_many_acceptances_as_tokens() -> None:
+    fork = pb.Fork(epoch=2, parent=1, position=5, tokens=[1, 2], acceptance=b"1")
+    with pytest.raises(ProtocolError, match="2 tokens needs as many acceptance bytes, not 1"):
+        wire.decode_draft(pb.EdgeMessage(draft=pb.Draft(epoch=1, forks=[fork])))
+
+
 def test_draft_there_and_back() -> None:
     block = DraftBlock(7, 10, [1, 2], [1.0, 51 / 255], draft_time_s=0.5, complete=True)
     assert wire.decode_draft(wire.encode_draft(block)) == block
@@ -91,14 +107,18 @@ def test_a_block_takes_a_time(time_s: float) -> None:
 
 
 @pytest.mark.parametrize("source", Source)
+@pytest.mark.parametrize("rejection", [None, *Rejection])
 @pytest.mark.parametrize("reason", [None, *FinishReason])
-def test_verdict_there_and_back(reason: FinishReason | None, source: Source) -> None:
+def test_verdict_there_and_back(
+    reason: FinishReason | None, source: Source, rejection: Rejection | None
+) -> None:
     verdict = Verdict(
         position=5,
         tokens=[1, 2],
         num_drafted=3,
         num_accepted=1,
         source=source,
+        rejection=rejection,
         directive=Directive(4, 0.25),
         finish_reason=reason,
         logprobs=[TokenLogprob(-1.0, [(1, -1.0), (9, -2.0)]), TokenLogprob(-0.5)],

@@ -136,6 +136,9 @@ class SpeculationSettings(_Section):
     max_window: int = Field(
         MAX_WINDOW, ge=1, description="more waiting drafts than this are an error"
     )
+    max_forks: int = Field(
+        8, ge=0, description="forks of a session's drafts that may wait; 0: none"
+    )
 
     @model_validator(mode="after")
     def _window_fits(self) -> SpeculationSettings:

@@ -9,15 +9,24 @@ import math
 
 from msgspec import Struct
 
-from wisp.core.drafts import Directive, DraftBlock, DraftCounts, Source, TokenLogprob, Verdict
+from wisp.core.drafts import (
+    Directive,
+    DraftBlock,
+    DraftCounts,
+    Rejection,
+    Source,
+    TokenLogprob,
+    Verdict,
+)
 from wisp.core.request import FinishReason, Request, Sampling, Structure
 from wisp.core.slo import Slo, SloChoice
 from wisp.errors import ProtocolError
 from wisp.v1 import wisp_pb2 as pb
 
-# The version of the protocol that both ends must speak: the first, raised with each change that the
-# other end could misread.
-PROTOCOL = 1
+# The version of the protocol, raised with each change that the other end could misread, and the
+# oldest that a server still speaks. Version 2 by definition has forks; to an edge of version 1 the
+# server says nothing that it would misread.
+PROTOCOL, OLDEST_PROTOCOL = 2, 1
 # An acceptance of 1 in the protocol, which has one byte for each draft token: its greatest value.
 _BYTE = 255
 # The longest resume key, in bytes. Chosen: nobody guesses one of 16, and the server keeps one for
@@ -31,6 +40,13 @@ _FINISH = {
 _FINISH_BACK = {number: reason for reason, number in _FINISH.items()}
 _SOURCE = {Source.EDGE: pb.SOURCE_EDGE, Source.NGRAM: pb.SOURCE_NGRAM}
 _SOURCE_BACK = {number: source for source, number in _SOURCE.items()}
+_REJECTION = {
+    None: pb.REJECTION_NONE,
+    Rejection.UNCOVERED: pb.REJECTION_UNCOVERED,
+    Rejection.COVERED: pb.REJECTION_COVERED,
+    Rejection.SEAMLESS: pb.REJECTION_SEAMLESS,
+}
+_REJECTION_BACK = {number: rejection for rejection, number in _REJECTION.items()}
 
 
 class Hello(Struct, frozen=True, kw_only=True):
@@ -151,39 +167,74 @@ def encode_draft(block: DraftBlock) -> pb.EdgeMessage:
             epoch=block.epoch,
             position=block.position,
             tokens=block.tokens,
-            acceptance=bytes(round(p * _BYTE) for p in block.acceptance),
+            acceptance=_encode_acceptance(block),
             draft_time_s=block.draft_time_s,
             complete=block.complete,
+            parent=block.parent,
+            forks=[
+                pb.Fork(
+                    epoch=fork.epoch,
+                    parent=fork.parent,
+                    position=fork.position,
+                    tokens=fork.tokens,
+                    acceptance=_encode_acceptance(fork),
+                )
+                for fork in block.forks
+            ],
         )
     )
+
+
+def _encode_acceptance(block: DraftBlock) -> bytes:
+    return bytes(round(p * _BYTE) for p in block.acceptance)
 
 
 def decode_draft(message: pb.EdgeMessage) -> DraftBlock:
     if message.WhichOneof("message") != "draft":
         raise ProtocolError("after Open a stream takes Drafts alone")
     draft = message.draft
-    if len(draft.acceptance) != len(draft.tokens):
-        raise ProtocolError(
-            f"a draft block of {len(draft.tokens)} tokens needs as many acceptance bytes, "
-            f"not {len(draft.acceptance)}"
-        )
     if not 0 <= draft.draft_time_s < math.inf:
         raise ProtocolError(f"a draft block cannot have taken {draft.draft_time_s} s")
     return DraftBlock(
         epoch=draft.epoch,
         position=draft.position,
         tokens=list(draft.tokens),
-        acceptance=[byte / _BYTE for byte in draft.acceptance],
+        acceptance=_decode_acceptance(draft),
         draft_time_s=draft.draft_time_s,
         complete=draft.complete,
+        parent=draft.parent,
+        forks=[
+            DraftBlock(
+                epoch=fork.epoch,
+                position=fork.position,
+                tokens=list(fork.tokens),
+                acceptance=_decode_acceptance(fork),
+                parent=fork.parent,
+            )
+            for fork in draft.forks
+        ],
     )
 
 
-def encode_opened(directive: Directive, max_window: int, slo: Slo) -> pb.ServerMessage:
+def _decode_acceptance(block: pb.Draft | pb.Fork) -> list[float]:
+    if len(block.acceptance) != len(block.tokens):
+        raise ProtocolError(
+            f"a draft block of {len(block.tokens)} tokens needs as many acceptance bytes, "
+            f"not {len(block.acceptance)}"
+        )
+    return [byte / _BYTE for byte in block.acceptance]
+
+
+def encode_opened(
+    directive: Directive, max_window: int, slo: Slo, max_forks: int = 0
+) -> pb.ServerMessage:
     promised = pb.Slo(tokens_per_s=slo.tokens_per_s, first_token_s=slo.first_token_s, name=slo.name)
     return pb.ServerMessage(
         opened=pb.Opened(
-            directive=_encode_directive(directive), max_window=max_window, slo=promised
+            directive=_encode_directive(directive),
+            max_window=max_window,
+            slo=promised,
+            max_forks=max_forks,
         )
     )
 
@@ -201,6 +252,7 @@ def encode_verdict(verdict: Verdict) -> pb.ServerMessage:
             num_drafted=verdict.num_drafted,
             num_accepted=verdict.num_accepted,
             source=_SOURCE[verdict.source],
+            rejection=_REJECTION[verdict.rejection],
             directive=_encode_directive(verdict.directive),
             finish_reason=_FINISH[verdict.finish_reason],
             logprobs=[
@@ -232,6 +284,7 @@ def decode_verdict(verdict: pb.Verdict) -> Verdict:
         num_drafted=drafts.num_drafted,
         num_accepted=drafts.num_accepted,
         source=source or Source.EDGE,
+        rejection=_REJECTION_BACK.get(verdict.rejection),
         directive=decode_directive(verdict.directive),
         finish_reason=_FINISH_BACK[verdict.finish_reason],
         logprobs=logprobs or None,

@@ -6,9 +6,9 @@ from random import Random
 
 import pytest
 
-from tests.engine.traffic import DIRECTIVE, PROMPT, draft, opening
+from tests.engine.traffic import DIRECTIVE, PROMPT, block, draft, opening
 from wisp.core.batch import Batch, Seat
-from wisp.core.drafts import Verdict
+from wisp.core.drafts import Rejection, Verdict
 from wisp.core.request import Sampling
 from wisp.core.session import Session
 from wisp.core.slo import Slo
@@ -68,6 +68,7 @@ class Host:
                 StepTimeEstimator(),
             ),
             max_window=16,
+            max_forks=8,
             clock=self.clock,
         )
         self.texts: dict[int, list[int]] = {}
@@ -141,14 +142,19 @@ def test_every_text_is_right_and_every_session_ends_once(policy: PolicyName, see
                 closed.add(number)
                 inbox.append(Close(number))
             elif messages[number].has_edge and chance.random() < 0.5:
-                epochs[number] += 1
+                epochs[number] += 2
                 text = host.texts.get(number, [])
                 truth = host.verifier.expected(PROMPT, messages[number].request.sampling, 40)
-                block = truth[len(text) :][: chance.randint(1, 8)]
-                if block and chance.random() < 0.3:
-                    block[-1] ^= 1
-                if block and text:
-                    inbox.append(draft(number, epochs[number], len(PROMPT) + len(text), block))
+                tokens = truth[len(text) :][: chance.randint(1, 8)]
+                ahead = len(tokens) - 1
+                if tokens and chance.random() < 0.5:
+                    tokens[-1] ^= 1
+                if tokens and text:
+                    position, epoch = len(PROMPT) + len(text), epochs[number]
+                    beside = truth[len(text) + ahead :][: chance.randint(1, 8)]
+                    fork = block(epoch + 1, position + ahead, beside, parent=epoch)
+                    forks = [fork] * chance.randrange(2)
+                    inbox.append(draft(number, epoch, position, tokens, forks=forks))
         host.gpu.fails = host.gpu.fails or chance.random() < 0.02
         host.turn(*inbox)
     finished = set(messages) - closed
@@ -201,6 +207,30 @@ def test_drafts_behind_a_rejected_one_count_for_nothing() -> None:
     while len(mine := [verdict for number, verdict in verdicts if number == 1]) < 2:
         verdicts += host.turn()
     assert [(v.num_drafted, v.num_accepted, len(v.tokens)) for v in mine] == [(4, 3, 4), (0, 0, 1)]
+    assert host.texts[1] == truth[: len(host.texts[1])]
+
+
+@pytest.mark.parametrize("overlaps", [True, False])
+def test_a_fork_is_gone_on_with_at_once(overlaps: bool) -> None:
+    """The step behind the rejection verifies it, or the next one where that is launched already."""
+    host = Host("fcfs", overlaps=overlaps)
+    edge = opening(1, max_tokens=60, has_edge=True)
+    truth = host.verifier.expected(PROMPT, edge.request.sampling, 60)
+    host.turn(edge, *(opening(number, max_tokens=200) for number in range(2, 9)))
+    while not host.texts.get(1) or host.engine.sessions[1].num_in_flight:
+        host.turn()
+    start = len(host.texts[1])
+    position, wrong = len(PROMPT) + start, [*truth[start : start + 3], truth[start + 3] ^ 1]
+    fork = block(2, position + 3, truth[start + 3 : start + 16], parent=1)
+    in_vain = draft(1, 1, position + 4, [5, 5, 5])  # behind the wrong one
+    verdicts = host.turn(draft(1, 1, position, wrong, forks=[fork]), in_vain)
+    while len(host.texts[1]) < start + 17:
+        verdicts += host.turn()
+    mine = [verdict for number, verdict in verdicts if number == 1]
+    assert mine[0].rejection is Rejection.SEAMLESS
+    assert mine[0].num_accepted == 3
+    assert [v.rejection for v in mine[1:]] == [None] * len(mine[1:])
+    assert len(mine) <= 3 + overlaps
     assert host.texts[1] == truth[: len(host.texts[1])]
 
 

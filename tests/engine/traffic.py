@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+
+from msgspec import structs
 
 from wisp.core.drafts import Directive, DraftBlock
 from wisp.core.request import Request, Sampling
@@ -23,5 +26,21 @@ def opening(session_id: int = 1, *, has_edge: bool = False, **sampling: Any) -> 
     )
 
 
-def draft(session_id: int, epoch: int, position: int, tokens: list[int], now: float = 0.0) -> Draft:
-    return Draft(session_id, DraftBlock(epoch, position, tokens, [0.9] * len(tokens)), now)
+def block(epoch: int, position: int, tokens: list[int], parent: int = 0) -> DraftBlock:
+    """One that begins inside another epoch begins with an unlikely token."""
+    acceptance = [0.9] * len(tokens)
+    if parent:
+        acceptance[:1] = [0.05]
+    return DraftBlock(epoch, position, tokens, acceptance, parent=parent)
+
+
+def draft(
+    session_id: int,
+    epoch: int,
+    position: int,
+    tokens: list[int],
+    now: float = 0.0,
+    forks: Sequence[DraftBlock] = (),
+) -> Draft:
+    whole = structs.replace(block(epoch, position, tokens), forks=list(forks))
+    return Draft(session_id, whole, now)

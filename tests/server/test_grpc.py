@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +88,15 @@ class Stream:
         return caught.value
 
 
-def draft(epoch: int, position: int, tokens: list[int]) -> pb.EdgeMessage:
-    return wire.encode_draft(DraftBlock(epoch, position, tokens, [1.0] * len(tokens)))
+def draft(
+    epoch: int,
+    position: int,
+    tokens: list[int],
+    forks: Sequence[tuple[int, int, list[int]]] = (),
+) -> pb.EdgeMessage:
+    """`forks`: each its epoch, position and tokens; all of them fork the block's own epoch."""
+    blocks = [DraftBlock(e, p, t, [0.0, *[1.0] * (len(t) - 1)], parent=epoch) for e, p, t in forks]
+    return wire.encode_draft(DraftBlock(epoch, position, tokens, [1.0] * len(tokens), forks=blocks))
 
 
 def test_a_session_that_sends_no_drafts_gets_its_text(
@@ -123,6 +130,32 @@ def test_right_drafts_are_accepted(channel: grpc.Channel, hello: wire.Hello) -> 
     assert [t for verdict in verdicts for t in verdict.tokens] == text
     assert sum(verdict.num_accepted for verdict in verdicts) >= 10  # the first may be there before
     assert all(v.server_time_s > v.step_time_s for v in verdicts if v.num_drafted)
+
+
+def test_a_fork_that_is_right_goes_on_without_the_edge(
+    channel: grpc.Channel, hello: wire.Hello
+) -> None:
+    text = Stream(channel, wire.encode_open(REQUEST, hello)).tokens()
+    wrong = [*text[:4], text[4] ^ 1]
+    stream = Stream(
+        channel,
+        wire.encode_open(PATIENT, hello),
+        draft(1, 3, wrong, forks=[(2, 7, text[4:11])]),
+    )
+    verdicts = [answer.verdict for answer in stream.answers if answer.HasField("verdict")]
+    stream.close()
+    assert [t for verdict in verdicts for t in verdict.tokens] == text
+    assert [v.rejection for v in verdicts if v.rejection] == [pb.REJECTION_SEAMLESS]
+    assert sum(verdict.num_accepted for verdict in verdicts) >= 9
+
+
+def test_an_edge_that_knows_nothing_of_forks_is_served(
+    channel: grpc.Channel, hello: wire.Hello
+) -> None:
+    old = structs.replace(hello, protocol=1)
+    text = Stream(channel, wire.encode_open(REQUEST, hello)).tokens()
+    stream = Stream(channel, wire.encode_open(PATIENT, old), draft(1, 3, text[:11]))
+    assert stream.tokens() == text
 
 
 @pytest.mark.parametrize(
@@ -174,6 +207,8 @@ def test_an_edge_that_does_not_fit_is_refused(
         (draft(1, 50, [1]), "starts at position 50 but the stream ends at"),
         (draft(1, 3, [4096]), "draft holds token 4096"),
         (draft(1, 3, [1] * 2000), "at most 64 may"),
+        (draft(1, 3, [1], forks=[(2, 3, [4096])]), "draft holds token 4096"),
+        (draft(1, 3, [1], forks=[(e, 3, [e]) for e in range(2, 11)]), "at most 8 may"),
         (pb.EdgeMessage(), "after Open a stream takes Drafts alone"),
         (
             pb.EdgeMessage(draft=pb.Draft(epoch=1, position=3, tokens=[1, 2], acceptance=b"1")),

@@ -1,95 +1,205 @@
-"""The server's end of one draft stream: what an edge proposes, addressed by position."""
+"""The server's end of one draft stream: what an edge proposes, addressed by epoch and position."""
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 
-from wisp.core.drafts import DraftBlock, Drafts, Source
+from wisp.core.drafts import DraftBlock, Drafts, Rejection, Source
 from wisp.core.edge_stats import EdgeStats
 from wisp.errors import ProtocolError
 
+# Dead epochs of which it is remembered how far they agree with the text. Chosen: more than an edge
+# can have begun within a round trip; a fork of a forgotten one is ignored, as is one of a dead one.
+_MAX_DEAD = 256
+
+
+class Branch:
+    """A live epoch: its whole path from the committed text on, what it shares with others too."""
+
+    __slots__ = ("acceptance", "complete", "epoch", "tokens")
+
+    def __init__(self, epoch: int, tokens: list[int], acceptance: array[float]) -> None:
+        self.epoch = epoch
+        self.tokens = tokens
+        self.acceptance = acceptance
+        self.complete = False  # the edge waits for a verdict on these drafts
+
+    def rests(self, complete: bool) -> None:
+        """Whether the edge waits for a verdict on these drafts, if there are any."""
+        self.complete = complete and bool(self.tokens)
+
+    def drop(self, num_tokens: int) -> None:
+        """They are committed."""
+        del self.tokens[:num_tokens], self.acceptance[:num_tokens]
+        self.rests(self.complete)
+
+    def expected(self, calibration: float) -> float:
+        """How many of its tokens the target will accept."""
+        found, cumulative = 0.0, 1.0
+        for probability in self.acceptance:
+            cumulative *= min(1.0, calibration * probability)
+            found += cumulative
+        return found
+
 
 class DraftStream(Drafts):
-    """The live epoch of an edge's drafts.
+    """The live epochs of an edge's drafts: a tree, of which each epoch is a path.
 
-    Duplicates, late and reordered blocks are decided by (epoch, position, equality with what is
-    committed), so handling a block twice changes nothing.
+    One path is `tokens`, the one to be verified. Duplicates, late and reordered blocks are decided
+    by (epoch, position, equality with what is committed), so handling a block twice changes
+    nothing.
     """
 
     source = Source.EDGE
 
-    def __init__(self, stats: EdgeStats, max_window: int, now: float) -> None:
+    def __init__(self, stats: EdgeStats, max_window: int, now: float, max_forks: int = 0) -> None:
         super().__init__()
-        self.complete = False  # the edge waits for a verdict on these drafts
         self.arrived_s = now  # when the last block came that left drafts here
+        self.rejection: Rejection | None = None  # what the last commit did to the chosen path
         self._stats = stats
         self._max_window = max_window
-        self._epoch = 0
-        self._is_dead = False  # what is committed contradicts the epoch
+        self._max_forks = max_forks
+        self._root = 0  # the newest epoch that began without a parent
+        self._live: dict[int, Branch] = {}
+        self._dead: dict[int, int] = {}  # the position where each contradicts what is committed
+        self._chosen: Branch | None = None
 
     @property
     def calibration(self) -> float:
         return self._stats.calibration
 
-    def offer(self, block: DraftBlock, committed: Sequence[int], now: float) -> bool:
-        """Take a block in; false if it is of a dead epoch.
+    @property
+    def complete(self) -> bool:
+        """The edge waits for a verdict on these drafts."""
+        return self._chosen is not None and self._chosen.complete
 
-        Raises ProtocolError on a gap, on a rewrite inside one epoch, and beyond `max_window`.
+    @property
+    def num_branches(self) -> int:
+        return len(self._live)
+
+    def offer(
+        self, block: DraftBlock, committed: Sequence[int], now: float, *, keep: bool = False
+    ) -> bool:
+        """Take a block in, with its forks; false if nothing of it is of a live epoch.
+
+        `keep`: a step in flight verifies the chosen path, which stays chosen while it lives.
+
+        Raises ProtocolError on a gap, on a rewrite inside one epoch, beyond `max_window` and beyond
+        `max_forks`.
         """
-        self._check_room(len(block.tokens))  # of a stale block, too: it is refused at any moment
-        if block.epoch < self._epoch or (block.epoch == self._epoch and self._is_dead):
-            return False
-        begins_epoch = block.epoch > self._epoch
-        self._stats.arrived(block, now, begins_epoch=begins_epoch)
-        if begins_epoch:
-            self._epoch, self._is_dead = block.epoch, False
-            self._clear()
-        end = len(committed) + len(self.tokens)
+        for each in (block, *block.forks):
+            self._check_room(len(each.tokens))  # of a stale one, too: it is refused at any moment
+        branch = self._take(block, committed, now)
+        forks = [self._take(fork, committed, now) for fork in block.forks]
+        if branch:
+            branch.rests(block.complete)
+            if branch.tokens and block.tokens:
+                self.arrived_s = now
+        if len(self._live) > 1 + self._max_forks:
+            raise ProtocolError(
+                f"{len(self._live) - 1} forks are waiting but at most {self._max_forks} may: keep "
+                "to the bound that the stream was opened with"
+            )
+        self._choose(keep=keep)
+        return branch is not None or any(forks)
+
+    def learn(self, num_drafted: int, num_accepted: int) -> None:
+        self._stats.learn(self.acceptance[:num_drafted], num_accepted)
+
+    def committed(self, tokens: Sequence[int], end: int, *, keep: bool = False) -> None:
+        """Each path lives on if it agrees with all of `tokens`, else it dies.
+
+        If the chosen one dies another takes its place at once, if there is one.
+        """
+        start = end - len(tokens)
+        before, num_before = self._chosen, len(self.tokens)
+        for branch in list(self._live.values()):
+            num_agreed = _common_prefix(branch.tokens, tokens)
+            if num_agreed < min(len(tokens), len(branch.tokens)):
+                self._kill(branch.epoch, start + num_agreed)
+            else:
+                branch.drop(num_agreed)
+        self._choose(keep=keep)
+        self.rejection = None
+        if before and num_before and before.epoch not in self._live:
+            self.rejection = Rejection.of(self._chosen is not None, bool(self.tokens))
+
+    def _take(self, block: DraftBlock, committed: Sequence[int], now: float) -> Branch | None:
+        """The block's epoch with the block in it, if that lives."""
+        branch = self._live.get(block.epoch)
+        begins_anew = branch is None and not block.parent and block.epoch > self._root
+        branch = branch or self._begin(block, len(committed))
+        if branch is None:
+            return None
+        self._stats.arrived(block, now, begins_epoch=begins_anew)
+        end = len(committed) + len(branch.tokens)
         if block.position > end:
             raise ProtocolError(
                 f"draft block starts at position {block.position} but the stream ends at {end}: "
                 "send the tokens between, or start a new epoch"
             )
-        if self._extend(block, committed):
-            self._check_room(len(self.tokens))
-            if self.tokens:
-                self.complete, self.arrived_s = block.complete, now
+        contradicted = self._extend(branch, block, committed)
+        self._check_room(len(branch.tokens))
+        if contradicted is None:
+            return branch
+        self._kill(block.epoch, contradicted)
+        return None
+
+    def _begin(self, block: DraftBlock, num_committed: int) -> Branch | None:
+        """An epoch not known as live: None if it is dead or older than what lives."""
+        if block.epoch <= self._root or block.epoch in self._dead:
+            return None
+        if not block.parent:  # it replaces all that waits
+            self._root = block.epoch
+            self._live.clear()
+            self._dead.clear()
+            branch = Branch(block.epoch, [], array("d"))
+        elif parent := self._live.get(block.parent):
+            num_shared = max(0, block.position - num_committed)
+            # A gap, if it begins behind its parent's end: as of any other block.
+            branch = Branch(block.epoch, parent.tokens[:num_shared], parent.acceptance[:num_shared])
+        elif block.position <= self._dead.get(block.parent, -1):
+            branch = Branch(block.epoch, [], array("d"))
         else:
-            self._kill()
-        return True
+            self._kill(block.epoch, self._dead.get(block.parent, -1))
+            return None
+        self._live[block.epoch] = branch
+        return branch
 
-    def learn(self, num_drafted: int, num_accepted: int) -> None:
-        self._stats.learn(self.acceptance[:num_drafted], num_accepted)
-
-    def committed(self, tokens: list[int]) -> None:
-        """The rest of the drafts lives on if it agrees with all of `tokens`, else all die."""
-        num_both = min(len(tokens), len(self.tokens))
-        if self.tokens[:num_both] != tokens[:num_both]:
-            self._kill()
-        elif len(tokens) >= len(self.tokens):
-            self._clear()
-        else:
-            del self.tokens[:num_both], self.acceptance[:num_both]
-
-    def _extend(self, block: DraftBlock, committed: Sequence[int]) -> bool:
-        """Append what is new in the block; false if it contradicts what is committed."""
+    def _extend(self, branch: Branch, block: DraftBlock, committed: Sequence[int]) -> int | None:
+        """Append what is new in the block; the position where it contradicts what is committed."""
         start = len(committed)
-        end = start + len(self.tokens)
+        end = start + len(branch.tokens)
         for offset, token in enumerate(block.tokens):
             position = block.position + offset
             if position < start:
                 if token != committed[position]:
-                    return False
+                    return position
             elif position < end:
-                if token != self.tokens[position - start]:
+                if token != branch.tokens[position - start]:
                     raise ProtocolError(
                         f"draft block rewrites position {position} inside epoch {block.epoch}: "
                         "start a new epoch"
                     )
             else:
-                self.tokens.append(token)
-                self.acceptance.append(block.acceptance[offset])
-        return True
+                branch.tokens.append(token)
+                branch.acceptance.append(block.acceptance[offset])
+        return None
+
+    def _choose(self, *, keep: bool) -> None:
+        """The path that is to be verified: of which most tokens can be expected to be accepted."""
+        live = self._live
+        chosen = self._chosen
+        if not keep or chosen is None or live.get(chosen.epoch) is not chosen:
+            if len(live) > 1:
+                calibration = self._stats.calibration
+                chosen = max(live.values(), key=lambda branch: branch.expected(calibration))
+            else:
+                chosen = next(iter(live.values()), None)
+        self._chosen = chosen
+        self.tokens = chosen.tokens if chosen else []
+        self.acceptance = chosen.acceptance if chosen else array("d")
 
     def _check_room(self, num_waiting: int) -> None:
         if num_waiting > self._max_window:
@@ -98,11 +208,15 @@ class DraftStream(Drafts):
                 "keep to the window of the last directive"
             )
 
-    def _kill(self) -> None:
-        self._is_dead = True
-        self._clear()
+    def _kill(self, epoch: int, position: int) -> None:
+        self._live.pop(epoch, None)
+        self._dead[epoch] = position
+        if len(self._dead) > _MAX_DEAD:
+            del self._dead[next(iter(self._dead))]
 
-    def _clear(self) -> None:
-        self.tokens.clear()
-        del self.acceptance[:]
-        self.complete = False
+
+def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    for index, (left, right) in enumerate(zip(a, b, strict=False)):
+        if left != right:
+            return index
+    return min(len(a), len(b))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from array import array
+from collections.abc import Sequence
 from enum import StrEnum
 
 from msgspec import Struct
@@ -30,14 +31,37 @@ REST = Directive(window=0, threshold=1.0)
 
 
 class DraftBlock(Struct, frozen=True):
-    """Candidates for positions position, position + 1, ... of one epoch."""
+    """Candidates for positions position, position + 1, ... of one epoch, and for its forks."""
 
     epoch: int
     position: int
     tokens: list[int]
     acceptance: list[float]  # of each token: P(accepted | all before it were)
-    draft_time_s: float = 0.0  # that the drafter spent on all of them
-    complete: bool = False  # the edge sends no more before it hears a verdict
+    draft_time_s: float = 0.0  # that the drafter spent on all of them, forks included
+    complete: bool = False  # the edge sends no more of this epoch before it hears a verdict
+    # Of a fork, as it begins: the epoch with which it agrees up to `position`; 0: it begins from
+    # the committed text, and replaces all that waits.
+    parent: int = 0
+    forks: list[DraftBlock] = []  # blocks of other epochs, without forks of their own
+
+    @property
+    def num_tokens(self) -> int:
+        """Of the block and its forks."""
+        return len(self.tokens) + sum(len(fork.tokens) for fork in self.forks)
+
+
+class Rejection(StrEnum):
+    """What became of an edge's stream when the target chose another token than its path's."""
+
+    UNCOVERED = "uncovered"  # no fork goes on with the choice
+    COVERED = "covered"  # one does, and ends with it
+    SEAMLESS = "seamless"  # one does, and has drafts behind it: the next step can verify them
+
+    @staticmethod
+    def of(covered: bool, has_drafts: bool) -> Rejection:
+        if not covered:
+            return Rejection.UNCOVERED
+        return Rejection.SEAMLESS if has_drafts else Rejection.COVERED
 
 
 class Drafts(ABC):
@@ -61,8 +85,11 @@ class Drafts(ABC):
         """A step verified the first so many of its tokens; `committed` is told afterwards."""
 
     @abstractmethod
-    def committed(self, tokens: list[int]) -> None:
-        """The text went on with these tokens, whoever drafted them."""
+    def committed(self, tokens: Sequence[int], end: int, *, keep: bool = False) -> None:
+        """The text went on with these tokens up to position `end`, whoever drafted them.
+
+        `keep`: a step in flight verifies drafts of this source; they stay chosen while they live.
+        """
 
 
 class DraftCounts(Struct, frozen=True):
@@ -92,6 +119,7 @@ class Verdict(Struct, frozen=True, kw_only=True):
     num_drafted: int = 0  # draft tokens that the step verified
     num_accepted: int = 0  # the first so many of `tokens` are these
     source: Source = Source.EDGE  # of those drafts
+    rejection: Rejection | None = None  # of the edge's drafts that waited; None: they agree
     directive: Directive
     finish_reason: FinishReason | None = None  # None: the session goes on
     logprobs: list[TokenLogprob] | None = None  # of `tokens`, if they were asked for

@@ -7,7 +7,7 @@ draft model, and are there while an edge's are still on their way (or there is n
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from wisp.core.acceptance import Acceptance
 from wisp.core.drafts import Drafts, Source
@@ -43,7 +43,7 @@ class NgramDrafts(Drafts):
     def learn(self, num_drafted: int, num_accepted: int) -> None:
         self._observed.learn(num_drafted, num_accepted)
 
-    def committed(self, tokens: list[int]) -> None:
+    def committed(self, tokens: Sequence[int], end: int, *, keep: bool = False) -> None:
         self._drafter.extend(tokens)
         self.tokens = self._drafter.drafts(self._max_tokens)
         self.acceptance = array("d", [self._observed.rate]) * len(self.tokens)

@@ -41,6 +41,7 @@ class Session:
         owner: str = "",
         overlaps: bool = False,
         max_window: int = 64,
+        max_forks: int = 0,
         max_ngram: int = 0,
         now: float = 0.0,
     ) -> None:
@@ -75,7 +76,7 @@ class Session:
         self.directive = directive
         self.edge_late = False  # the last token had to be decoded without its edge
         self.edge_stats = EdgeStats()
-        self.stream = DraftStream(self.edge_stats, max_window, now)
+        self.stream = DraftStream(self.edge_stats, max_window, now, max_forks)
         # In the order of preference: an edge's drafts come from a model, and were paid for.
         self._sources: dict[Source, Drafts] = {Source.EDGE: self.stream}
         if max_ngram:
@@ -149,7 +150,7 @@ class Session:
 
     def offer(self, block: DraftBlock, now: float) -> None:
         """Take a block of its edge's drafts. Raises ProtocolError, as `DraftStream.offer` does."""
-        if self.stream.offer(block, self.tokens, now):
+        if self.stream.offer(block, self.tokens, now, keep=self.num_in_flight > 0):
             if self.stream.tokens:
                 self.edge_late = False
             self._choose_drafts()
@@ -171,6 +172,12 @@ class Session:
         self.num_computing -= num_tokens
         self.num_computed -= num_tokens
         self.num_pending -= num_chosen
+
+    def dropped(self, num_drafts: int) -> None:
+        """So many drafts of a step in flight turn out not to continue the text."""
+        self.num_computing -= num_drafts
+        self.num_computed -= num_drafts
+        self.num_pending -= num_drafts
 
     def computed(self, num_computed: int, num_context: int = 1, *, as_planned: bool = True) -> None:
         """A step computed `num_context` of its committed tokens, and its drafts behind them.
@@ -217,7 +224,7 @@ class Session:
         if self.has_edge:
             self.edge_stats.answered(len(self.tokens), now)
         for drafts in self._sources.values():
-            drafts.committed(taken)
+            drafts.committed(taken, len(self.tokens), keep=self.num_in_flight > 0)
         self._choose_drafts()
         return taken
 

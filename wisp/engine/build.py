@@ -27,6 +27,7 @@ def build_engine(config: ServerConfig) -> tuple[Verifier, Engine]:
         verifier,
         choose(policy_choice(config)),
         max_window=config.speculation.max_window,
+        max_forks=config.speculation.max_forks,
         max_ngram=config.speculation.max_ngram,
         keeper=keeper,
         choose_policy=choose,

@@ -45,6 +45,7 @@ class Engine:
         policy: Policy,
         *,
         max_window: int,
+        max_forks: int = 0,
         max_ngram: int = 0,
         keeper: Keeper | None = None,
         choose_policy: Callable[[PolicyChoice], Policy] | None = None,
@@ -53,6 +54,7 @@ class Engine:
         self._verifier = verifier
         self._policy = policy
         self._max_window = max_window
+        self._max_forks = max_forks
         self._max_ngram = max_ngram
         self._keeper = keeper
         self._choose_policy = choose_policy
@@ -129,6 +131,7 @@ class Engine:
             owner=message.owner,
             overlaps=self._verifier.overlaps(request.sampling),
             max_window=self._max_window,
+            max_forks=self._max_forks,
             max_ngram=self._max_ngram if request.speculation else 0,
             now=self._clock(),
         )
@@ -181,6 +184,7 @@ class Engine:
         if before and not self._take_in(before):
             self._one_by_one(before, following)
         elif following and following.overlaps:
+            following.put_right()
             self._in_flight = following
             self._pace.runs(following)
         elif following and not self._take_in(following):

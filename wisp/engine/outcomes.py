@@ -39,6 +39,7 @@ def settle(
         num_drafted=num_drafted,
         num_accepted=min(outcome.num_accepted, num_drafted, len(tokens)),
         source=seat.source,
+        rejection=session.stream.rejection,
         directive=session.directive,
         finish_reason=session.finish_reason,
         logprobs=outcome.logprobs and outcome.logprobs[: len(tokens)],

@@ -51,14 +51,15 @@ class InFlightStep:
         for part in self._parts:
             part.session.landed(part.num_tokens, part.num_chosen)
 
-    def num_drafted(self, index: int) -> int:
-        """Drafts of a seat that the step verified: none if they do not continue the text.
+    def put_right(self) -> None:
+        """The step before it, whose drafts were taken as accepted, has landed: those of its own
+        that do not continue the text are nobody's. Their sessions are seated behind one choice."""
+        for part in self._parts:
+            part.put_right()
 
-        Asked before the step's outcome is committed, and behind that of the step before it, whose
-        drafts were taken as accepted.
-        """
-        part = self._parts[index]
-        return part.num_drafted if part.continues() else 0
+    def num_drafted(self, index: int) -> int:
+        """Drafts of a seat that the step verified; asked before its outcome is committed."""
+        return self._parts[index].num_drafted
 
 
 class _Part:
@@ -72,7 +73,14 @@ class _Part:
         self._end = len(session.tokens) + session.num_pending  # of the text, if all went well
         self._assumed = session.drafts.tokens[: session.num_pending] if seat.draft else []
 
-    def continues(self) -> bool:
+    def put_right(self) -> None:
+        if self.num_drafted and not self._continues():
+            self.session.dropped(self.num_drafted)
+            self.num_tokens -= self.num_drafted
+            self.num_chosen -= self.num_drafted
+            self.num_drafted = 0
+
+    def _continues(self) -> bool:
         tokens = self.session.tokens
         return (
             len(tokens) == self._end and tokens[self._end - len(self._assumed) :] == self._assumed

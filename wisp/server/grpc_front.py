@@ -89,7 +89,10 @@ class WispServicer(wisp_pb2_grpc.WispServicer):
             reader = asyncio.create_task(_read_drafts(requests, session))
             try:
                 yield wire.encode_opened(
-                    self._service.directive, self._service.max_window, session.attainment.slo
+                    self._service.directive,
+                    self._service.max_window,
+                    session.attainment.slo,
+                    self._service.max_forks,
                 )
                 async for verdict in session:
                     yield wire.encode_verdict(self._stamp(verdict))

@@ -13,7 +13,8 @@ from wisp.errors import Overloaded, ProtocolError, WispError
 from wisp.server.telemetry import SessionRecord, Telemetry
 
 # How many times the largest window of draft tokens may arrive for each verdict. Chosen: an honest
-# edge fills its window once for a verdict, and once more when the stream was lost.
+# edge fills its window once for a verdict, once more when the stream was lost, and its forks hold
+# about as much again.
 _MAX_WINDOWS = 8
 
 
@@ -65,15 +66,17 @@ class ServerSession:
         An edge has a window to fill, and may begin it anew with every verdict. What goes beyond
         that many times over would only fill the engine's inbox, which has no bound of its own.
         """
-        check_tokens(block.tokens, self._vocab_size, "draft", ProtocolError)
+        for each in (block, *block.forks):
+            check_tokens(each.tokens, self._vocab_size, "draft", ProtocolError)
         # A longer block is an error of its own, which the engine finds.
         self._num_allowed -= max(1, min(len(block.tokens), self._max_window))
+        self._num_allowed -= sum(max(1, len(fork.tokens)) for fork in block.forks)
         if self._num_allowed < 0:
             raise ProtocolError(
                 "more drafts came than verdicts can answer: keep to the window of the last "
                 "directive"
             )
-        self._record.num_arrived += len(block.tokens)
+        self._record.num_arrived += block.num_tokens
         self._session.draft(block)
 
     def fail(self, error: WispError) -> None:

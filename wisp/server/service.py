@@ -35,7 +35,7 @@ from wisp.server.report import report
 from wisp.server.server_session import ServerSession
 from wisp.server.telemetry import Telemetry
 from wisp.stats import Stats
-from wisp.wire import PROTOCOL, Hello
+from wisp.wire import OLDEST_PROTOCOL, PROTOCOL, Hello
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +80,10 @@ class Service:
     def directive(self) -> Directive:
         """What an edge may do before its first verdict: draft while its prompt is prefilled."""
         return self._policy.first
+
+    @property
+    def max_forks(self) -> int:
+        return self._config.speculation.max_forks
 
     @property
     def max_window(self) -> int:
@@ -231,10 +235,10 @@ class Service:
             )
 
     def _check_edge(self, hello: Hello) -> None:
-        if hello.protocol != PROTOCOL:
+        if not OLDEST_PROTOCOL <= hello.protocol <= PROTOCOL:
             raise HandshakeError(
-                f"the edge speaks protocol {hello.protocol}, this server {PROTOCOL}: "
-                "install the same version of WISP on both"
+                f"the edge speaks protocol {hello.protocol}, this server {OLDEST_PROTOCOL} to "
+                f"{PROTOCOL}: install the same version of WISP on both"
             )
         if hello.tokenizer_fingerprint != self.tokenizer.fingerprint:
             raise HandshakeError(

@@ -7,6 +7,13 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class Rejection(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    REJECTION_NONE: _ClassVar[Rejection]
+    REJECTION_UNCOVERED: _ClassVar[Rejection]
+    REJECTION_COVERED: _ClassVar[Rejection]
+    REJECTION_SEAMLESS: _ClassVar[Rejection]
+
 class Source(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     SOURCE_EDGE: _ClassVar[Source]
@@ -17,6 +24,10 @@ class FinishReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FINISH_REASON_UNSPECIFIED: _ClassVar[FinishReason]
     FINISH_REASON_STOP: _ClassVar[FinishReason]
     FINISH_REASON_LENGTH: _ClassVar[FinishReason]
+REJECTION_NONE: Rejection
+REJECTION_UNCOVERED: Rejection
+REJECTION_COVERED: Rejection
+REJECTION_SEAMLESS: Rejection
 SOURCE_EDGE: Source
 SOURCE_NGRAM: Source
 FINISH_REASON_UNSPECIFIED: FinishReason
@@ -123,14 +134,16 @@ class Slo(_message.Message):
     def __init__(self, tokens_per_s: _Optional[float] = ..., first_token_s: _Optional[float] = ..., name: _Optional[str] = ...) -> None: ...
 
 class Opened(_message.Message):
-    __slots__ = ("directive", "max_window", "slo")
+    __slots__ = ("directive", "max_window", "slo", "max_forks")
     DIRECTIVE_FIELD_NUMBER: _ClassVar[int]
     MAX_WINDOW_FIELD_NUMBER: _ClassVar[int]
     SLO_FIELD_NUMBER: _ClassVar[int]
+    MAX_FORKS_FIELD_NUMBER: _ClassVar[int]
     directive: Directive
     max_window: int
     slo: Slo
-    def __init__(self, directive: _Optional[_Union[Directive, _Mapping]] = ..., max_window: _Optional[int] = ..., slo: _Optional[_Union[Slo, _Mapping]] = ...) -> None: ...
+    max_forks: int
+    def __init__(self, directive: _Optional[_Union[Directive, _Mapping]] = ..., max_window: _Optional[int] = ..., slo: _Optional[_Union[Slo, _Mapping]] = ..., max_forks: _Optional[int] = ...) -> None: ...
 
 class Directive(_message.Message):
     __slots__ = ("window", "threshold")
@@ -141,23 +154,41 @@ class Directive(_message.Message):
     def __init__(self, window: _Optional[int] = ..., threshold: _Optional[float] = ...) -> None: ...
 
 class Draft(_message.Message):
-    __slots__ = ("epoch", "position", "tokens", "acceptance", "draft_time_s", "complete")
+    __slots__ = ("epoch", "position", "tokens", "acceptance", "draft_time_s", "complete", "parent", "forks")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     ACCEPTANCE_FIELD_NUMBER: _ClassVar[int]
     DRAFT_TIME_S_FIELD_NUMBER: _ClassVar[int]
     COMPLETE_FIELD_NUMBER: _ClassVar[int]
+    PARENT_FIELD_NUMBER: _ClassVar[int]
+    FORKS_FIELD_NUMBER: _ClassVar[int]
     epoch: int
     position: int
     tokens: _containers.RepeatedScalarFieldContainer[int]
     acceptance: bytes
     draft_time_s: float
     complete: bool
-    def __init__(self, epoch: _Optional[int] = ..., position: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., acceptance: _Optional[bytes] = ..., draft_time_s: _Optional[float] = ..., complete: bool = ...) -> None: ...
+    parent: int
+    forks: _containers.RepeatedCompositeFieldContainer[Fork]
+    def __init__(self, epoch: _Optional[int] = ..., position: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., acceptance: _Optional[bytes] = ..., draft_time_s: _Optional[float] = ..., complete: bool = ..., parent: _Optional[int] = ..., forks: _Optional[_Iterable[_Union[Fork, _Mapping]]] = ...) -> None: ...
+
+class Fork(_message.Message):
+    __slots__ = ("epoch", "parent", "position", "tokens", "acceptance")
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    PARENT_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTANCE_FIELD_NUMBER: _ClassVar[int]
+    epoch: int
+    parent: int
+    position: int
+    tokens: _containers.RepeatedScalarFieldContainer[int]
+    acceptance: bytes
+    def __init__(self, epoch: _Optional[int] = ..., parent: _Optional[int] = ..., position: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., acceptance: _Optional[bytes] = ...) -> None: ...
 
 class Verdict(_message.Message):
-    __slots__ = ("position", "tokens", "num_drafted", "num_accepted", "directive", "finish_reason", "logprobs", "server_time_s", "step_time_s", "alone_time_s", "source")
+    __slots__ = ("position", "tokens", "num_drafted", "num_accepted", "directive", "finish_reason", "logprobs", "server_time_s", "step_time_s", "alone_time_s", "source", "rejection")
     POSITION_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     NUM_DRAFTED_FIELD_NUMBER: _ClassVar[int]
@@ -169,6 +200,7 @@ class Verdict(_message.Message):
     STEP_TIME_S_FIELD_NUMBER: _ClassVar[int]
     ALONE_TIME_S_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
+    REJECTION_FIELD_NUMBER: _ClassVar[int]
     position: int
     tokens: _containers.RepeatedScalarFieldContainer[int]
     num_drafted: int
@@ -180,7 +212,8 @@ class Verdict(_message.Message):
     step_time_s: float
     alone_time_s: float
     source: Source
-    def __init__(self, position: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., num_drafted: _Optional[int] = ..., num_accepted: _Optional[int] = ..., directive: _Optional[_Union[Directive, _Mapping]] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., logprobs: _Optional[_Iterable[_Union[TokenLogprob, _Mapping]]] = ..., server_time_s: _Optional[float] = ..., step_time_s: _Optional[float] = ..., alone_time_s: _Optional[float] = ..., source: _Optional[_Union[Source, str]] = ...) -> None: ...
+    rejection: Rejection
+    def __init__(self, position: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., num_drafted: _Optional[int] = ..., num_accepted: _Optional[int] = ..., directive: _Optional[_Union[Directive, _Mapping]] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., logprobs: _Optional[_Iterable[_Union[TokenLogprob, _Mapping]]] = ..., server_time_s: _Optional[float] = ..., step_time_s: _Optional[float] = ..., alone_time_s: _Optional[float] = ..., source: _Optional[_Union[Source, str]] = ..., rejection: _Optional[_Union[Rejection, str]] = ...) -> None: ...
 
 class TokenLogprob(_message.Message):
     __slots__ = ("logprob", "top_tokens", "top_logprobs")
