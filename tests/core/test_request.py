@@ -25,6 +25,7 @@ REQUEST = Request(prompt=[1, 2, 3], sampling=Sampling(max_tokens=5, seed=1))
         ("temperature", math.nan),
         ("top_p", 0.0),
         ("top_k", -2),
+        ("top_k", 2**31),  # the wire has no room for more
         ("min_p", 1.5),
         ("min_tokens", 2),
         ("presence_penalty", math.inf),

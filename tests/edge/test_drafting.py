@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 from wisp import wire
 from wisp.core.drafts import Directive, DraftBlock, Verdict
 from wisp.core.request import FinishReason, Request, Sampling
 from wisp.core.slo import Slo
+from wisp.edge.drafter.base import DraftJob
 from wisp.edge.drafting import DraftLoop
 from wisp.edge.generation import EdgeGeneration
 from wisp.edge.predictor import ConfidencePredictor
@@ -45,31 +46,87 @@ class PatientLink:
         )
 
 
+def begin(loop: DraftLoop, key: int, link: Any, prompt: list[int]) -> EdgeGeneration:
+    generation = EdgeGeneration(
+        link,
+        Request(prompt=prompt, sampling=Sampling(max_tokens=50, seed=0)),
+        wire.Hello(),
+        predictor=loop.predictor,
+        vocab_size=5000,
+        block_tokens=2,
+        reconnect_s=0.0,
+        metrics=EdgeMetrics(),
+        on_change=loop.wake,
+        on_end=lambda: loop.remove(key),
+    )
+    loop.add(key, generation)
+    return generation
+
+
+class Verdicts:
+    """A server whose verdicts are given, one of each stream at a time."""
+
+    def __init__(self, *steps: list[int]) -> None:
+        self.steps = steps
+        self.blocks: list[DraftBlock] = []
+
+    async def generate(
+        self, request: Request, hello: wire.Hello, outbox: asyncio.Queue[DraftBlock]
+    ) -> AsyncGenerator[pb.ServerMessage, None]:
+        yield wire.encode_opened(DIRECTIVE, 64, Slo(tokens_per_s=10, first_token_s=1))
+        position = len(request.prompt)
+        for index, tokens in enumerate(self.steps):
+            if index == 0:
+                self.blocks.append(await outbox.get())
+            last = FinishReason.STOP if tokens is self.steps[-1] else None
+            verdict = Verdict(
+                position=position, tokens=tokens, directive=DIRECTIVE, finish_reason=last
+            )
+            yield wire.encode_verdict(verdict)
+            position += len(tokens)
+
+
+async def test_an_id_that_the_drafter_does_not_know_costs_no_other_its_drafts() -> None:
+    """Padding of the target's vocabulary: in a prompt, or the target's own choice."""
+    drafter = ScriptedDrafter(lambda key, position, previous: 5, vocab_size=4096)
+    loop = DraftLoop(drafter, ConfidencePredictor(), 3, EdgeMetrics())
+    padded = begin(loop, 0, PatientLink(), [1, 4100])
+    assert not padded.stream.wants_token
+    chosen, other = Verdicts([4100], [7]), PatientLink()
+    begun = begin(loop, 1, chosen, [1])
+    assert [v.tokens async for v in begun] == [[4100], [7]]
+    assert len(chosen.blocks) == 1
+    drafted = begin(loop, 2, other, [1])
+    assert [v.tokens async for v in drafted] == [[7]]
+    assert other.num_drafts == 4
+    for generation in (padded, begun, drafted):
+        await generation.aclose()
+    await loop.stop()
+
+
+async def test_a_step_that_fails_costs_no_other_its_drafts() -> None:
+    def refuse(jobs: Sequence[DraftJob]) -> None:
+        if any(job.tokens[0] == 9 for job in jobs):
+            raise RuntimeError("this one breaks it")
+
+    drafter = ScriptedDrafter(lambda key, position, previous: 5, on_step=refuse)
+    loop = DraftLoop(drafter, ConfidencePredictor(), 2, EdgeMetrics())
+    link = PatientLink()
+    broken, sound = begin(loop, 0, PatientLink(), [9]), begin(loop, 1, link, [1])
+    assert [verdict.tokens async for verdict in sound] == [[7]]
+    assert link.num_drafts == 4
+    for generation in (broken, sound):
+        await generation.aclose()
+    await loop.stop()
+
+
 async def test_a_text_that_outgrows_the_drafter_costs_no_other_its_drafts() -> None:
     drafter = ScriptedDrafter(lambda key, position, previous: 5, max_model_len=4)
-    metrics = EdgeMetrics()
-    loop = DraftLoop(drafter, ConfidencePredictor(), 2, metrics)
+    loop = DraftLoop(drafter, ConfidencePredictor(), 2, EdgeMetrics())
     assert loop.has_room(4)
     assert not loop.has_room(5)
-
-    def begin(key: int, link: Any, num_prompt: int) -> EdgeGeneration:
-        generation = EdgeGeneration(
-            link,
-            Request(prompt=[1] * num_prompt, sampling=Sampling(max_tokens=50, seed=0)),
-            wire.Hello(),
-            predictor=loop.predictor,
-            vocab_size=4096,
-            block_tokens=2,
-            reconnect_s=0.0,
-            metrics=metrics,
-            on_change=loop.wake,
-            on_end=lambda: loop.remove(key),
-        )
-        loop.add(key, generation)
-        return generation
-
     short, long = PatientLink(), PatientLink()
-    for generation in (begin(0, short, 1), begin(1, long, 3)):
+    for generation in (begin(loop, 0, short, [1]), begin(loop, 1, long, [1] * 3)):
         assert [verdict.tokens async for verdict in generation] == [[7]]
         await generation.aclose()
     await loop.stop()

@@ -24,20 +24,28 @@ class FakeLink:
 
     address = "server:1"
 
-    def __init__(self, fingerprint: str) -> None:
+    def __init__(self, tokenizer: Tokenizer) -> None:
         self.served = "one"
-        self.fingerprint = fingerprint
+        self.tokenizer = tokenizer
+        self.vocabulary = tokenizer.vocabulary
         self.away = False
         self.num_asked = 0
 
-    async def model(self, timeout_s: float = 5.0) -> tuple[ModelCard, pb.Model]:
+    async def model(
+        self, fingerprint: str = "", timeout_s: float = 5.0
+    ) -> tuple[ModelCard, pb.Model]:
         self.num_asked += 1
         if self.away:
             raise Unavailable("away")
         card = ModelCard(
             id=self.served, created=0, max_model_len=9, vocab_size=4096, eos_token_ids=(0,)
         )
-        return card, pb.Model(tokenizer_fingerprint=self.fingerprint)
+        known = fingerprint == self.tokenizer.fingerprint
+        return card, pb.Model(
+            tokenizer_fingerprint=self.tokenizer.fingerprint,
+            vocabulary_fingerprint=self.vocabulary,
+            prompt_rules="" if known else self.tokenizer.rules,
+        )
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +55,7 @@ def tokenizer() -> Tokenizer:
 
 @pytest.fixture
 def link(tokenizer: Tokenizer) -> Any:
-    return FakeLink(tokenizer.fingerprint)
+    return FakeLink(tokenizer)
 
 
 @pytest.fixture
@@ -96,7 +104,7 @@ async def test_a_server_that_comes_back_with_another_tokenizer_is_refused(
     backend: EdgeBackend, link: Any
 ) -> None:
     await backend.model()
-    link.fingerprint = "other"
+    link.vocabulary = "other"
     backend.on_connection(True)
     with pytest.raises(HandshakeError, match="is not that of the target 'one'"):
         await backend.model()

@@ -62,7 +62,7 @@ def test_it_leaves_the_last_token_to_the_target() -> None:
 
 def test_it_rests_where_its_drafter_can_hold_no_more() -> None:
     stream = make_stream()
-    stream.max_context = 4
+    stream.limit(4, 4096)
     draft(stream, 10)
     assert stream.wants_token  # behind 4 tokens
     draft(stream, 11)

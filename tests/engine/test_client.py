@@ -6,8 +6,18 @@ import asyncio
 
 import pytest
 
+from wisp.core.request import Request, Sampling
+from wisp.core.slo import Slo
 from wisp.engine.client import EngineClient
-from wisp.engine.messages import Fatal, FromEngine, Snapshot, TakeSnapshot, ToEngine
+from wisp.engine.messages import (
+    Fatal,
+    FromEngine,
+    Open,
+    Snapshot,
+    TakeSnapshot,
+    ToEngine,
+    encode,
+)
 from wisp.errors import ConfigError, Unavailable
 from wisp.testing.clock import VirtualClock
 
@@ -54,6 +64,17 @@ async def test_the_engine_is_asked_once_for_all_and_once_a_second() -> None:
     second = Snapshot([])
     client.hear(second)
     assert await again is second
+
+
+async def test_a_session_that_cannot_be_sent_takes_no_slot(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Fake()
+    monkeypatch.setattr(client, "send", encode)
+    sampling = Sampling(max_tokens=1, seed=0, top_k=2**64)
+    request = Request(prompt=[1], sampling=sampling)
+    with pytest.raises(OverflowError):
+        client.open(Open(session_id=1, request=request, slo=Slo(tokens_per_s=1, first_token_s=1)))
+    assert client.num_sessions == 0
+    assert client.idle.is_set()
 
 
 async def test_who_gives_up_waiting_takes_the_answer_from_nobody() -> None:

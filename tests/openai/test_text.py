@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from wisp.core.drafts import REST, TokenLogprob, Verdict
 from wisp.core.request import FinishReason, Sampling
-from wisp.models.tokenizer import Detokenizer, Tokenizer
+from wisp.models.detokenizer import Detokenizer
+from wisp.models.tokenizer import Tokenizer
 from wisp.openai.text import Answer, Delta, StopStrings
 
 many = settings(
@@ -173,6 +174,31 @@ def test_stop_strings_do_not_count_before_min_tokens(tokenizer: Tokenizer) -> No
     assert "".join(delta.text for delta in deltas) == "xyz"
 
 
+@many
+@given(
+    text=letters,
+    stops=stop_lists,
+    min_tokens=st.integers(0, 12),
+    sizes=st.lists(st.integers(1, 5), max_size=8),
+)
+def test_a_stop_string_counts_if_it_ends_behind_min_tokens(
+    tokenizer: Tokenizer, text: str, stops: list[str], min_tokens: int, sizes: list[int]
+) -> None:
+    """Wherever it begins, as in vLLM."""
+    tokens = [*tokenizer.encode(text), 0]
+    early = tokenizer.decode(tokens[:min_tokens])
+    ends = [
+        (end, -len(stop))
+        for end in range(len(early) + 1, len(text) + 1)
+        for stop in stops
+        if text[:end].endswith(stop)
+    ]
+    whole = text[: sum(min(ends))] if ends else text
+    answer = Answer(tokenizer, sampling(min_tokens=min_tokens), stops)
+    deltas = run(answer, verdicts(tokens, sizes, FinishReason.STOP))
+    assert "".join(delta.text for delta in deltas) == whole
+
+
 def test_the_end_token_counts_but_has_no_text(tokenizer: Tokenizer) -> None:
     last = tokenizer.encode("y")
     answer = Answer(tokenizer, sampling(), [])
@@ -190,6 +216,6 @@ def test_an_unfinished_character_is_given_out_at_the_end(tokenizer: Tokenizer) -
 
 def test_token_bytes_are_exact(tokenizer: Tokenizer) -> None:
     text = "the cat 😀é"
-    assert b"".join(map(tokenizer.token_bytes, tokenizer.encode(text))) == text.encode()
-    assert tokenizer.token_bytes(0) == b"<|im_end|>"
-    assert tokenizer.token_bytes(len(tokenizer) + 5) == b""
+    assert b"".join(map(tokenizer.bytes.written, tokenizer.encode(text))) == text.encode()
+    assert tokenizer.bytes.written(0) == b"<|im_end|>"
+    assert tokenizer.bytes.written(len(tokenizer) + 5) == b""

@@ -76,12 +76,16 @@ class _Range(NamedTuple):
         return f"{'above ' if self.above else ''}{self.min:g} to {self.max:g}"
 
 
+# The most that top_k can be: vLLM's sampler has it as a signed integer of 32 bits. One at or above
+# the vocabulary filters nothing.
+MAX_TOP_K = 2**31 - 1
 # The ranges of OpenAI's API where it has the parameter, and of vLLM's sampler where only that has.
+# What has no maximum here is bounded by the model's context, before anything is made of it.
 _RANGES = {
     "max_tokens": _Range(1, math.inf),
     "temperature": _Range(0, 2),
     "top_p": _Range(0, 1, above=True),
-    "top_k": _Range(0, math.inf),
+    "top_k": _Range(0, MAX_TOP_K),
     "min_p": _Range(0, 1),
     "presence_penalty": _Range(-2, 2),
     "frequency_penalty": _Range(-2, 2),

@@ -45,7 +45,7 @@ class DraftLoop:
         return room and num_prompt <= self._drafter.max_model_len
 
     def add(self, key: int, generation: EdgeGeneration) -> None:
-        generation.stream.max_context = self._drafter.max_model_len
+        generation.stream.limit(self._drafter.max_model_len, self._drafter.vocab_size)
         self._generations[key] = generation
         self._thread.submit(self._drafter.open, key)
 
@@ -79,8 +79,13 @@ class DraftLoop:
         try:
             proposals = await loop.run_in_executor(self._thread, self._drafter.step, jobs)
         except Exception:
-            log.exception("the drafter failed: %d generations go on without drafts", len(jobs))
-            for key, generation in wanting.items():
+            log.exception("the drafter failed")
+            if len(wanting) > 1:  # only the one at fault is to go without drafts
+                for key, generation in wanting.items():
+                    await self._step({key: generation})
+            else:
+                ((key, generation),) = wanting.items()
+                log.warning("generation %d goes on without drafts", key)
                 generation.stream.directive = REST
                 self.remove(key)
             return

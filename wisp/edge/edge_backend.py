@@ -58,20 +58,24 @@ class EdgeBackend:
         """The served target, asked for once a connection. Raises Unavailable, HandshakeError."""
         if self._card is None or self._card_is_old:
             try:
-                self._know(*await self._link.model())
+                await self._know(*await self._link.model(self.tokenizer.fingerprint))
             except Unavailable:
                 if self._card is None:
                     raise  # else a request waits for the server as one that runs does
         assert self._card
         return self._card
 
-    def _know(self, card: ModelCard, model: pb.Model) -> None:
-        if model.tokenizer_fingerprint != self.tokenizer.fingerprint:
+    async def _know(self, card: ModelCard, model: pb.Model) -> None:
+        own = self.tokenizer
+        if model.vocabulary_fingerprint != own.vocabulary:
             raise HandshakeError(
-                f"the tokenizer '{self.tokenizer.name}' ({self.tokenizer.fingerprint}) of "
-                f"this edge is not that of the target '{card.id}' "
-                f"({model.tokenizer_fingerprint}): use a drafter with the target's tokenizer"
+                f"the tokenizer '{own.name}' ({own.vocabulary}) of this edge is not that of the "
+                f"target '{card.id}' ({model.vocabulary_fingerprint}): use a drafter with the "
+                "target's tokenizer"
             )
+        if model.tokenizer_fingerprint != own.fingerprint:
+            # The target's chat template and rules decide its prompts, whatever the drafter's are.
+            self.tokenizer = await asyncio.to_thread(own.with_rules, model.prompt_rules)
         before, self._card, self._card_is_old = self._card, card, False
         if self._on_target and (before is None or before.id != card.id):
             self._on_target(card.id)
@@ -128,7 +132,8 @@ class EdgeBackend:
         if self._draining:
             return "this edge is stopping"
         try:
-            self._know(*await self._link.model(timeout_s=2.0))
+            known = self.tokenizer.fingerprint
+            await self._know(*await self._link.model(known, timeout_s=2.0))
         except WispError as error:
             return f"the server at {self._link.address} does not serve this edge: {error}"
         return None

@@ -101,12 +101,17 @@ class Link:
         self._peers = [_Peer(name, options, self._security) for name in names]
         self._ready: set[_Peer] = set()
 
-    async def model(self, timeout_s: float = 5.0) -> tuple[ModelCard, pb.Model]:
-        """The served target. Raises Unavailable while no server is in reach."""
+    async def model(
+        self, fingerprint: str = "", timeout_s: float = 5.0
+    ) -> tuple[ModelCard, pb.Model]:
+        """The served target, with its rules for prompts unless they have this fingerprint.
+
+        Raises Unavailable while no server is in reach.
+        """
+        request = pb.GetModelRequest(tokenizer_fingerprint=fingerprint)
         for peer in self._in_turn():
             try:
                 metadata = self._security.metadata()
-                request = pb.GetModelRequest()
                 model = await peer.stub.GetModel(request, timeout=timeout_s, metadata=metadata)
             except grpc.aio.AioRpcError as failure:
                 error = _told_to_an_edge(error_of(failure))

@@ -39,7 +39,9 @@ class Stream:
         self.committed: list[int] = list(prompt)
         self.num_prompt = len(prompt)
         self.max_tokens = max_tokens
-        self.max_context = sys.maxsize  # the most tokens that its drafter can draft behind
+        self._max_context = sys.maxsize  # the most tokens that its drafter can draft behind
+        self._drafter_vocab = sys.maxsize  # and the ids that it knows are below this
+        self._is_foreign = False  # an id is committed that the drafter does not know
         self.epoch = 1
         self.directive: Directive = REST
         self.drafted: list[int] = []  # for positions len(committed), ...
@@ -55,6 +57,14 @@ class Stream:
         self.num_drafted = 0
         self.num_accepted = 0
         self.waste = Waste()
+
+    def limit(self, max_context: int, vocab_size: int) -> None:
+        """What its drafter can draft behind: so many tokens, all of them ids below `vocab_size`."""
+        self._max_context, self._drafter_vocab = max_context, vocab_size
+        self._look_for_foreign(self.committed)
+
+    def _look_for_foreign(self, tokens: Sequence[int]) -> None:
+        self._is_foreign |= max(tokens, default=0) >= self._drafter_vocab
 
     @property
     def tokens(self) -> list[int]:
@@ -79,7 +89,7 @@ class Stream:
     def wants_token(self) -> bool:
         # The last token of an answer is the target's own choice in any case.
         max_drafts = min(self.directive.window, self.num_remaining - 1)
-        if len(self.drafted) >= max_drafts or self.end > self.max_context:
+        if len(self.drafted) >= max_drafts or self.end > self._max_context or self._is_foreign:
             return False
         return self.cumulative_acceptance >= self.directive.threshold
 
@@ -188,6 +198,7 @@ class Stream:
         fresh = verdict.tokens[num_known:]
         self._opening = False
         self.committed.extend(fresh)
+        self._look_for_foreign(fresh)
         self.directive = verdict.directive
         self._repeats.extend(fresh)
         num_agreeing = _common_prefix(self.drafted, fresh)

@@ -194,9 +194,9 @@ class EngineClient:
         if self.lost.is_set():
             raise Unavailable("the engine has stopped: restart wisp-server")
         session = EngineSession(self, message)
+        self.send(message)  # before a slot is taken: a message that cannot be sent takes none
         self._sessions[session.id] = session
         self.idle.clear()
-        self.send(message)
         return session
 
     def next_id(self) -> int:

@@ -2,151 +2,174 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import inspect
-import re
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer as RawTokenizer
 from transformers import AutoTokenizer
+from transformers.utils.chat_template_utils import _compile_jinja_template, render_jinja_template
 
-from wisp.errors import BadRequest, ConfigError
+from wisp.errors import BadRequest, ConfigError, HandshakeError
+from wisp.models.token_bytes import TokenBytes
 
-_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
-_BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
+# The parts of a tokenizer.json that an edge takes from the server. What is left is the model, with
+# the vocabulary, in which both ends must agree.
+_RULES = ("added_tokens", "normalizer", "pre_tokenizer", "post_processor", "decoder")
 
 
 class Tokenizer:
     """A tokenizer with its chat template.
 
-    `fingerprint` names the map from tokens to ids: two ends may exchange token ids only if theirs
-    are equal.
+    `vocabulary` names the map from tokens to ids: two ends may exchange token ids only if theirs
+    are equal. `fingerprint` names all that decides a prompt, and the text of an answer.
     """
 
     def __init__(self, directory: str | Path) -> None:
         """Raises ConfigError if the directory holds no tokenizer."""
         self.name = Path(directory).name
         try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(str(directory))
+            self._hf: Any = AutoTokenizer.from_pretrained(str(directory))
         except (OSError, ValueError) as error:
             raise ConfigError(
                 f"no tokenizer can be loaded from '{directory}': give a local Hugging Face "
                 f"directory with a tokenizer.json ({str(error).splitlines()[0]})"
             ) from error
-        vocabulary = self._tokenizer.get_vocab()
-        lines = "\n".join(f"{token}\t{id}" for token, id in sorted(vocabulary.items()))
-        self.fingerprint = hashlib.sha256(lines.encode()).hexdigest()[:16]
+        vocabulary = self._hf.get_vocab()
         self.longest_token = max(map(len, vocabulary), default=1)  # characters of text at most
-        self._decoder = _decoder_of(self._tokenizer)
-        self._added = set(self._tokenizer.get_added_vocab().values())
+        backend = getattr(self._hf, "backend_tokenizer", None)
+        raw = json.loads(backend.to_str()) if backend is not None else {}
+        self._model = raw.get("model", type(self._hf).__name__)
+        lines = "\n".join(f"{token}\t{id}" for token, id in sorted(vocabulary.items()))
+        self.vocabulary = hashlib.sha256(lines.encode()).hexdigest()[:16]
+        self._take(
+            {
+                "model": _digest(self._model),
+                "chat_template": self._hf.chat_template,
+                "special_tokens": {k: str(v) for k, v in self._hf.special_tokens_map.items()},
+                **{name: raw[name] for name in _RULES if name in raw},
+            }
+        )
+
+    @property
+    def rules(self) -> str:
+        """All but the vocabulary, for `with_rules` of another one's tokenizer."""
+        return json.dumps(self._rules, ensure_ascii=False)
+
+    def with_rules(self, rules: str) -> Tokenizer:
+        """This vocabulary with the rules of another tokenizer: it makes that one's prompts.
+
+        Raises HandshakeError if it cannot.
+        """
+        told = json.loads(rules)
+        if told["model"] != self._rules["model"]:
+            raise HandshakeError(
+                f"the tokenizer '{self.name}' splits words in another way than the target's: use "
+                "a drafter with the target's tokenizer"
+            )
+        other = copy.copy(self)
+        other._take(told)
+        return other
+
+    def _take(self, rules: dict[str, Any]) -> None:
+        self._rules = rules
+        self.fingerprint = _digest([self.vocabulary, rules])
+        self._raw: RawTokenizer | None = None
+        decoder = rules.get("decoder")
+        if "decoder" in rules:
+            # Not the library's own object: what it does depends on the calls before.
+            data = {name: rules[name] for name in _RULES} | {"model": self._model}
+            raw = {"version": "1.0", "truncation": None, "padding": None, **data}
+            self._raw = RawTokenizer.from_str(json.dumps(raw, ensure_ascii=False))
+        names = {token["id"]: token["content"] for token in rules.get("added_tokens", ())}
+        special = {token["id"] for token in rules.get("added_tokens", ()) if token["special"]}
+        self.bytes = TokenBytes(decoder, self._name, added=names, special=special)
 
     def encode(self, text: str) -> list[int]:
         """Tokens of a plain prompt, with the model's own beginning token if it has one."""
-        return list(self._tokenizer.encode(text))
+        return self._encode(text, add_special_tokens=True)
 
-    def encode_chat(self, messages: list[dict[str, Any]], **template_arguments: Any) -> list[int]:
+    def encode_chat(
+        self, messages: Sequence[dict[str, Any]], variables: dict[str, Any] | None = None
+    ) -> list[int]:
         """Tokens of a conversation, ready for the assistant's answer.
 
-        Raises BadRequest when the model has no chat template or the template refuses.
+        `variables` are the template's own. Raises BadRequest when the model has no chat template,
+        when a variable is not the client's to set, or when the template refuses.
         """
-        if self._tokenizer.chat_template is None:
+        template = self._rules["chat_template"]
+        if isinstance(template, dict):  # several by name
+            template = template.get("default")
+        if template is None:
             raise BadRequest(
                 f"'{self.name}' has no chat template: use /v1/completions", param="messages"
             )
-        # the template's own variables are free; how it is applied is not the client's to change
-        for name in inspect.signature(self._tokenizer.apply_chat_template).parameters:
-            if name in template_arguments and name != "kwargs":
+        special = self._rules["special_tokens"]
+        for name in variables or {}:
+            if name in _OURS or name in special:
                 raise BadRequest(
                     f"'{name}' cannot be set from a request: leave it out",
                     param="chat_template_kwargs",
                 )
         try:
-            text = self._tokenizer.apply_chat_template(
-                messages, add_generation_prompt=True, tokenize=False, **template_arguments
+            # The library's own reads the local clock: each end of the wire has another one.
+            _compile_jinja_template(template).globals["strftime_now"] = _strftime_now
+            (text,), _ = render_jinja_template(
+                conversations=[list(messages)],
+                chat_template=template,
+                add_generation_prompt=True,
+                **special,
+                **(variables or {}),
             )
         except Exception as error:  # a template is a program of the model's author
             raise BadRequest(f"the chat template refuses: {error}", param="messages") from error
-        return list(self._tokenizer.encode(text, add_special_tokens=False))
+        return self._encode(text, add_special_tokens=False)
 
-    def decode(self, tokens: list[int]) -> str:
-        return str(
-            self._tokenizer.decode(
-                tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
-            )
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Their text, without special tokens."""
+        if self._raw is not None:
+            return self._raw.decode(list(tokens), skip_special_tokens=True)
+        text = self._hf.decode(
+            list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
+        return str(text)
 
     def token_text(self, token: int) -> str:
         """One token alone, special tokens as they are written."""
-        return str(self._tokenizer.decode([token], skip_special_tokens=False))
+        return str(self._hf.decode([token], skip_special_tokens=False))
 
-    def token_bytes(self, token: int) -> bytes:
-        """What one token adds to the text; it may end or begin inside a character."""
-        raw = self._tokenizer.convert_ids_to_tokens(token)
-        if raw is None:  # padding of the model's vocabulary
-            return b""
-        if token not in self._added:
-            if "ByteLevel" in self._decoder and all(char in _BYTE_OF for char in raw):
-                return bytes(_BYTE_OF[char] for char in raw)
-            if "ByteFallback" in self._decoder and (match := _BYTE_TOKEN.fullmatch(raw)):
-                return bytes.fromhex(match[1])
-            if "\N{LOWER ONE EIGHTH BLOCK}" in self._decoder:  # stands for a space
-                return str(raw).replace("\N{LOWER ONE EIGHTH BLOCK}", " ").encode()
-        return self.token_text(token).encode()
+    def _encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        encoder = self._raw or self._hf
+        encoded = encoder.encode(text, add_special_tokens=add_special_tokens)
+        return list(encoded if isinstance(encoded, list) else encoded.ids)
+
+    def _name(self, token: int) -> str | None:
+        if self._raw is not None:
+            return self._raw.id_to_token(token)
+        name = self._hf.convert_ids_to_tokens(token)
+        return None if name is None else str(name)
 
     def __len__(self) -> int:
-        return len(self._tokenizer)
+        return len(self._hf)
 
 
-def _decoder_of(tokenizer: Any) -> str:
-    """How the tokenizer turns tokens to text, as its own JSON; empty if it does not say."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None or backend.decoder is None:
-        return ""
-    return str(backend.decoder.__getstate__().decode())
+def _strftime_now(form: str) -> str:
+    return datetime.now(UTC).strftime(form)
 
 
-def _byte_of() -> dict[str, int]:
-    """Byte-level BPE writes each byte as a printable character: its own, or one from 256 on."""
-    own = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in own]
-    table = {chr(byte): byte for byte in own}
-    return table | {chr(256 + index): byte for index, byte in enumerate(others)}
+def _digest(data: Any) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
 
 
-_BYTE_OF = _byte_of()
-
-
-class Detokenizer:
-    """Text as its tokens arrive, never half a character; all of it is `decode` of all tokens.
-
-    Only the last few tokens are decoded again: `_prefix` .. `_read` is text that was already given
-    out and is decoded once more so that joins (spaces, byte pairs) come out as in the whole.
-    """
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._tokens: list[int] = []
-        self._prefix = 0
-        self._read = 0
-        self._num_given = 0  # characters of the text from _prefix on
-
-    def add(self, tokens: list[int]) -> str:
-        self._tokens.extend(tokens)
-        text = self._tokenizer.decode(self._tokens[self._prefix :])
-        # the rest of a character may be still to come, but what stands before it is certain
-        certain = text.rstrip(_REPLACEMENT)
-        given = certain[self._num_given :]
-        self._num_given = max(self._num_given, len(certain))
-        # Tokens without text (special ones) cannot start a window: a decoder that drops the space
-        # at the beginning would drop it from the first token behind them.
-        if given and len(certain) == len(text):
-            self._prefix, self._read = self._read, len(self._tokens)
-            self._num_given = len(self._tokenizer.decode(self._tokens[self._prefix : self._read]))
-        return given
-
-    def flush(self) -> str:
-        """What is left at the end, an unfinished character included."""
-        text = self._tokenizer.decode(self._tokens[self._prefix :])
-        given = text[self._num_given :]
-        self._num_given = len(text)
-        return given
+# What the template is rendered with; the rest of its variables are a client's to set.
+_OURS = {
+    *inspect.signature(render_jinja_template).parameters,
+    "messages",
+    "raise_exception",
+    "strftime_now",
+}

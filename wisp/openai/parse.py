@@ -45,7 +45,7 @@ def _chat_prompt(fields: ChatRequest, card: ModelCard, tokenizer: Tokenizer) -> 
             data["role"] = "system"
         messages.append(data)
     _check_chars(sum(len(message.content) for message in fields.messages), card, tokenizer)
-    return tokenizer.encode_chat(messages, **fields.chat_template_kwargs)
+    return tokenizer.encode_chat(messages, fields.chat_template_kwargs)
 
 
 def _text_prompt(fields: CompletionRequest, card: ModelCard, tokenizer: Tokenizer) -> list[int]:

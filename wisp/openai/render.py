@@ -137,11 +137,11 @@ def _chat_logprobs(entries: Sequence[Entry], tokenizer: Tokenizer) -> dict[str, 
 
 def _completion_logprobs(entries: Sequence[Entry], tokenizer: Tokenizer) -> dict[str, Any]:
     return {
-        "tokens": [_name(tokenizer.token_bytes(entry.token)) for entry in entries],
+        "tokens": [_name(tokenizer.bytes.written(entry.token)) for entry in entries],
         "token_logprobs": [_finite(entry.logprob.logprob) for entry in entries],
         "top_logprobs": [
             {
-                _name(tokenizer.token_bytes(token)): _finite(value)
+                _name(tokenizer.bytes.written(token)): _finite(value)
                 for token, value in entry.logprob.top
             }
             for entry in entries
@@ -151,7 +151,7 @@ def _completion_logprobs(entries: Sequence[Entry], tokenizer: Tokenizer) -> dict
 
 
 def _described(token: int, value: float, tokenizer: Tokenizer) -> dict[str, Any]:
-    data = tokenizer.token_bytes(token)
+    data = tokenizer.bytes.written(token)
     return {"token": _name(data), "logprob": _finite(value), "bytes": list(data)}
 
 

@@ -135,7 +135,8 @@ class Answering(Response):
         await _until_client_leaves(receive, self._serve(scope, receive, send))
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        answer = Answer(self._backend.tokenizer, self._request.sampling, self._stops)
+        request = self._request
+        answer = Answer(self._backend.tokenizer, request.sampling, self._stops, request.prompt)
         generation = await self._backend.generate(self._request)
         async with Completion(generation, self._request, answer) as completion:
             if self._stream:

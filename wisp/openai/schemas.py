@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainValidator, model_validator
 
-from wisp.core.request import MAX_LOGPROBS, Structure
+from wisp.core.request import MAX_LOGPROBS, MAX_TOP_K, Structure
 from wisp.openai.fields import FieldsModel, is_asked_for, refuse
 from wisp.openai.formats import ResponseFormat, StructuredOutputs
 
@@ -102,7 +102,10 @@ def _token_ids_as_keys(value: Any) -> Any:
 
 
 def _top_k(value: Any) -> Any:
-    return 0 if value == -1 else value  # both mean off
+    if value == -1:
+        return 0  # both mean off
+    # Beyond the vocabulary it filters nothing, however large it is; the wire has not room for all.
+    return min(value, MAX_TOP_K) if type(value) is int else value
 
 
 _One = Annotated[int, BeforeValidator(_only_one)]

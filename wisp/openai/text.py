@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from wisp.core.drafts import DraftCounts, Source, TokenLogprob, Verdict
 from wisp.core.request import FinishReason, Sampling
-from wisp.models.tokenizer import Detokenizer, Tokenizer
+from wisp.models.detokenizer import Detokenizer
+from wisp.models.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +58,21 @@ class StopStrings:
         self._held = ""
         self.matched: str | None = None
 
-    def add(self, text: str) -> str:
-        """What is safe to give out now. Nothing comes behind a match."""
+    def add(self, text: str, *, too_early: bool = False) -> str:
+        """What is safe to give out now. Nothing comes behind a match.
+
+        A stop string that is complete `too_early` does not count. One that only begins there does.
+        """
         if self.matched is not None:
             return ""
+        num_held = len(self._held)
         text = self._held + text
-        found = [(text.find(stop) + len(stop), -len(stop), stop) for stop in self._stops]
+        found = [
+            (text.find(stop, max(0, num_held - len(stop) + 1)) + len(stop), -len(stop), stop)
+            for stop in self._stops
+        ]
         complete = [match for match in found if match[0] + match[1] >= 0]
-        if complete:
+        if complete and not too_early:
             end, _, self.matched = min(complete)
             self._held = ""
             return text[: end - len(self.matched)]
@@ -106,9 +114,15 @@ class _Pending:
 class Answer:
     """The text of one generation as its verdicts come."""
 
-    def __init__(self, tokenizer: Tokenizer, sampling: Sampling, stops: Sequence[str]) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        sampling: Sampling,
+        stops: Sequence[str],
+        prompt: Sequence[int] = (),
+    ) -> None:
         self.counts = Counts()
-        self._detokenizer = Detokenizer(tokenizer)
+        self._detokenizer = Detokenizer(tokenizer, prompt)
         self._stops = StopStrings(stops)
         self._min_tokens = sampling.min_tokens
         # The token that completes a stop string must be known; otherwise a group is faster.
@@ -162,9 +176,10 @@ class Answer:
             self._pending.logprobs.append(entry)
         text = self._detokenizer.add(group.tokens)
         self._note(text, group.is_draft)
-        if self.counts.num_tokens <= self._min_tokens:
-            return text  # too early to stop
-        return self._stops.add(text)
+        return self._until_stop(text)
+
+    def _until_stop(self, text: str) -> str:
+        return self._stops.add(text, too_early=self.counts.num_tokens <= self._min_tokens)
 
     def _count(self, group: _Group) -> None:
         self.counts.num_tokens += len(group.tokens)
@@ -179,7 +194,7 @@ class Answer:
     def _finish(self) -> str:
         rest = self._detokenizer.flush()
         self._note(rest, False)
-        return self._stops.add(rest) + self._stops.flush()
+        return self._until_stop(rest) + self._stops.flush()
 
     def _delta(self, text: str, finish_reason: FinishReason | None = None) -> Delta:
         pending = self._pending

@@ -67,6 +67,7 @@ class WispServicer(wisp_pb2_grpc.WispServicer):
         except WispError as error:
             await _abort(context, error)
         card, tokenizer = self._service.card, self._service.tokenizer
+        known = request.tokenizer_fingerprint == tokenizer.fingerprint
         return pb.Model(
             id=card.id,
             created=card.created,
@@ -75,6 +76,8 @@ class WispServicer(wisp_pb2_grpc.WispServicer):
             eos_token_ids=card.eos_token_ids,
             tokenizer_name=tokenizer.name,
             tokenizer_fingerprint=tokenizer.fingerprint,
+            vocabulary_fingerprint=tokenizer.vocabulary,
+            prompt_rules="" if known else tokenizer.rules,
             protocol=wire.PROTOCOL,
             adapters=card.adapters,
         )

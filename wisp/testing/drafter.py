@@ -36,7 +36,7 @@ class ScriptedDrafter:
         on_step: Callable[[Sequence[DraftJob]], None] | None = None,
     ) -> None:
         self._truth = truth
-        self._vocab_size = vocab_size
+        self.vocab_size = vocab_size
         self._acceptance = acceptance
         self._seed = seed
         self._max_sessions = max_sessions
@@ -60,6 +60,7 @@ class ScriptedDrafter:
         assert self._open.issuperset(keys), f"a sequence of {keys} is not open"
         longest = max(len(job.tokens) for job in jobs)
         assert longest <= self.max_model_len, f"a sequence has {longest} tokens"
+        assert all(max(job.tokens) < self.vocab_size for job in jobs), "an id is not the drafter's"
         if self._on_step is not None:
             self._on_step(jobs)
         return [self._propose(job) for job in jobs]
@@ -70,7 +71,7 @@ class ScriptedDrafter:
         token = self._truth(job.key, position, previous)
         right = chance.random() < self._acceptance
         if not right:
-            token = (token + 1) % self._vocab_size
+            token = (token + 1) % self.vocab_size
         confidence = min(0.99, max(0.01, chance.gauss(0.85 if right else 0.45, 0.15)))
         return Proposal(
             token,

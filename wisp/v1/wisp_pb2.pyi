@@ -226,11 +226,13 @@ class TokenLogprob(_message.Message):
     def __init__(self, logprob: _Optional[float] = ..., top_tokens: _Optional[_Iterable[int]] = ..., top_logprobs: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class GetModelRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("tokenizer_fingerprint",)
+    TOKENIZER_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    tokenizer_fingerprint: str
+    def __init__(self, tokenizer_fingerprint: _Optional[str] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("id", "created", "max_model_len", "vocab_size", "eos_token_ids", "tokenizer_name", "tokenizer_fingerprint", "protocol", "adapters")
+    __slots__ = ("id", "created", "max_model_len", "vocab_size", "eos_token_ids", "tokenizer_name", "tokenizer_fingerprint", "protocol", "adapters", "vocabulary_fingerprint", "prompt_rules")
     ID_FIELD_NUMBER: _ClassVar[int]
     CREATED_FIELD_NUMBER: _ClassVar[int]
     MAX_MODEL_LEN_FIELD_NUMBER: _ClassVar[int]
@@ -240,6 +242,8 @@ class Model(_message.Message):
     TOKENIZER_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     ADAPTERS_FIELD_NUMBER: _ClassVar[int]
+    VOCABULARY_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_RULES_FIELD_NUMBER: _ClassVar[int]
     id: str
     created: int
     max_model_len: int
@@ -249,4 +253,6 @@ class Model(_message.Message):
     tokenizer_fingerprint: str
     protocol: int
     adapters: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, id: _Optional[str] = ..., created: _Optional[int] = ..., max_model_len: _Optional[int] = ..., vocab_size: _Optional[int] = ..., eos_token_ids: _Optional[_Iterable[int]] = ..., tokenizer_name: _Optional[str] = ..., tokenizer_fingerprint: _Optional[str] = ..., protocol: _Optional[int] = ..., adapters: _Optional[_Iterable[str]] = ...) -> None: ...
+    vocabulary_fingerprint: str
+    prompt_rules: str
+    def __init__(self, id: _Optional[str] = ..., created: _Optional[int] = ..., max_model_len: _Optional[int] = ..., vocab_size: _Optional[int] = ..., eos_token_ids: _Optional[_Iterable[int]] = ..., tokenizer_name: _Optional[str] = ..., tokenizer_fingerprint: _Optional[str] = ..., protocol: _Optional[int] = ..., adapters: _Optional[_Iterable[str]] = ..., vocabulary_fingerprint: _Optional[str] = ..., prompt_rules: _Optional[str] = ...) -> None: ...

@@ -49,6 +49,7 @@ class Proposal:
 
 class Drafter(Protocol):
     max_model_len: int  # tokens of the longest sequence that it can draft behind
+    vocab_size: int  # it can draft behind ids below this; the target's may be padded further
 
     def open(self, key: int) -> None:
         """Reserve room for a sequence. Raises Overloaded if all of it is taken."""
