@@ -112,6 +112,9 @@ class EngineSettings(_Section):
     dtype: Dtype | None = Field(None, description="null: float32 on the CPU, bfloat16 on a GPU")
     num_threads: int = Field(1, ge=1, description="CPU threads of the target")
     max_sessions: int = Field(32, ge=1, description="sessions open at once; more are refused")
+    patience_s: float = Field(
+        60.0, gt=0, description="an engine that says nothing for so long is given up"
+    )
     max_model_len: int | None = Field(
         None, ge=2, description="prompt and answer in tokens; null: what the model can"
     )
@@ -261,6 +264,9 @@ class EdgeConfig(BaseSettings):
     draft: LocalPath = Field(TINY / "draft", description="Hugging Face directory of the drafter")
     http: Listen = Listen(port=8010)
     tls: EdgeTls = EdgeTls()
+    allowed_hosts: list[str] = Field(
+        [], description="names that its endpoint answers to, beside addresses and its own"
+    )
     keys: LocalPath | None = Field(
         None, description="file of keys for its own endpoint; null: nobody is asked for one"
     )

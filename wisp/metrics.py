@@ -175,8 +175,9 @@ class EdgeMetrics:
 def metrics_router(registry: CollectorRegistry) -> APIRouter:
     router = APIRouter(tags=["operators"])
 
+    # On the loop, as whatever it reads changes there: a thread would meet it half changed.
     @router.get("/metrics")
-    def metrics(request: Request) -> Response:
+    async def metrics(request: Request) -> Response:
         """For Prometheus, in the format that it accepts."""
         encode, kind = choose_encoder(request.headers.get("accept", ""))
         return Response(encode(registry), media_type=kind)

@@ -32,6 +32,14 @@ STRUCTURES = ("json", "regex", "choice", "grammar")
 MAX_LOGPROBS = 20
 
 
+# The most tokens in `logit_bias`, and in `stop_token_ids`. Chosen: three times what OpenAI takes;
+# each of them costs every step of the session some time.
+MAX_TOKEN_IDS = 1024
+# The longest structure, in characters. Chosen: more than the schemas that people write, and little
+# enough to be sent with each `Open`.
+MAX_STRUCTURE = 2**16
+
+
 class Sampling(Struct, frozen=True, kw_only=True):
     """How the target chooses. `seed` and the position alone key the noise (wisp.sampling)."""
 
@@ -111,6 +119,12 @@ def check_sampling(sampling: Sampling) -> None:
             "possible: lower it",
             param="min_tokens",
         )
+    for name, items in (
+        ("logit_bias", sampling.logit_bias),
+        ("stop_token_ids", sampling.stop_token_ids),
+    ):
+        if len(items) > MAX_TOKEN_IDS:
+            raise BadRequest(f"{name} has {len(items)} tokens: send {MAX_TOKEN_IDS} at most", name)
     if sampling.structure:
         _check_structure(sampling, sampling.structure)
 
@@ -121,6 +135,11 @@ def _check_range(name: str, value: float, allowed: _Range) -> None:
 
 
 def _check_structure(sampling: Sampling, structure: Structure) -> None:
+    if len(structure.text) > MAX_STRUCTURE:
+        raise BadRequest(
+            f"the structure has {len(structure.text)} characters: send {MAX_STRUCTURE} at most",
+            param="structured_outputs",
+        )
     if structure.kind not in STRUCTURES:
         raise BadRequest(
             f"structured_outputs are {', '.join(STRUCTURES)}, not '{structure.kind}'",

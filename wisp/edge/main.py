@@ -14,6 +14,7 @@ from wisp.config import EdgeConfig
 from wisp.edge.drafter.base import Drafter
 from wisp.edge.drafting import DraftLoop
 from wisp.edge.edge_backend import EdgeBackend
+from wisp.edge.hosts import HostsMiddleware
 from wisp.edge.link import Link
 from wisp.edge.predictor import LogisticPredictor, Memory
 from wisp.edge.predictor.rounds import LoggedPredictor, RoundLog
@@ -67,7 +68,7 @@ async def serve(config: EdgeConfig) -> int:
     alone = not gate.asks and is_loopback(config.http.host)
     app = create_app(backend, routers=routers)
     guarded = AccessMiddleware(app, gate, paths_of(routers), operators_open=alone)
-    http = HttpFront(guarded, config.http, https)
+    http = HttpFront(HostsMiddleware(guarded, config.allowed_hosts), config.http, https)
     http.start()
     stop = StopSignal()
     announce("wisp-edge", server=config.server, http=http.port)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import multiprocessing
 import tempfile
 import time
@@ -23,6 +24,7 @@ from wisp.engine.messages import (
     Fatal,
     FromEngine,
     Open,
+    Ping,
     Ready,
     Shutdown,
     Snapshot,
@@ -69,6 +71,10 @@ _FRESH_S = 1.0
 # How long the engine may take to answer with a snapshot. Chosen: it answers between two steps, and
 # a step with a long prompt takes seconds on a slow target.
 _SNAPSHOT_TIMEOUT_S = 10.0
+
+
+# Between two looks whether the engine still answers. Chosen: a message a second costs nothing.
+_BEAT_S = 1.0
 
 
 def _error(kind: str, message: str, retry_after_s: float | None) -> WispError:
@@ -126,7 +132,11 @@ class EngineClient:
         self,
         on_step: Callable[[StepReport], None] = lambda report: None,
         clock: Callable[[], float] = time.monotonic,
+        patience_s: float = math.inf,
     ) -> None:
+        """`patience_s`: an engine that says nothing for so long is given up."""
+        self._patience_s = patience_s
+        self._num_unanswered = 0  # looks since the engine has said anything
         self._on_step = on_step
         self._clock = clock
         self._sessions: dict[int, EngineSession] = {}
@@ -175,6 +185,7 @@ class EngineClient:
             case other:
                 raise InternalError(f"the engine began with {type(other).__name__}")
         self._reader = asyncio.create_task(self._read())
+        self._watcher = asyncio.create_task(self._watch())
 
     async def _first_words(self) -> FromEngine:
         """Raises ConfigError if the process has ended without any."""
@@ -226,6 +237,11 @@ class EngineClient:
         except TimeoutError:
             raise Unavailable("the engine does not answer: its log may say why") from None
 
+    @property
+    def hangs(self) -> bool:
+        """It has said nothing for half of what is waited for at most."""
+        return self._num_unanswered * _BEAT_S > self._patience_s / 2
+
     def forget(self, session: EngineSession) -> None:
         if self._remove(session.id) and not self.lost.is_set():
             self.send(Close(session.id))
@@ -243,9 +259,10 @@ class EngineClient:
             try:
                 await asyncio.wait_for(self.lost.wait(), _STOP_GRACE_S)
             except TimeoutError:
-                self._process.kill()
+                self._kill()
                 await self.lost.wait()
         self._reader.cancel()
+        self._watcher.cancel()
         self._socket.close(linger=0)
 
     async def _receive(self) -> FromEngine:
@@ -258,9 +275,27 @@ class EngineClient:
                 self._handle(await self._receive())
         except Exception:
             log.exception("an answer of the engine cannot be read: nobody may wait for the rest")
-            self._process.kill()
+            self._kill()
+
+    async def _watch(self) -> None:
+        """Give it up when it hangs: whoever waits is answered, and a supervisor starts it anew.
+
+        Looks are counted rather than time, for this process may have been stopped itself.
+        """
+        while self._num_unanswered * _BEAT_S <= self._patience_s:
+            self.send(Ping())
+            self._num_unanswered += 1
+            await asyncio.sleep(_BEAT_S)
+            if self.lost.is_set():
+                return
+        log.critical("the engine has said nothing for %g s: it is ended", self._patience_s)
+        self._kill()
+
+    def _kill(self) -> None:
+        self._process.kill()
 
     def _handle(self, message: FromEngine) -> None:
+        self._num_unanswered = 0
         match message:
             case Verdicts(verdicts, step):
                 for session_id, verdict in verdicts:

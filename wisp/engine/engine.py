@@ -15,6 +15,8 @@ from wisp.engine.messages import (
     Failed,
     FromEngine,
     Open,
+    Ping,
+    Pong,
     Shutdown,
     Snapshot,
     SwitchPolicy,
@@ -112,6 +114,8 @@ class Engine:
                 now = self._clock()
                 states = [session_state(session, now) for session in self.sessions.values()]
                 self._outbox.append(Snapshot(states))
+            case Ping():
+                self._outbox.append(Pong())
             case SwitchPolicy(choice):
                 assert self._choose_policy, "the front lets no switch through without it"
                 self._policy = self._choose_policy(choice)  # directives go out with verdicts

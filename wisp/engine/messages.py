@@ -47,13 +47,17 @@ class TakeSnapshot(Struct, frozen=True, tag=True):
     """Answer with a Snapshot; for people, at most once a second."""
 
 
+class Ping(Struct, frozen=True, tag=True):
+    """Answer, if you can."""
+
+
 class SwitchPolicy(Struct, frozen=True, tag=True):
     """Schedule by another policy from now on; the sessions go on."""
 
     choice: PolicyChoice
 
 
-ToEngine = Open | Draft | Close | Shutdown | TakeSnapshot | SwitchPolicy
+ToEngine = Open | Draft | Close | Shutdown | TakeSnapshot | SwitchPolicy | Ping
 
 
 class Ready(Struct, frozen=True, tag=True):
@@ -119,6 +123,10 @@ class Snapshot(Struct, frozen=True, tag=True):
     sessions: list[SessionState]
 
 
+class Pong(Struct, frozen=True, tag=True):
+    """The loop goes round."""
+
+
 class Failed(Struct, frozen=True, tag=True):
     """A session has ended without an answer of its own; nobody else is touched."""
 
@@ -134,7 +142,7 @@ class Fatal(Struct, frozen=True, tag=True):
     message: str
 
 
-FromEngine = Ready | Verdicts | Snapshot | Failed | Fatal
+FromEngine = Ready | Verdicts | Snapshot | Failed | Fatal | Pong
 
 encode = msgspec.msgpack.Encoder().encode
 decode_to_engine = msgspec.msgpack.Decoder(ToEngine).decode

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -10,13 +11,19 @@ from fastapi.routing import APIRoute
 from pydantic_core import from_json
 from starlette.requests import ClientDisconnect
 
-# Of a request. Chosen: a prompt of a million tokens as JSON numbers fits, and nobody can fill the
-# memory with one request.
-MAX_BODY_BYTES = 16 * 2**20
+from wisp.errors import WispError
+from wisp.openai.bounds import check_bounds, max_body_bytes
+
+# How long a body may take to come. Chosen: the longest one over a line of 1 MB/s, thrice.
+BODY_TIMEOUT_S = 60.0
+# Longer bodies are read beside the event loop, in bytes. Chosen: reading so many takes 1 ms.
+_LARGE = 2**16
+# The context of a model that is not known yet, in tokens. Chosen: few models have a longer one.
+_ANY_CONTEXT = 2**20
 
 
 class JsonRequest(Request):
-    """Refuses with an HTTPException what is not JSON, or longer than `MAX_BODY_BYTES`."""
+    """Refuses with an HTTPException what is not JSON, or longer than the model's context needs."""
 
     async def body(self) -> bytes:
         if not hasattr(self, "_body"):
@@ -25,8 +32,11 @@ class JsonRequest(Request):
         return self._body
 
     async def json(self) -> Any:
+        body = await self.body()
         try:
-            return from_json(await self.body(), allow_inf_nan=False)
+            if len(body) < _LARGE:
+                return _parsed(body)
+            return await asyncio.to_thread(_parsed, body)
         except ValueError as error:
             raise HTTPException(400, f"The body is not valid JSON: {error}.") from None
 
@@ -39,17 +49,36 @@ class JsonRequest(Request):
             raise HTTPException(415, message)
 
     async def _read(self) -> bytes:
+        limit = await self._max_bytes()
         body = bytearray()
         try:
-            async for part in self.stream():
-                body += part
-                if len(body) > MAX_BODY_BYTES:
-                    message = f"The body is longer than {MAX_BODY_BYTES} bytes: shorten it."
-                    raise HTTPException(413, message)
+            async with asyncio.timeout(BODY_TIMEOUT_S):
+                async for part in self.stream():
+                    body += part
+                    if len(body) > limit:
+                        message = f"The body is longer than {limit} bytes: shorten it."
+                        raise HTTPException(413, message)
         except ClientDisconnect:
             # nginx's code for a client that has gone; nobody reads it
             raise HTTPException(499, "The client has gone.") from None
+        except TimeoutError:
+            message = f"The body did not come within {BODY_TIMEOUT_S:g} s: send it again."
+            raise HTTPException(408, message, {"connection": "close"}) from None
         return bytes(body)
+
+    async def _max_bytes(self) -> int:
+        try:
+            card = await self.app.state.backend.model()
+        except (AttributeError, WispError):
+            return max_body_bytes(_ANY_CONTEXT)
+        return max_body_bytes(card.max_model_len)
+
+
+def _parsed(body: bytes) -> Any:
+    data = from_json(body, allow_inf_nan=False)
+    if isinstance(data, dict | list):
+        check_bounds(data)
+    return data
 
 
 class JsonRoute(APIRoute):

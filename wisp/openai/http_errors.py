@@ -47,6 +47,7 @@ HTTP_CODES = {
     400: "invalid_json",
     404: "unknown_url",
     405: "method_not_allowed",
+    408: "request_timeout",
     413: "request_too_large",
     415: "unsupported_media_type",
 }

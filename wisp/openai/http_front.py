@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from asyncio import constants
 from collections.abc import Iterator
 
 import uvicorn
@@ -12,6 +13,8 @@ from starlette.types import ASGIApp
 
 from wisp.config import Listen
 from wisp.errors import ConfigError
+from wisp.openai.protocol import HEAD_TIMEOUT_S, WRITE_TIMEOUT_S, limited
+from wisp.openai.protocol import max_connections as default_max_connections
 from wisp.tls import RELOAD_S, HttpsFiles
 
 # How long a stopping server waits for answers that are still being sent when it has drained.
@@ -24,7 +27,17 @@ _SHUTDOWN_S = 5
 _BACKLOG = 1024
 
 
+# Connections that asyncio accepts at a time. Chosen: a few, as it logs a trace for each of them
+# that it has no file for.
+_ACCEPTS = 8
+
+
 class _Uvicorn(uvicorn.Server):
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for listening in sockets or ():
+            listening.listen(_BACKLOG)  # which was set to what asyncio accepts at a time
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield  # the process that owns this server decides what a signal means
@@ -47,7 +60,16 @@ def _bind(listen: Listen) -> socket.socket:
 
 
 class HttpFront:
-    def __init__(self, app: ASGIApp, listen: Listen, https: HttpsFiles | None = None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        listen: Listen,
+        https: HttpsFiles | None = None,
+        *,
+        max_connections: int | None = None,
+        head_timeout_s: float = HEAD_TIMEOUT_S,
+        write_timeout_s: float = WRITE_TIMEOUT_S,
+    ) -> None:
         """Raises ConfigError if it cannot listen there."""
         self._https = https
         try:
@@ -61,11 +83,16 @@ class HttpFront:
         config = uvicorn.Config(
             app,
             access_log=False,
+            http=limited(
+                max_connections or default_max_connections(), head_timeout_s, write_timeout_s
+            ),
+            backlog=_ACCEPTS,
             lifespan="off",
             log_config=None,
             timeout_graceful_shutdown=_SHUTDOWN_S,
         )
         if https:
+            constants.SSL_HANDSHAKE_TIMEOUT = HEAD_TIMEOUT_S  # uvicorn passes none on
             config.load()
             config.ssl = https.context
         self._server = _Uvicorn(config)

@@ -27,6 +27,7 @@ def create_app(backend: Backend, *, routers: Sequence[APIRouter] = ()) -> FastAP
     `routers` are what the half adds of its own.
     """
     app = FastAPI(title="WISP", version=__version__, exception_handlers=HANDLERS)
+    app.state.backend = backend
     for router in (_openai(_Front(backend)), *routers):
         app.include_router(router)
     return app

@@ -174,7 +174,7 @@ class GenerationFields(FieldsModel, ABC):
 
 
 class ChatRequest(GenerationFields):
-    messages: list[Message] = Field(min_length=1)
+    messages: list[Message] = Field(min_length=1, fail_fast=True)
     max_completion_tokens: int | None = None
     logprobs: bool = False
     # The range is checked here as well as in `wisp.core.request`, which has another name for it.

@@ -40,6 +40,17 @@ _KEEPALIVE_S, _PING_TIMEOUT_S = 20.0, 10.0
 Context = grpc.aio.ServicerContext[pb.EdgeMessage, pb.ServerMessage]
 
 
+# How long an edge may leave verdicts unread that do not fit gRPC's buffers. Chosen: as over HTTP.
+_WRITE_TIMEOUT_S = 30.0
+# Streams of one connection beyond twice what the engine takes. Chosen: refusals under way.
+_SPARE_STREAMS = 64
+# Of edges. Chosen: as over HTTP, and far more than can have a session.
+_MAX_CONNECTIONS = 4096
+# In `Open` beside its tokens: a structure and its sampling. Chosen: four times the bounds of
+# wisp/core/request.py for these.
+_MAX_OTHER_BYTES = 2**20
+
+
 def server_options(
     keepalive_s: float = _KEEPALIVE_S, ping_timeout_s: float = _PING_TIMEOUT_S
 ) -> list[tuple[str, int]]:
@@ -52,12 +63,18 @@ def server_options(
         ("grpc.http2.ping_timeout_ms", round(1000 * ping_timeout_s)),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+        ("grpc.server_handshake_timeout_ms", 10_000),
+        ("grpc.max_allowed_incoming_connections", _MAX_CONNECTIONS),
+        ("grpc.max_metadata_size", 16_384),
     ]
 
 
 class WispServicer(wisp_pb2_grpc.WispServicer):
-    def __init__(self, service: Service, telemetry: Telemetry, gate: Gate) -> None:
+    def __init__(
+        self, service: Service, telemetry: Telemetry, gate: Gate, write_timeout_s: float
+    ) -> None:
         self._service = service
+        self._write_timeout_s = write_timeout_s
         self._gate = gate
         self._telemetry = telemetry
 
@@ -82,23 +99,22 @@ class WispServicer(wisp_pb2_grpc.WispServicer):
             adapters=card.adapters,
         )
 
-    async def Generate(
-        self, requests: AsyncIterator[pb.EdgeMessage], context: Context
-    ) -> AsyncIterator[pb.ServerMessage]:
+    async def Generate(self, requests: AsyncIterator[pb.EdgeMessage], context: Context) -> None:
         requests = _parsed(requests)
         try:
             caller = self._caller(context)
             session = await self._open(requests, caller)
             reader = asyncio.create_task(_read_drafts(requests, session))
             try:
-                yield wire.encode_opened(
+                opened = wire.encode_opened(
                     self._service.directive,
                     self._service.max_window,
                     session.attainment.slo,
                     self._service.max_forks,
                 )
+                await self._write(context, opened)
                 async for verdict in session:
-                    yield wire.encode_verdict(self._stamp(verdict))
+                    await self._write(context, wire.encode_verdict(self._stamp(verdict)))
             finally:
                 reader.cancel()
                 session.close()
@@ -109,6 +125,16 @@ class WispServicer(wisp_pb2_grpc.WispServicer):
             await _abort(
                 context, InternalError("the server failed on the stream: its log says why")
             )
+
+    async def _write(self, context: Context, message: pb.ServerMessage) -> None:
+        """Raises ProtocolError if the edge leaves it unread for long."""
+        try:
+            async with asyncio.timeout(self._write_timeout_s):
+                await context.write(message)
+        except TimeoutError:
+            raise ProtocolError(
+                f"verdicts were left unread for {self._write_timeout_s:g} s: read them as they come"
+            ) from None
 
     def _caller(self, context: Context) -> Caller:
         """Raises NotAuthenticated or Forbidden."""
@@ -135,6 +161,11 @@ class WispServicer(wisp_pb2_grpc.WispServicer):
         server_time_s = verdict.server_time_s + time.monotonic() - verdict.committed_s
         self._telemetry.metrics.round_overhead_s.observe(server_time_s - verdict.step_time_s)
         return structs.replace(verdict, server_time_s=server_time_s)
+
+
+def max_open_bytes(max_model_len: int) -> int:
+    """Prompt and committed tokens have at most five bytes each; all else in `Open` has bounds."""
+    return _MAX_OTHER_BYTES + 10 * max_model_len
 
 
 async def _abort(context: Context, error: WispError) -> None:
@@ -188,11 +219,16 @@ class GrpcFront:
         listen: Listen,
         tls: ServerTls | None = None,
         gate: Gate | None = None,
+        write_timeout_s: float = _WRITE_TIMEOUT_S,
     ) -> None:
         """Raises ConfigError if it cannot listen there."""
-        self._server = grpc.aio.server(options=server_options())
+        limits = [
+            ("grpc.max_concurrent_streams", _SPARE_STREAMS + 2 * service.max_sessions),
+            ("grpc.max_receive_message_length", max_open_bytes(service.card.max_model_len)),
+        ]
+        self._server = grpc.aio.server(options=[*server_options(), *limits])
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
-        servicer = WispServicer(service, telemetry, gate or Gate())
+        servicer = WispServicer(service, telemetry, gate or Gate(), write_timeout_s)
         wisp_pb2_grpc.add_WispServicer_to_server(servicer, self._server)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)

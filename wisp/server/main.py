@@ -51,7 +51,10 @@ async def serve(config: ServerConfig, build: Build = build_engine) -> int:
     check_plain_text([config.grpc.host], bool(tls.cert), config.insecure, "gRPC on")
     tokenizer = Tokenizer(config.target)
     telemetry = Telemetry(slo_classes(config).all, ServerMetrics(), time.monotonic())
-    engine = EngineClient(on_step=lambda step: telemetry.stepped(step, time.monotonic()))
+    engine = EngineClient(
+        on_step=lambda step: telemetry.stepped(step, time.monotonic()),
+        patience_s=config.engine.patience_s,
+    )
     await engine.start(functools.partial(build, config), config.log_level)
     try:
         service = Service(engine, tokenizer, config, telemetry)

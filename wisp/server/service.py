@@ -86,6 +86,10 @@ class Service:
         return self._config.speculation.max_forks
 
     @property
+    def max_sessions(self) -> int:
+        return self._engine.facts.max_sessions
+
+    @property
     def max_window(self) -> int:
         return self._config.speculation.max_window
 
@@ -211,6 +215,8 @@ class Service:
         """Why no session is taken now, if none is."""
         if self._engine.lost.is_set():
             return "the engine has stopped: restart wisp-server"
+        if self._engine.hangs:
+            return "the engine does not answer: try again later"
         if self._draining:
             return "this server is draining: use another one"
         return None

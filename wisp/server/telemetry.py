@@ -24,6 +24,10 @@ HORIZON_S = 10.0
 _BUCKET_S = 0.25
 # How long a device is shown after its last session. Chosen: a person between two requests.
 DEVICE_KEPT_S = 60.0
+# Devices that are told apart at once. Chosen: more than a server has sessions; whoever comes with a
+# new name each time is counted among the others.
+_MAX_DEVICES = 4096
+OTHERS = "others"
 # The longest name of a device that is kept. Chosen: a host name's label has at most 63 characters.
 _MAX_NAME = 64
 
@@ -107,7 +111,7 @@ class Telemetry:
 
     def __init__(self, slos: list[Slo], metrics: ServerMetrics, now: float) -> None:
         self.metrics = metrics
-        self.start_s = now
+        self.start_s = self._forgot_s = now
         self.sessions: dict[int, SessionRecord] = {}
         self.devices: dict[str, DeviceRecord] = {}
         self.classes: dict[str, ClassRecord] = {}
@@ -129,7 +133,10 @@ class Telemetry:
         if device is not None:
             # A name is shown in terminals, and anybody may send one.
             device = "".join(filter(str.isprintable, device))[:_MAX_NAME] or UNNAMED
-            self._forget_devices(now)
+            if now - self._forgot_s >= _BUCKET_S:  # to look through all takes time
+                self._forget_devices(now)
+            if device not in self.devices and len(self.devices) >= _MAX_DEVICES:
+                device = OTHERS
             self.devices.setdefault(
                 device, DeviceRecord(SlidingWindow(1, now), now)
             ).num_sessions += 1
@@ -230,6 +237,7 @@ class Telemetry:
         )
 
     def _forget_devices(self, now: float) -> None:
+        self._forgot_s = now
         self.devices = {
             name: device
             for name, device in self.devices.items()

@@ -56,8 +56,9 @@ class LocalEngine(EngineClient):
         engine: Engine,
         on_step: Callable[[StepReport], None],
         step_s: float,
+        patience_s: float,
     ) -> None:
-        super().__init__(on_step=on_step, clock=monotonic)
+        super().__init__(on_step=on_step, clock=monotonic, patience_s=patience_s)
         self.facts = verifier.facts
         self.verifier = verifier
         self.engine = engine
@@ -67,6 +68,7 @@ class LocalEngine(EngineClient):
         self._runs = asyncio.Event()
         self._runs.set()
         self._running = asyncio.create_task(self._run())
+        self._watcher = asyncio.create_task(self._watch())
 
     def send(self, message: ToEngine) -> None:
         self._messages.append(encode(message))
@@ -81,12 +83,16 @@ class LocalEngine(EngineClient):
 
     def crash(self) -> None:
         """As if its process had been killed."""
+        self._kill()
+
+    def _kill(self) -> None:
         self._running.cancel()
         self._mourn()
 
     async def stop(self) -> None:
         self._running.cancel()
-        await asyncio.wait([self._running])
+        self._watcher.cancel()
+        await asyncio.wait([self._running, self._watcher])
         self._mourn()
 
     async def _run(self) -> None:
@@ -137,7 +143,11 @@ class LocalServer:
         classes = slo_classes(self.config).all
         self.telemetry = Telemetry(classes, ServerMetrics(), monotonic())
         self.engine = LocalEngine(
-            verifier, engine, lambda step: self.telemetry.stepped(step, monotonic()), step_s
+            verifier,
+            engine,
+            lambda step: self.telemetry.stepped(step, monotonic()),
+            step_s,
+            self.config.engine.patience_s,
         )
         self.service = Service(self.engine, tokenizer(), self.config, self.telemetry)
 

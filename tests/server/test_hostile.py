@@ -1,0 +1,147 @@
+"""What a hostile edge, and an engine that hangs, cost the others."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import pytest
+
+from wisp import wire
+from wisp.config import EngineSettings, Listen, ServerConfig
+from wisp.core.request import Request, Sampling, Structure
+from wisp.core.slo import Slo
+from wisp.edge.link import Link
+from wisp.errors import Unavailable
+from wisp.metrics import ServerMetrics
+from wisp.server.grpc_front import GrpcFront, max_open_bytes
+from wisp.server.telemetry import OTHERS, Telemetry
+from wisp.testing.local import LocalEdge, LocalServer, expected_text, tokenizer
+from wisp.v1 import wisp_pb2_grpc
+
+
+@asynccontextmanager
+async def serving(
+    config: ServerConfig | None = None, **options: Any
+) -> AsyncIterator[tuple[LocalServer, GrpcFront]]:
+    server = LocalServer(config, step_s=0.0, max_model_len=2**17)
+    front = GrpcFront(server.service, server.telemetry, Listen(port=0), **options)
+    await front.start()
+    yield server, front
+    await front.stop(0)
+    await server.stop()
+
+
+def opening(**sampling: Any) -> Any:
+    request = Request(prompt=[1, 2], sampling=Sampling(**{"max_tokens": 10, "seed": 0} | sampling))
+    return wire.encode_open(
+        request, wire.Hello(tokenizer_fingerprint=tokenizer().fingerprint, device="mine")
+    )
+
+
+async def test_verdicts_that_nobody_reads_end_their_stream_alone() -> None:
+    async with serving(write_timeout_s=0.5) as (server, front):
+        address = f"127.0.0.1:{front.port}"
+        small = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 1024)]
+        async with grpc.aio.insecure_channel(address, small) as channel:
+            stub: Any = wisp_pb2_grpc.WispStub(channel)  # type: ignore[no-untyped-call]
+            call = stub.Generate()
+            await call.write(opening(max_tokens=100_000, num_logprobs=1))
+            edge = LocalEdge(Link(address))
+            sampling = Sampling(max_tokens=50, seed=0)
+            generation = await edge.backend.generate(Request(prompt=[7], sampling=sampling))
+            tokens = [token async for verdict in generation for token in verdict.tokens]
+            assert tokens == expected_text([7], sampling)
+            await asyncio.wait_for(server.engine.idle.wait(), 20)
+            await edge.stop()
+
+
+@pytest.mark.parametrize(
+    ("sampling", "sentence"),
+    [
+        ({"logit_bias": dict.fromkeys(range(2000), 1.0)}, "logit_bias has 2000 tokens"),
+        ({"stop_token_ids": tuple(range(2000))}, "stop_token_ids has 2000 tokens"),
+        ({"structure": Structure("regex", "a" * 100_000)}, "structure has 100000 characters"),
+    ],
+)
+async def test_an_open_of_hostile_size_is_refused(sampling: Any, sentence: str) -> None:
+    async with serving() as (_, front):
+        link = Link(f"127.0.0.1:{front.port}")
+        edge = LocalEdge(link)
+        asked = Sampling(**{"max_tokens": 10, "seed": 0} | sampling)
+        from wisp.errors import BadRequest
+
+        with pytest.raises(BadRequest, match=sentence):
+            await edge.backend.generate(Request(prompt=[7], sampling=asked))
+        await edge.stop()
+
+
+async def test_a_message_beyond_all_bounds_never_reaches_the_server() -> None:
+    async with serving() as (server, front):
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{front.port}") as channel:
+            stub: Any = wisp_pb2_grpc.WispStub(channel)  # type: ignore[no-untyped-call]
+            call = stub.Generate()
+            await call.write(opening(structure=Structure("regex", "a" * max_open_bytes(2**17))))
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call.read()
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert server.engine.num_sessions == 0
+
+
+def test_the_largest_open_that_is_allowed_fits_into_a_message() -> None:
+    length = 4096
+    request = Request(
+        prompt=[2**32 - 1] * length,
+        committed=[2**32 - 1] * length,
+        sampling=Sampling(
+            max_tokens=2**31,
+            seed=2**64 - 1,
+            logit_bias={2**32 - 1 - number: 1.5 for number in range(1024)},
+            stop_token_ids=tuple(2**32 - 1 - number for number in range(1024)),
+            structure=Structure("regex", "\U0001f600" * 2**16),
+        ),
+    )
+    hello = wire.Hello(tokenizer_name="x" * 1000, device="x" * 1000, resume_key=b"x" * 64)
+    assert wire.encode_open(request, hello).ByteSize() < max_open_bytes(length)
+
+
+async def test_an_engine_that_hangs_is_found_and_everybody_answered() -> None:
+    config = ServerConfig(engine=EngineSettings(patience_s=3.0))
+    async with serving(config) as (server, _):
+        service = server.service
+        session = service.open(Request(prompt=[1], sampling=Sampling(max_tokens=9, seed=0)))
+        server.engine.hang()
+        assert await service.health() is None
+        while not server.engine.hangs:
+            await asyncio.wait_for(asyncio.sleep(0.1), 20)
+        assert "does not answer" in str(await service.health())
+        with pytest.raises(Unavailable, match="does not answer"):
+            service.open(Request(prompt=[1], sampling=Sampling(max_tokens=9, seed=0)))
+        with pytest.raises(Unavailable, match="has stopped"):
+            async for _ in session:
+                pass
+        assert server.engine.lost.is_set()  # by which the process leaves, for a supervisor
+
+
+async def test_an_engine_that_answers_late_is_not_given_up() -> None:
+    config = ServerConfig(engine=EngineSettings(patience_s=4.0))
+    async with serving(config) as (server, _):
+        server.engine.hang()
+        while not server.engine.hangs:
+            await asyncio.wait_for(asyncio.sleep(0.1), 20)
+        server.engine.go_on()
+        await server.engine.snapshot()
+        assert not server.engine.hangs
+        assert await server.service.health() is None
+
+
+def test_names_of_devices_do_not_grow_without_bound() -> None:
+    telemetry = Telemetry([], ServerMetrics(), 0.0)
+    slo = Slo(tokens_per_s=1, first_token_s=1)
+    for number in range(10_000):
+        telemetry.closed(telemetry.opened(number, slo, f"device {number}", 1.0))
+    assert len(telemetry.devices) <= 4097
+    assert telemetry.devices[OTHERS].num_sessions == 0
