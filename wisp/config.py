@@ -195,7 +195,7 @@ class DrafterSettings(_Section):
     dtype: Dtype | None = Field(None, description="null: float32 on the CPU, bfloat16 on a GPU")
     num_threads: int = Field(1, ge=1, description="CPU threads of the drafter")
     max_sessions: int = Field(8, ge=1, description="generations drafted at once")
-    block_tokens: int = Field(2, ge=1, description="draft tokens held back in one message at most")
+    block_tokens: int = Field(1, ge=1, description="draft tokens gathered in one message")
 
 
 class ServerConfig(BaseSettings):

@@ -19,6 +19,7 @@ from benchmarks.sim.network import Line
 from benchmarks.sim.profiles import Device
 from benchmarks.sim.text import Text, Texts
 from wisp import wire
+from wisp.config import DrafterSettings
 from wisp.core.card import ModelCard
 from wisp.core.drafts import DraftBlock
 from wisp.core.request import Request, Sampling
@@ -31,7 +32,7 @@ from wisp.edge.stream import Begun
 from wisp.metrics import EdgeMetrics
 from wisp.v1 import wisp_pb2 as pb
 
-_BLOCK_TOKENS = 2  # the default of wisp-edge
+_BLOCK_TOKENS = DrafterSettings().block_tokens
 
 
 class DistantLink(Link):

@@ -49,7 +49,7 @@ class Setup:
     workload: Workload = CHAT
     texts: Texts = field(default_factory=lambda: BetaTexts(0.7))
     predictor: Callable[[], Predictor] = ConfidencePredictor  # makes the one for all devices
-    edge_block_tokens: int = 2  # the default of wisp-edge
+    edge_block_tokens: int = 1  # the default of wisp-edge
     host: Host = HOST
     overlap: bool = True  # a step is launched while another runs
     colocated: Colocated | None = None  # a drafter beside the target, on its GPU

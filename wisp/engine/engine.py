@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 
 from wisp.core.batch import Batch
+from wisp.core.drafts import Verdict
 from wisp.core.session import Session
 from wisp.engine.keeper import Keeper
 from wisp.engine.messages import (
@@ -259,7 +260,8 @@ class Engine:
     ) -> None:
         num_committed = [len(outcome.tokens) for outcome in outcomes]
         self._policy.observe(step.batch, num_committed, step_time_s, now)
-        verdicts = []
+        verdicts: list[tuple[int, Verdict]] = []
+        pressing: list[tuple[int, Verdict]] = []  # their edges go on when they have heard of it
         for index, (seat, outcome) in enumerate(zip(step.batch.seats, outcomes, strict=True)):
             session = seat.session
             if self.sessions.get(session.id) is not session:
@@ -270,9 +272,11 @@ class Engine:
             if outcome.tokens:
                 num_drafted = step.num_drafted(index)
                 verdict = settle(seat, num_drafted, outcome, self._policy, step, step_time_s, now)
-                verdicts.append((session.id, verdict))
+                told = verdicts if session.stream.tokens else pressing
+                told.append((session.id, verdict))
                 if verdict.finish_reason:
                     self._end(session)
+        verdicts = pressing + verdicts  # whoever passes them on takes them in this order
         report = step_report(
             step,
             [verdict for _, verdict in verdicts],

@@ -11,9 +11,9 @@ from wisp.estimator.shape import shape_of
 from wisp.verifier.base import Collect, Verifier
 
 # Times what deciding and launching take, that both begin before the target is expected to be free.
-# Chosen: half as much again as usual, for a target that waits costs everybody and drafts that come
-# this little later cost one session one step.
-_SPARE = 1.5
+# Chosen: a quarter more than usual. A target that waits costs everybody what it waits; but each
+# millisecond earlier costs those sessions a step of whose drafts the last comes then.
+_SPARE = 1.25
 
 # By how much earlier still. Chosen: a wait for messages ends on a whole millisecond, for ZeroMQ
 # counts in these.
