@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from random import Random
 
 from benchmarks.sim.step_times import HOST, Host, StepTimes
@@ -14,16 +15,15 @@ from wisp.testing.clock import VirtualClock
 from wisp.verifier.base import Collect, Facts, Outcome, Verifier
 
 _BLOCK = 16  # tokens: KV memory is given out in blocks, vLLM's default
-_USABLE = 0.95  # of the KV memory, by who joins; the rest is there to grow into
 
 
 class SimulatedTarget(Verifier):
     """Implements `wisp.verifier.base.Verifier`. Its choice at a position is the position.
 
-    KV is paged, as in vLLM: a session holds what it has computed. One is opened while there is room
-    for its tokens; when the memory is full, the one opened last loses its KV, and after a seat in
-    vain computes it again. Steps overlap, unless told otherwise: what the host
-    does for one is hidden while another runs.
+    KV is paged, as in vLLM: a session holds what it has computed. Who does not fit in beside the
+    others waits; when the memory is full all the same, the one opened last loses its KV, and after
+    a seat in vain computes it again. Steps overlap, unless told otherwise: what the host does for
+    one is hidden while another runs.
     """
 
     def __init__(
@@ -59,8 +59,8 @@ class SimulatedTarget(Verifier):
         self.busy_s = 0.0
 
     def open(self, session: Session) -> None:
-        if self._num_held + _in_blocks(len(session.tokens)) > _USABLE * self._kv_tokens:
-            raise Overloaded("the KV memory is taken", retry_after_s=0.5)
+        if _in_blocks(len(session.tokens)) > self._kv_tokens:
+            raise Overloaded("the KV memory is smaller than the prompt")
         self._held[session.id] = 0
 
     def close(self, session: Session) -> None:
@@ -81,6 +81,19 @@ class SimulatedTarget(Verifier):
             excess -= self._held[session_id]
             self._held[session_id] = 0
 
+    def fitting(self, sessions: Collection[Session]) -> Collection[Session]:
+        needs = {each.id: _in_blocks(len(each.tokens) + _BLOCK) for each in sessions}
+        held = {number for number in needs if self._held[number]}
+        room = self._kv_tokens - sum(needs[number] for number in held)
+        found: list[Session] = []
+        for session in sessions:
+            if session.id not in held:
+                room -= needs[session.id]
+                if room < 0 and (held or found):
+                    continue
+            found.append(session)
+        return found
+
     def overlaps(self, sampling: Sampling) -> bool:
         return self._overlap
 
@@ -91,6 +104,7 @@ class SimulatedTarget(Verifier):
         choosing = [seat.chooses for seat in batch.seats]
 
         def collect() -> list[Outcome]:
+            self.arrived_s = end_s if end_s > self._clock.now else None
             self._clock.now = max(self._clock.now, end_s)
             self._clock.now += host.collect_s + host.collect_seat_s * len(batch)
             outcomes = [self._verify(*part) for part in zip(batch.seats, choosing, strict=True)]

@@ -86,17 +86,17 @@ def test_a_second_turn_recomputes_one_block_at_most(verifier: Any) -> None:
     assert second.text == expected(prompt, SAMPLING)
 
 
-def test_the_latest_due_gives_way_and_resumes(verifier: Any, hoard: Callable[[int], None]) -> None:
-    drivers = [Driver(n, long_prompt(n), SAMPLING, due_s=float(n)) for n in range(3)]
+def test_the_last_opened_gives_way_and_resumes(verifier: Any, hoard: Callable[[int], None]) -> None:
+    drivers = [Driver(n, long_prompt(n), SAMPLING) for n in range(3)]
     hoard(12)  # 4 blocks hold a prompt, 5 all of a session: three do not fit to the end
     for driver in drivers:
         verifier.open(driver.session)
-        step(verifier, [(driver, driver.seat(256))], now=driver.session.due_s)
+        step(verifier, [(driver, driver.seat(256))])
     before = verifier.scheduler.num_evictions
     while not drivers[0].done:
         step(verifier, [(drivers[0], drivers[0].seat(256))])
     while not drivers[1].done:
-        step(verifier, [(drivers[1], drivers[1].seat(256))], now=1.0)
+        step(verifier, [(drivers[1], drivers[1].seat(256))])
     assert verifier.scheduler.num_evictions == before + 1
     # vLLM's own request, to see that it has lost its KV: its id is the verifier's affair.
     victim = verifier.scheduler.requests[verifier._request_ids[2]]
@@ -109,12 +109,39 @@ def test_the_latest_due_gives_way_and_resumes(verifier: Any, hoard: Callable[[in
     assert all(same(driver) for driver in drivers)
 
 
-def test_when_all_are_seated_the_latest_due_waits(
+def test_when_all_are_seated_the_last_opened_waits(
     verifier: Any, hoard: Callable[[int], None]
 ) -> None:
-    drivers = [Driver(n, long_prompt(n), SAMPLING, due_s=-float(n)) for n in range(4)]
+    drivers = [Driver(n, long_prompt(n), SAMPLING) for n in range(4)]
     hoard(7)
     finish(verifier, drivers)
+    assert all(same(driver) for driver in drivers)
+
+
+def test_who_does_not_fit_is_let_in_when_there_is_room(
+    verifier: Any, hoard: Callable[[int], None]
+) -> None:
+    """Three prompts of four blocks, and a block more of each, in twelve blocks."""
+    drivers = [Driver(n, long_prompt(n), SAMPLING) for n in range(3)]
+    hoard(12)
+    before = verifier.scheduler.num_evictions
+    for driver in drivers:
+        verifier.open(driver.session)
+    sessions = [driver.session for driver in drivers]
+    live, lets_in = list(drivers), []
+    while live:
+        fitting = verifier.fitting([driver.session for driver in live])
+        lets_in.append([session.id for session in fitting])
+        seated = [driver for driver in live if driver.session in fitting]
+        step(verifier, [(driver, driver.seat(256 // len(seated))) for driver in seated])
+        for driver in seated:
+            if driver.done:
+                verifier.close(driver.session)
+                live.remove(driver)
+    assert lets_in[0] == [0, 1]
+    assert lets_in[-1] == [2]
+    assert verifier.fitting(sessions[:0]) == []
+    assert verifier.scheduler.num_evictions == before
     assert all(same(driver) for driver in drivers)
 
 

@@ -88,7 +88,8 @@ class Engine:
         now = self._clock()
         if self._in_flight:
             return max(0.0, self._pace.decide_s - now)
-        wake_s = self._policy.wake_s(Situation(self.sessions.values(), now))
+        sessions = self._verifier.fitting(self.sessions.values())
+        wake_s = self._policy.wake_s(Situation(sessions, now))
         return None if wake_s is None else max(0.0, wake_s - now)
 
     def rest(self) -> None:
@@ -183,7 +184,7 @@ class Engine:
     def _advance(self, start_s: float) -> None:
         before, self._in_flight = self._in_flight, None
         following = self._decide(before, start_s)
-        if following and not self._launch(following, start_s):
+        if following and not self._launch(following, start_s, ahead=before is not None):
             self._one_by_one(following, before)
             return
         if before and not self._take_in(before):
@@ -197,9 +198,9 @@ class Engine:
 
     def _decide(self, before: InFlightStep | None, start_s: float) -> InFlightStep | None:
         """The step to launch now, if there is one."""
-        sessions = self.sessions.values()
+        sessions = self._verifier.fitting(self.sessions.values())
         free = [session for session in sessions if session.free]
-        num_away = len(sessions) - len(free)
+        num_away = len(self.sessions) - len(free)
         situation = Situation(free, self._clock(), num_away)
         batch = self._policy.schedule(situation)
         if not batch:
@@ -211,7 +212,7 @@ class Engine:
                 return None
         return step
 
-    def _launch(self, step: InFlightStep, start_s: float) -> bool:
+    def _launch(self, step: InFlightStep, start_s: float, *, ahead: bool = False) -> bool:
         """False if it fails."""
         try:
             step.launch(self._verifier)
@@ -220,7 +221,7 @@ class Engine:
             return False
         if step.overlaps:  # the target begins when all of it is launched
             step.begun_s = self._clock()
-        self._pace.launched(self._clock() - start_s)
+        self._pace.launched(self._clock() - start_s, ahead=ahead)
         return True
 
     def _take_in(self, step: InFlightStep) -> bool:
@@ -233,7 +234,8 @@ class Engine:
             return False
         now = self._clock()
         step.landed()
-        self._publish(step, outcomes, self._pace.landed(step, now), now)
+        step_time_s = self._pace.landed(step, self._verifier.arrived_s, now)
+        self._publish(step, outcomes, step_time_s, now)
         self._pace.taken_in(step, self._clock() - now)
         return True
 

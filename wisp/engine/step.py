@@ -10,14 +10,18 @@ from wisp.estimator.base import Estimator
 from wisp.estimator.shape import shape_of
 from wisp.verifier.base import Collect, Verifier
 
-# Times what deciding and launching take, that both begin before the target is expected to be free.
-# Chosen: a quarter more than usual. A target that waits costs everybody what it waits; but each
-# millisecond earlier costs those sessions a step of whose drafts the last comes then.
-_SPARE = 1.25
+# Share of the steps launched while another ran that may come too late for the target to go on at
+# once. Chosen: a target that waits costs everybody what it waits, and each millisecond earlier
+# costs those sessions a step of whose drafts the last comes then; a tenth of them waits little.
+_LATE = 0.1
 
-# By how much earlier still. Chosen: a wait for messages ends on a whole millisecond, for ZeroMQ
-# counts in these.
-_WAKE_S = 1e-3
+# By how much the margin for it is moved at a step. Chosen: steps of one load differ by a few
+# percent of some 20 ms, so that the margin is found within some ten steps.
+_MOVE_S = 0.2e-3
+
+# What it begins with. Chosen: twice what a wait for messages may last too long, as ZeroMQ counts in
+# whole milliseconds.
+_FIRST_MARGIN_S = 2e-3
 
 # Weight of the newest step in the smoothed times of the host and in the share of sessions that
 # return. Chosen: a memory of five steps, over which they change little.
@@ -101,29 +105,40 @@ class Pace:
     """When to decide on the step behind the one in flight.
 
     A decision taken late knows of more drafts, but the target must not wait for it: it is taken
-    when the in-flight step is expected to take just as long as deciding and launching take.
+    when the in-flight step is expected to take just as long as deciding and launching take, and a
+    margin more: so much that hardly a step is launched when the one before is over.
     """
 
     def __init__(self) -> None:
         self.decide_s = 0.0
         self._free_s = 0.0  # when the target had finished its last step
         self._lead_s = 0.0  # of deciding and launching, smoothed
+        self._margin_s = _FIRST_MARGIN_S
+        self._is_followed = False  # another step was launched behind the one in flight
         self._rest_s = 0.0  # of what is done with outcomes, smoothed
         self._returning = 1.0  # share of a step's sessions that could be in one right behind it
 
-    def launched(self, lead_s: float) -> None:
+    def launched(self, lead_s: float, *, ahead: bool) -> None:
+        """`lead_s`: from when deciding on it began. `ahead`: while another step ran."""
         self._lead_s = smoothed(self._lead_s, lead_s, _NEWEST)
+        self._is_followed = ahead
 
     def runs(self, step: InFlightStep) -> None:
         """It is the only one that was launched."""
         expected_s = step.forecast.expected_s if step.forecast else 0.0
         step.begun_s = max(step.begun_s, self._free_s)
-        self.decide_s = step.begun_s + expected_s - _SPARE * self._lead_s - _WAKE_S
+        self._margin_s = min(self._margin_s, expected_s)
+        self.decide_s = step.begun_s + expected_s - self._lead_s - self._margin_s
 
-    def landed(self, step: InFlightStep, now: float) -> float:
-        """Returns how long the step took."""
-        time_s = now - max(step.begun_s, self._free_s)
-        self._free_s = now
+    def landed(self, step: InFlightStep, arrived_s: float | None, now: float) -> float:
+        """Returns how long the step took. `arrived_s`: see `Verifier.arrived_s`."""
+        over_s = now if arrived_s is None else arrived_s
+        time_s = over_s - max(step.begun_s, self._free_s)
+        self._free_s = over_s
+        if self._is_followed:
+            is_late = arrived_s is None
+            self._margin_s = max(0.0, self._margin_s + _MOVE_S * (is_late - _LATE))
+            self._is_followed = False
         return time_s
 
     def taken_in(self, step: InFlightStep, rest_s: float) -> None:

@@ -10,7 +10,7 @@ reads it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from msgspec import Struct
@@ -79,6 +79,9 @@ class Verifier(ABC):
     """The target. One caller, one thread."""
 
     facts: Facts
+    # When the choices of the step collected last arrived, by `time.monotonic`; None: before it was
+    # collected.
+    arrived_s: float | None = None
 
     @abstractmethod
     def open(self, session: Session) -> None:
@@ -98,6 +101,14 @@ class Verifier(ABC):
     def overlaps(self, sampling: Sampling) -> bool:
         """Whether such sessions may be in a step that is launched while another runs."""
         return False
+
+    def fitting(self, sessions: Collection[Session]) -> Collection[Session]:
+        """Those of all open sessions whose KV is in memory, or fits in beside that of the others.
+
+        `sessions`: in the order of opening, in which the others are let in as memory is freed. To
+        seat one earlier would take the KV of a session that has to compute it again.
+        """
+        return sessions
 
     def launch(self, batch: Batch) -> Collect:
         """Begin a step, as `step` has it. Where all its sessions overlap this returns while the

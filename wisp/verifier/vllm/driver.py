@@ -6,7 +6,7 @@ import itertools
 import logging
 import multiprocessing
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,6 @@ class VllmVerifier(Verifier):
         self._core.collective_rpc("wisp_install")
         scheduler = self._core.scheduler
         assert isinstance(scheduler, SeatScheduler)
-        scheduler.due_s = self._due_s
         self.scheduler = scheduler
         config = self._core.vllm_config.model_config
         self._has_stages = self._core.vllm_config.parallel_config.pipeline_parallel_size > 1
@@ -123,6 +122,12 @@ class VllmVerifier(Verifier):
 
     def overlaps(self, sampling: Sampling) -> bool:
         return self._overlap and not is_slow(sampling) and not sampling.structure
+
+    def fitting(self, sessions: Collection[Session]) -> Collection[Session]:
+        waiting = self.scheduler.waiting_for_kv()
+        if not waiting:
+            return sessions
+        return [each for each in sessions if self._request_ids[each.id] not in waiting]
 
     def launch(self, batch: Batch) -> Collect:
         if not batch:
@@ -170,6 +175,7 @@ class VllmVerifier(Verifier):
                 found = next(filter(None, self._core.collective_rpc("wisp_collect")))
                 if self._has_stages:
                     self._core.collective_rpc("wisp_tell", args=(found.tokens,))
+            self.arrived_s = found.arrived_s
             self.scheduler.landed(scheduled, choosing, found.tokens)
         except Exception:
             self._recover(batch)
@@ -239,9 +245,6 @@ class VllmVerifier(Verifier):
         num_computed = self.scheduler.num_held(self.scheduler.requests[request_id])
         tokens = found.tokens.get(request_id, [])
         return Outcome(tokens, found.logprobs.get(request_id), num_computed)
-
-    def _due_s(self, request_id: str) -> float:
-        return self._sessions[request_id].due_s
 
     def _recover(self, batch: Batch) -> None:
         """Start the sessions of a failed step anew, and recompute all others when next seated."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,6 +23,7 @@ class Collected:
 
     tokens: dict[str, list[int]]
     logprobs: dict[str, list[TokenLogprob]]  # one for each token, of those who asked
+    arrived_s: float | None = None  # see `Verifier.arrived_s`
 
 
 @dataclass(slots=True)
@@ -55,13 +57,18 @@ class Launched:
         """[n]: behind the last choice of each request."""
         return (self.counts + 1).cumsum()
 
+    def wait(self) -> float | None:
+        """Until the choices have arrived, just now; None: they were there."""
+        if self.arrived is None or self.arrived.query():  # type: ignore[no-untyped-call]
+            return None
+        self.arrived.synchronize()
+        return time.monotonic()
+
     def table(self) -> NDArray[np.int32]:
         """[n, max(counts) + 1]: what stands of each request's draft, and its next choice.
 
-        Waits until the choices have arrived.
+        To be asked when the choices have arrived.
         """
-        if self.arrived is not None:
-            self.arrived.synchronize()
         choices: NDArray[np.int64] = self.on_host.numpy()
         for index, end in zip(self.slow, self.ends[list(self.slow)].tolist(), strict=True):
             choices[end - self.counts[index] - 1 : end] = self.slow[index][0]

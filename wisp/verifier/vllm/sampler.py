@@ -217,6 +217,7 @@ class Chooser:
         )
         self.launched.append(step)
         if self.tells_at_once:
+            step.wait()
             return SamplerOutput(torch.from_numpy(step.table()), logprobs_tensors=None)
         # Two columns: of one alone vLLM takes every entry for a token.
         return SamplerOutput(torch.full((len(names), 2), NO_TOKEN), logprobs_tensors=None)
@@ -233,13 +234,14 @@ class Chooser:
     def collect(self) -> Collected:
         """Wait for the first of the steps launched, and let vLLM know what was chosen."""
         step = self.launched.popleft()
+        arrived_s = step.wait()
         table = step.table()
         num_tokens = np.count_nonzero(table != NO_TOKEN, axis=1).tolist()
         named = zip(step.request_ids, table.tolist(), num_tokens, strict=True)
         tokens = {name: row[:count] for name, row, count in named if count}
         if not self.tells_at_once:
             self.append(tokens)
-        found = Collected(tokens, {})
+        found = Collected(tokens, {}, arrived_s)
         for index, (_, logprobs) in step.slow.items():
             if logprobs and num_tokens[index]:
                 found.logprobs[step.request_ids[index]] = logprobs[: num_tokens[index]]

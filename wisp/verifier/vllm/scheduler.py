@@ -4,10 +4,10 @@ A session is one resident request. Those of the next step are handed to the stoc
 that hold KV as running requests and those that hold none as waiting ones; all others are out of its
 sight, keep their KV and cost nothing. So the queues of vLLM are empty between two steps.
 
-When KV blocks run out, `_allocate` takes those of the session outside the step whose next token is
-due last. Its tokens stay in the request, and its blocks in the prefix cache until they are needed:
-it resumes when it is next seated. Only if nobody outside the step holds KV does the stock rule
-apply: the last of the step, which is the latest due, gives way.
+Who holds KV keeps it: `fitting` lets others in as memory is freed, in the order of opening. When
+blocks run out all the same, as texts grow, the session opened last gives way: in `_allocate` the
+last of those outside the step, else, by the stock rule, the last of the step. Its tokens stay in
+the request, and its blocks in the prefix cache until they are needed.
 
 What runs for each request of each step stands between two steps of the GPU. So stock code is not
 asked where it could only answer that nothing is to be done, nor for what nobody here reads.
@@ -16,7 +16,7 @@ asked where it could only answer that nothing is to be done, nor for what nobody
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,7 +57,7 @@ class SeatScheduler(Scheduler):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         # Stock code would pad a request of one uncached token to the full number of drafts.
         self.num_spec_tokens = 0
-        self.due_s: Callable[[str], float] = lambda request_id: 0.0  # of a request's next token
+        self._without_kv: set[str] = set()  # requests
         self.num_evictions = 0
         # Tokens that steps in flight compute, of each request that is in one.
         self._in_flight: dict[str, list[int]] = {}
@@ -76,7 +76,7 @@ class SeatScheduler(Scheduler):  # type: ignore[misc]
         )
 
     def plan(self, places: Sequence[Place]) -> None:
-        """The next step, the most urgent first."""
+        """The next step, in any order."""
         self._places = {place.request_id: place for place in places}
 
     @property
@@ -95,10 +95,39 @@ class SeatScheduler(Scheduler):  # type: ignore[misc]
 
     def add_request(self, request: Request) -> None:
         super().add_request(request)
+        self._without_kv.add(request.request_id)
         self._clear_queues()
+
+    def waiting_for_kv(self) -> set[str]:
+        """The requests that hold no KV and for which there is no room yet.
+
+        Room is kept for what is known of the texts of those that hold some, and for one block more
+        of each, so that who is let in need not give way to the next token of another.
+        """
+        self._without_kv &= self.requests.keys()
+        waiting: set[str] = set()
+        if not self._without_kv:
+            return waiting
+        holding = [self.requests[name] for name in self.requests.keys() - self._without_kv]
+        room = self.num_free_blocks - sum(map(self._num_to_come, holding))
+        lets_in = not holding  # one of them, however little room there is
+        for name, request in self.requests.items():  # in the order of opening
+            if name in self._without_kv:
+                room -= self._num_to_come(request)
+                if room < 0 and not lets_in:
+                    waiting.add(name)
+                lets_in = False
+        return waiting
+
+    def _num_to_come(self, request: Request) -> int:
+        """Blocks that it needs beside those that it holds, for what is known of its text."""
+        managers = self.kv_cache_manager.coordinator.single_type_managers
+        held = sum(len(each.req_to_blocks.get(request.request_id, ())) for each in managers)
+        return max(0, self.blocks_for(request.num_tokens) + 1 - held)
 
     def schedule(self, *args: Any, **kwargs: Any) -> SchedulerOutput:
         requests = [self.requests[request_id] for request_id in self._places]
+        requests.sort(key=_opened)  # the last one gives way if KV blocks run out
         holding = [r for r in requests if r.status == RequestStatus.RUNNING]
         for request in holding:
             # Stock code drops those that do not fit; beyond num_tokens there is no room.
@@ -126,6 +155,7 @@ class SeatScheduler(Scheduler):  # type: ignore[misc]
         for request_id, num_scheduled in scheduled.num_scheduled_tokens.items():
             request = self.requests[request_id]
             request.num_in_flight_tokens -= num_scheduled
+            self._without_kv.discard(request_id)
             self._in_flight.setdefault(request_id, []).append(num_scheduled)
             if request.num_computed_tokens >= request.num_tokens + request.num_output_placeholders:
                 request.num_output_placeholders += _num_chosen(scheduled, request_id)
@@ -218,7 +248,11 @@ class SeatScheduler(Scheduler):  # type: ignore[misc]
             and request.request_id not in self._places
             and request.request_id not in self._in_flight
         )
-        return max(idle, key=lambda request: self.due_s(request.request_id), default=None)
+        return max(idle, key=_opened, default=None)
+
+    def _preempt_request(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        super()._preempt_request(request, *args, **kwargs)
+        self._without_kv.add(request.request_id)
 
     def _mamba_block_aligned_split(
         self, request: Request, num_new_tokens: int, *args: Any, **kwargs: Any
@@ -234,6 +268,10 @@ class SeatScheduler(Scheduler):  # type: ignore[misc]
             while queue:
                 queue.pop_request()
         versions.forget_deferred(self)
+
+
+def _opened(request: Request) -> float:
+    return float(request.arrival_time)
 
 
 def _num_chosen(scheduled: SchedulerOutput, request_id: str) -> int:
