@@ -1,10 +1,12 @@
 """An edge against plain decoding by the server, at several distances between the two.
 
     python -m benchmarks.distance [--json] [--policy wisp] [--requests 16] [--temperature 0]
+        [--max-forks 8] [--compare] [--round-trips-ms 0 20 80]
 
 Real processes: a wisp-server, a proxy that makes the round trip longer, a wisp-edge. Each held-out
 prompt runs twice through the edge, with drafts and without (in turns, so that other work on the
-machine hits both alike).
+machine hits both alike). With `--compare` there is a second server that takes no forks, with an
+edge of its own, and each prompt runs there as well.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import argparse
 import json
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -26,21 +29,25 @@ from wisp.launch import Process
 
 SEED = 7  # of everything drawn at random here; chosen: any number does, and one makes it repeatable
 MAX_TOKENS = 96
-ROUND_TRIPS_S = (0.0, 0.02, 0.08)
+ROUND_TRIPS_MS = (0.0, 20.0, 80.0)
 NUM_WARM = 2  # requests before the clock counts
+COUNTS = ("rejections", "covered_rejections", "avoided_stalls", "drafted_tokens", "accepted_tokens")
 
 
 class Sums:
     """Over the requests of one kind."""
 
     def __init__(self) -> None:
-        self.tokens = self.steps = self.accepted = self.drafted = 0
+        self.tokens = self.steps = 0
+        self.counts = dict.fromkeys(COUNTS, 0)
         self.time_s = 0.0
 
     def add(self, usage: dict[str, Any], time_s: float) -> None:
         self.tokens += usage["completion_tokens"]
         self.time_s += time_s
         self.steps += usage["wisp"]["steps"]
+        for name in COUNTS:
+            self.counts[name] += usage["wisp"][name]
 
     @property
     def rate(self) -> float:
@@ -62,60 +69,112 @@ def ask(edge: Process, prompt: str, drafts: bool, temperature: float) -> tuple[A
 
 
 def measure(
-    server: Process, round_trip_s: float, prompts: list[str], temperature: float, log: Path
-) -> dict[str, float]:
-    sums = {True: Sums(), False: Sums()}
-    with (
-        Delay(f"127.0.0.1:{server.facts['grpc']}", round_trip_s) as far,
-        Process("edge", f"--server={far.address}", "--http.port=0", log=log) as edge,
-    ):
-        name = f"round trip {1000 * round_trip_s:.0f} ms"
-        for index, prompt in enumerate(track(prompts, description=name, transient=True)):
-            for drafts in (index % 2 == 0, index % 2 == 1):
-                usage, time_s = ask(edge, prompt, drafts, temperature)
+    servers: dict[str, Process],
+    round_trip_s: float,
+    prompts: list[str],
+    temperature: float,
+    folder: Path,
+) -> dict[str, Any]:
+    """`servers`: by what they are to be called; the first one's figures come plain."""
+    sums = {(name, drafts): Sums() for name in servers for drafts in (True, False)}
+    with ExitStack() as stack:
+        edges = {}
+        for name, server in servers.items():
+            far = stack.enter_context(Delay(f"127.0.0.1:{server.facts['grpc']}", round_trip_s))
+            options = (f"--server={far.address}", "--http.port=0")
+            edge = Process("edge", *options, log=folder / f"edge-{name}.log")
+            edges[name] = stack.enter_context(edge)
+        bar = f"round trip {1000 * round_trip_s:.0f} ms"
+        for index, prompt in enumerate(track(prompts, description=bar, transient=True)):
+            kinds = list(sums)
+            for kind in kinds[index % len(kinds) :] + kinds[: index % len(kinds)]:
+                name, drafts = kind
+                usage, time_s = ask(edges[name], prompt, drafts, temperature)
                 if index >= NUM_WARM:
-                    sums[drafts].add(usage, time_s)
+                    sums[kind].add(usage, time_s)
+    found = {name: _figures(sums[name, True], sums[name, False]) for name in servers}
+    first, *others = found
+    row: dict[str, Any] = {"round_trip_ms": 1000 * round_trip_s, **found[first]}
+    for other in others:
+        row[other] = found[other]
+        row[f"over_{other}"] = found[first]["tokens_per_s"] / found[other]["tokens_per_s"]
+    return row
+
+
+def _figures(drafted: Sums, plain: Sums) -> dict[str, float]:
+    counts = drafted.counts
     return {
-        "tokens_per_s": sums[True].rate,
-        "plain_tokens_per_s": sums[False].rate,
-        "ratio": sums[True].rate / sums[False].rate,
-        "tokens_per_step": sums[True].tokens / sums[True].steps,
+        "tokens_per_s": drafted.rate,
+        "plain_tokens_per_s": plain.rate,
+        "ratio": drafted.rate / plain.rate,
+        "tokens_per_step": drafted.tokens / drafted.steps,
+        "acceptance": counts["accepted_tokens"] / max(1, counts["drafted_tokens"]),
+        "covered": counts["covered_rejections"] / max(1, counts["rejections"]),
+        "seamless": counts["avoided_stalls"] / max(1, counts["rejections"]),
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--policy", default="wisp", help="of the server")
     parser.add_argument("--requests", type=int, default=16, help="pairs at each distance")
     parser.add_argument("--temperature", type=float, default=0.0)
+    parser.add_argument("--round-trips-ms", type=float, nargs="+", default=ROUND_TRIPS_MS)
+    parser.add_argument("--max-forks", type=int, default=8, help="that the server takes")
+    parser.add_argument("--compare", action="store_true", help="with a server that takes none")
     options = parser.parse_args()
     held_out = json.loads((TINY / "prompts.json").read_text())
     prompts = [p["prompt"] for p in held_out if p["kind"] == "text"][: options.requests + NUM_WARM]
-    found = {}
-    with tempfile.TemporaryDirectory() as folder:
+    forks = {"forks": options.max_forks}
+    if options.compare:
+        forks["without"] = 0
+    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+        folder = Path(name)
         flags = ["--http.port=0", "--grpc.port=0", f"--scheduling.policy={options.policy}"]
-        flags.append(f"--estimator.state_dir={folder}")
-        with Process("server", *flags) as server:
-            for round_trip_s in ROUND_TRIPS_S:
-                log = Path(folder) / "edge.log"
-                found[f"{1000 * round_trip_s:.0f}ms"] = measure(
-                    server, round_trip_s, prompts, options.temperature, log
+        servers = {
+            name: stack.enter_context(
+                Process(
+                    "server",
+                    *flags,
+                    f"--speculation.max_forks={max_forks}",
+                    f"--estimator.state_dir={folder / name}",
                 )
+            )
+            for name, max_forks in forks.items()
+        }
+        rows = [
+            measure(servers, round_trip_s, prompts, options.temperature, folder)
+            for round_trip_s in [each / 1000 for each in options.round_trips_ms]
+        ]
     about = setting(
-        SEED, policy=options.policy, temperature=options.temperature, max_tokens=MAX_TOKENS
+        SEED,
+        policy=options.policy,
+        temperature=options.temperature,
+        max_tokens=MAX_TOKENS,
+        max_forks=options.max_forks,
     )
-    near = found["0ms"]["tokens_per_s"]
+    for row in rows:
+        row["of_near"] = row["tokens_per_s"] / rows[0]["tokens_per_s"]
     if options.json:
-        print(json.dumps({"setting": about, "round_trips": found}))
+        print(json.dumps({"setting": about, "rows": rows}))
         return
     print(describe(about))
-    for name, figures in found.items():
+    for row in rows:
         print(
-            f"{name}: {figures['tokens_per_s']:.1f} tokens/s with drafts "
-            f"({figures['tokens_per_step']:.2f} a step), {figures['plain_tokens_per_s']:.1f} "
-            f"without: {figures['ratio']:.2f} x; {figures['tokens_per_s'] / near:.2f} of 0 ms"
+            f"{row['round_trip_ms']:.0f} ms: {row['tokens_per_s']:.1f} tokens/s with drafts "
+            f"({row['tokens_per_step']:.2f} a step), {row['plain_tokens_per_s']:.1f} "
+            f"without: {row['ratio']:.2f} x; {row['of_near']:.2f} of 0 ms; rejections covered "
+            f"{row['covered']:.2f}, without a pause {row['seamless']:.2f}"
         )
+        if options.compare:
+            other = row["without"]
+            print(
+                f"  without forks {other['tokens_per_s']:.1f} ({other['ratio']:.2f} x its plain "
+                f"decoding): forks bring {row['over_without']:.2f} x"
+            )
 
 
 if __name__ == "__main__":

@@ -101,4 +101,4 @@ def test_help_explains_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
     assert caught.value.code == 0
     said = capsys.readouterr().out
     assert "--drafter.block_tokens" in said
-    assert "draft tokens held back in one message" in said
+    assert "draft tokens gathered in one message" in said

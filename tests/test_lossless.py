@@ -19,9 +19,10 @@ from wisp.config import TINY
 from wisp.core.drafts import Directive, DraftBlock, Verdict
 from wisp.core.request import Request, Sampling
 from wisp.core.slo import Slo
-from wisp.edge.drafter.base import Drafter, DraftJob
+from wisp.edge.drafter.base import Drafter, DraftJob, Proposal
 from wisp.edge.drafter.transformers import TransformersDrafter
 from wisp.edge.stream import Stream
+from wisp.edge.tree import Candidate
 from wisp.engine.engine import Engine
 from wisp.engine.messages import Draft, Failed, FromEngine, Open, ToEngine, Verdicts
 from wisp.models.tokenizer import Tokenizer
@@ -42,15 +43,19 @@ SAMPLINGS: dict[str, dict[str, Any]] = {
     "nucleus": {"temperature": 0.8, "top_p": 0.95},
     "hot": {"temperature": 1.2},
 }
-Propose = Callable[[Sequence[DraftJob]], list[tuple[int, float]]]  # (token, acceptance) of each
+# The candidates behind each sequence, the likeliest first.
+Propose = Callable[[Sequence[DraftJob]], list[list[Candidate]]]
+NUM_BRANCHES, MAX_FORKS = 3, 8
 
 
 class Edge:
     """One session's edge: its stream, and the blocks on their way with the turn they come in."""
 
-    def __init__(self, key: int, stream: Stream) -> None:
+    def __init__(self, key: int, stream: Stream, sampling: Sampling) -> None:
         self.key = key
+        self.sampling = sampling
         self.stream = stream
+        stream.max_forks = MAX_FORKS
         self.alive = True
         self.on_their_way: list[tuple[int, DraftBlock]] = []
 
@@ -69,7 +74,9 @@ class World:
     def __init__(self, verifier: Verifier, policy_name: PolicyName = "wisp") -> None:
         self.clock = VirtualClock()
         policy = make_policy(PolicyChoice(policy=policy_name, max_step_tokens=512), FloorAndSlope())
-        self.engine = Engine(verifier, policy, max_window=64, max_ngram=4, clock=self.clock)
+        self.engine = Engine(
+            verifier, policy, max_window=64, max_forks=MAX_FORKS, max_ngram=4, clock=self.clock
+        )
 
     def generate(
         self,
@@ -81,7 +88,7 @@ class World:
     ) -> list[list[int]]:
         """The output tokens of each prompt. `delays`: in turns, one for each copy of a block."""
         edges = [
-            Edge(key, Stream(prompt, sampling.max_tokens))
+            Edge(key, Stream(prompt, sampling.max_tokens), sampling)
             for key, (prompt, sampling) in enumerate(zip(prompts, samplings, strict=True))
         ]
         inbox: list[ToEngine] = [
@@ -123,10 +130,15 @@ def _verdicts(published: list[FromEngine], edges: list[Edge]) -> Iterator[tuple[
 
 
 def _draft(edges: list[Edge], propose: Propose) -> None:
-    while wanting := [edge for edge in edges if edge.stream.wants_token]:
-        proposals = propose([DraftJob(edge.key, edge.stream.tokens) for edge in wanting])
-        for edge, (token, acceptance) in zip(wanting, proposals, strict=True):
-            edge.stream.append(token, acceptance)
+    while wanting := [
+        (edge, leaf) for edge in edges for leaf in edge.stream.wanted()[:NUM_BRANCHES]
+    ]:
+        jobs = [
+            DraftJob(edge.key, edge.stream.sequence(leaf), edge.sampling) for edge, leaf in wanting
+        ]
+        for (edge, leaf), candidates in zip(wanting, propose(jobs), strict=True):
+            if edge.stream.can_take(edge.stream.begin(leaf)):
+                edge.stream.extend(leaf, candidates)
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +158,11 @@ def verifier() -> TorchVerifier:
 @pytest.fixture(scope="module")
 def drafter() -> TransformersDrafter:
     return TransformersDrafter(
-        TINY / "draft", max_sessions=NUM_PROMPTS, max_model_len=128, num_threads=1
+        TINY / "draft",
+        max_sessions=NUM_PROMPTS,
+        max_branches=1 + NUM_PROMPTS * (NUM_BRANCHES - 1),
+        max_model_len=128,
+        num_threads=1,
     )
 
 
@@ -186,6 +202,14 @@ def honest(drafter: TransformersDrafter) -> Iterator[Propose]:
         yield propose
 
 
+def _candidates(proposal: Proposal) -> list[Candidate]:
+    found, left = [], 1.0
+    for each in (proposal, *proposal.alternatives):
+        found.append(Candidate(each.token, left * each.confidence))
+        left *= 1.0 - each.confidence
+    return found
+
+
 class _opened:
     """A drafter with a slot for every session."""
 
@@ -195,7 +219,7 @@ class _opened:
     def __enter__(self) -> Propose:
         for key in range(NUM_PROMPTS):
             self._drafter.open(key)
-        return lambda jobs: [(p.token, p.confidence) for p in self._drafter.step(jobs)]
+        return lambda jobs: [_candidates(proposal) for proposal in self._drafter.step(jobs)]
 
     def __exit__(self, *_: object) -> None:
         for key in range(NUM_PROMPTS):
@@ -222,8 +246,14 @@ def test_an_edge_whose_drafts_are_random(
 ) -> None:
     chance = random.Random(5)
 
-    def propose(jobs: Sequence[DraftJob]) -> list[tuple[int, float]]:
-        return [(chance.randrange(verifier.facts.vocab_size), chance.random()) for _ in jobs]
+    def propose(jobs: Sequence[DraftJob]) -> list[list[Candidate]]:
+        return [
+            [
+                Candidate(chance.randrange(verifier.facts.vocab_size), chance.random())
+                for _ in range(chance.randint(1, 4))
+            ]
+            for _ in jobs
+        ]
 
     assert World(verifier).generate(prompts, samplings, propose) == alone
 

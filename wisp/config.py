@@ -195,6 +195,9 @@ class DrafterSettings(_Section):
     dtype: Dtype | None = Field(None, description="null: float32 on the CPU, bfloat16 on a GPU")
     num_threads: int = Field(1, ge=1, description="CPU threads of the drafter")
     max_sessions: int = Field(8, ge=1, description="generations drafted at once")
+    max_branches: int = Field(
+        4, ge=1, description="branches of drafts in one step, if that pays; 1: one"
+    )
     block_tokens: int = Field(1, ge=1, description="draft tokens gathered in one message")
 
 

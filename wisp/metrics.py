@@ -148,6 +148,14 @@ class EdgeMetrics:
         self.wasted = Counter(
             "wisp_edge_wasted_tokens_total", "Drafts that were never committed", registry=r
         )
+        self.forked = Counter(
+            "wisp_edge_fork_tokens_total",
+            "Drafts made behind an alternative to a draft, and the alternatives",
+            registry=r,
+        )
+        self.forked_wasted = Counter(
+            "wisp_edge_wasted_fork_tokens_total", "Of these, those in vain", registry=r
+        )
         self.wasted_s = Counter(
             "wisp_edge_wasted_drafting_seconds_total",
             "Time spent on them: it put a verdict off (blocking), or passed while one was due",

@@ -13,8 +13,9 @@ from transformers import AutoModelForCausalLM
 from tests.models.tiny import VOCAB_SIZE, save_random_model
 from wisp.core.request import Sampling
 from wisp.edge.drafter.base import DraftJob
+from wisp.edge.drafter.prefix import common_prefix
 from wisp.edge.drafter.propose import propose
-from wisp.edge.drafter.transformers import TransformersDrafter, common_prefix
+from wisp.edge.drafter.transformers import TransformersDrafter
 from wisp.errors import Overloaded
 from wisp.sampling.philox import gumbel_numpy
 from wisp.testing.drafter import ScriptedDrafter
@@ -90,6 +91,52 @@ def test_a_key_opened_again_starts_afresh(drafter: TransformersDrafter, plain: A
         assert drafter.step([DraftJob(7, tokens)])[0].token == next_token(plain, tokens)
         drafter.close(7)
     drafter.close(7)
+
+
+def test_branches_of_one_sequence_are_drafted_in_one_step(directory: Path, plain: Any) -> None:
+    """Whichever branches are in it, and whatever other sequences borrow."""
+    drafter = TransformersDrafter(directory, max_sessions=2, max_branches=3, num_threads=1)
+    rng = random.Random(4)
+    branches = {key: [rng.choices(range(VOCAB_SIZE), k=20)] for key in range(2)}
+    for key in branches:
+        drafter.open(key)
+    for _ in range(30):
+        jobs = [(0, rng.choice(branches[0])), (1, rng.choice(branches[1]))]
+        for _ in range(rng.randrange(3)):
+            key = rng.randrange(2)
+            jobs.append((key, rng.choice(branches[key])))
+        proposals = drafter.step([DraftJob(*job) for job in jobs])
+        for (key, tokens), proposal in zip(jobs, proposals, strict=True):
+            assert proposal.token == next_token(plain, tokens)
+            others = (proposal, *proposal.alternatives)
+            branches[key].append([*tokens, rng.choice(others).token])
+        if rng.random() < 0.2:
+            key = rng.randrange(2)  # a verdict: what was chosen goes on alone
+            branches[key] = [branches[key][-1]]
+    drafter.close(0)
+    drafter.open(0)
+    assert drafter.step([DraftJob(0, [1, 2, 3])])[0].token == next_token(plain, [1, 2, 3])
+
+
+def test_a_branch_computes_only_what_no_other_has(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drafter = TransformersDrafter(directory, max_sessions=1, max_branches=2, num_threads=1)
+    computed: list[list[int]] = []
+    # What is computed shows nowhere but in the model's own calls.
+    forward = drafter._model.forward
+
+    def counted(items: Any) -> Tensor:
+        computed.append([len(item.tokens) for item in items])
+        return forward(items)
+
+    monkeypatch.setattr(drafter._model, "forward", counted)  # see above
+    drafter.open(1)
+    tokens = list(range(1, 41))
+    drafter.step([DraftJob(1, tokens)])
+    drafter.step([DraftJob(1, [*tokens, 5]), DraftJob(1, [*tokens, 6])])
+    drafter.step([DraftJob(1, [*tokens, 6, 7]), DraftJob(1, [*tokens, 5, 8])])
+    assert computed == [[40], [1, 1], [1, 1]]
 
 
 def test_a_full_drafter_refuses(drafter: TransformersDrafter) -> None:
@@ -181,3 +228,19 @@ def test_the_scripted_drafter_is_right_as_often_as_asked() -> None:
     assert 0.65 < sum(right) / len(right) < 0.75
     assert tokens == [drafter.step([job])[0].token for job in jobs]
     assert len(steps) == 2000
+
+
+def test_the_scripted_drafters_alternatives_cover_as_much_as_asked() -> None:
+    drafter = ScriptedDrafter(
+        lambda key, position, previous: 7, acceptance=0.4, coverage=(0.5, 0.2)
+    )
+    drafter.open(1)
+    ranks = []
+    for length in range(1, 2001):
+        (proposal,) = drafter.step([DraftJob(1, list(range(length)))])
+        tokens = [each.token for each in (proposal, *proposal.alternatives)]
+        assert len(set(tokens)) == 3
+        if tokens[0] != 7:
+            ranks.append(tokens.index(7) if 7 in tokens else None)
+    assert 0.45 < ranks.count(1) / len(ranks) < 0.55
+    assert 0.16 < ranks.count(2) / len(ranks) < 0.24

@@ -9,12 +9,20 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from wisp.core.drafts import REST
+from wisp.edge.breadth import Breadth
 from wisp.edge.drafter.base import Drafter, DraftJob
 from wisp.edge.generation import EdgeGeneration
 from wisp.edge.predictor import Predictor
+from wisp.edge.tree import Node
 from wisp.metrics import EdgeMetrics
 
 log = logging.getLogger(__name__)
+
+# Steps of each size that are timed before the first request, on a sequence of so many tokens.
+# Chosen: a median of five, within a second on a device of 10 tokens a second.
+_NUM_TIMED, _TIMED_TOKENS = 5, 16
+# The generation that is timed; by definition no request's.
+_TIMED = -1
 
 
 class DraftLoop:
@@ -33,6 +41,7 @@ class DraftLoop:
         self._max_sessions = max_sessions
         self._metrics = metrics
         self._clock = clock
+        self.breadth = Breadth()
         self._generations: dict[int, EdgeGeneration] = {}
         self._wake = asyncio.Event()
         # One thread: the event loop stays free, and the drafter is never entered twice.
@@ -53,6 +62,29 @@ class DraftLoop:
         if self._generations.pop(key, None):
             self._thread.submit(self._drafter.close, key)
 
+    def measure(self) -> None:
+        """Time steps of one branch, and of more: what forks cost on this device."""
+        self._thread.submit(self._measure)
+
+    def _measure(self) -> None:
+        try:
+            self._drafter.open(_TIMED)
+            for size in range(1, self._drafter.max_branches + 1):
+                for index in range(-1, _NUM_TIMED):  # the first computes what is shared
+                    tail = list(range(1, index + 3))
+                    jobs = [
+                        DraftJob(_TIMED, [0] * _TIMED_TOKENS + [branch] + tail)
+                        for branch in range(1, size + 1)
+                    ]
+                    start_s = self._clock()
+                    self._drafter.step(jobs)
+                    if index >= 0:
+                        self.breadth.observe(size, self._clock() - start_s)
+        except Exception:
+            log.exception("the drafter cannot be timed: what forks cost is learned as they come")
+        finally:
+            self._drafter.close(_TIMED)
+
     def wake(self) -> None:
         """Some stream may want a token now."""
         self._wake.set()
@@ -65,31 +97,49 @@ class DraftLoop:
     async def _run(self) -> None:
         while True:
             self._wake.clear()
-            wanting = {k: g for k, g in self._generations.items() if g.stream.wants_token}
-            if wanting:
-                await self._step(wanting)
+            chosen = self._choose()
+            if chosen:
+                await self._step(chosen)
             else:
                 await self._wake.wait()
 
-    async def _step(self, wanting: dict[int, EdgeGeneration]) -> None:
-        jobs = [DraftJob(key, g.stream.tokens, g.sampling) for key, g in wanting.items()]
-        begun = [g.stream.begin_token() for g in wanting.values()]
+    def _choose(self) -> list[tuple[int, EdgeGeneration, Node]]:
+        """Behind which leaves to draft: the best of each generation, and others if that pays."""
+        first: list[tuple[int, EdgeGeneration, Node]] = []
+        others: list[tuple[int, EdgeGeneration, Node]] = []
+        for key, generation in self._generations.items():
+            for rank, leaf in enumerate(generation.stream.wanted()):
+                (others if rank else first).append((key, generation, leaf))
+        others.sort(key=lambda entry: -entry[2].cumulative)
+        del others[self._drafter.max_branches - 1 :]
+        chances = [leaf.cumulative for _, _, leaf in first + others]
+        return (first + others)[: self.breadth.best(chances, len(first))]
+
+    async def _step(self, chosen: list[tuple[int, EdgeGeneration, Node]]) -> None:
+        jobs = [DraftJob(key, g.stream.sequence(leaf), g.sampling) for key, g, leaf in chosen]
+        begun = [g.stream.begin(leaf) for _, g, leaf in chosen]
         start_s = self._clock()
         loop = asyncio.get_running_loop()
         try:
             proposals = await loop.run_in_executor(self._thread, self._drafter.step, jobs)
         except Exception:
             log.exception("the drafter failed")
-            if len(wanting) > 1:  # only the one at fault is to go without drafts
-                for key, generation in wanting.items():
-                    await self._step({key: generation})
+            keys = {key for key, _, _ in chosen}
+            if len(keys) > 1:  # only the one at fault is to go without drafts
+                for key in keys:  # a verdict may have come meanwhile
+                    mine = [entry for entry in chosen if entry[0] == key and entry[2].alive]
+                    if mine:
+                        await self._step(mine)
             else:
-                ((key, generation),) = wanting.items()
+                key, generation, _ = chosen[0]
                 log.warning("generation %d goes on without drafts", key)
                 generation.stream.directive = REST
                 self.remove(key)
             return
         step_s = self._clock() - start_s
         self._metrics.draft_s.observe(step_s)
-        for generation, token, proposal in zip(wanting.values(), begun, proposals, strict=True):
-            generation.finish_token(token, proposal, step_s / len(jobs))
+        self.breadth.observe(len(jobs), step_s)
+        for (_, generation, _), token, proposal in zip(chosen, begun, proposals, strict=True):
+            generation.take_proposal(token, proposal, step_s / len(jobs))
+        for generation in {id(g): g for _, g, _ in chosen}.values():
+            generation.flush()

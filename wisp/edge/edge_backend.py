@@ -46,6 +46,7 @@ class EdgeBackend:
         self._on_target = on_target
         self._keys = itertools.count()
         self._card: ModelCard | None = None
+        self._protocol = wire.PROTOCOL
         self._card_is_old = False  # the connection was made anew: to another server, perhaps
         self._draining = False
         self.running: dict[int, EdgeGeneration] = {}
@@ -77,6 +78,7 @@ class EdgeBackend:
             # The target's chat template and rules decide its prompts, whatever the drafter's are.
             self.tokenizer = await asyncio.to_thread(own.with_rules, model.prompt_rules)
         before, self._card, self._card_is_old = self._card, card, False
+        self._protocol = min(wire.PROTOCOL, model.protocol)  # an older server's, if it is one
         if self._on_target and (before is None or before.id != card.id):
             self._on_target(card.id)
 
@@ -109,6 +111,7 @@ class EdgeBackend:
             tokenizer_name=self.tokenizer.name,
             tokenizer_fingerprint=self.tokenizer.fingerprint,
             device=self._config.device_name or socket.gethostname(),
+            protocol=self._protocol,
         )
         key = next(self._keys)
         self.idle.clear()

@@ -92,21 +92,26 @@ class EdgeGeneration:
         return self._request.sampling
 
     def finish_token(self, begun: Begun, proposal: Proposal, time_s: float) -> None:
-        """Take a proposal into the stream if it still fits there, and send what is ready."""
-        if self.stream.finish_token(
+        """Take a proposal, and send what is ready."""
+        self.take_proposal(begun, proposal, time_s)
+        self.flush()
+
+    def take_proposal(self, begun: Begun, proposal: Proposal, time_s: float) -> None:
+        """Into the stream, if it still fits there."""
+        self.stream.finish_token(
             begun,
             proposal,
             time_s,
             predictor=self._predictor,
             temperature=self._request.sampling.temperature,
             vocab_size=self._vocab_size,
-        ):
-            self.flush()
+        )
 
     def flush(self) -> None:
         """Send what the stream has ready."""
         if block := self.stream.take_block(self._block_tokens):
-            self._sent.append((block.position, time.monotonic()))
+            if block.tokens:
+                self._sent.append((block.position, time.monotonic()))
             self._outbox.put_nowait(block)
 
     async def aclose(self) -> None:
@@ -125,6 +130,8 @@ class EdgeGeneration:
         return {
             "edge_drafted_tokens": stream.num_drafted,
             "edge_wasted_tokens": waste.num_tokens,
+            "edge_fork_tokens": stream.num_forked,
+            "edge_wasted_fork_tokens": stream.num_forked_wasted,
             "wasted_draft_share": waste.num_tokens / max(1, stream.num_drafted),
             "wasted_drafting_time_s": waste.time_s,
             "wasted_drafting_blocking_s": waste.blocking_s,
@@ -202,6 +209,7 @@ class EdgeGeneration:
                 self._attainment = Attainment(promise, self._opened_s)
             if self._request.speculation:
                 self.stream.directive = wire.decode_directive(message.opened.directive)
+                self.stream.max_forks = message.opened.max_forks
             self.flush()
             self._on_change()
             return
@@ -246,6 +254,8 @@ class EdgeGeneration:
             self._metrics.accepted.inc(self.stream.num_accepted)
             waste = self.stream.waste
             self._metrics.wasted.inc(waste.num_tokens)
+            self._metrics.forked.inc(self.stream.num_forked)
+            self._metrics.forked_wasted.inc(self.stream.num_forked_wasted)
             self._metrics.wasted_s.labels("blocking").inc(waste.blocking_s)
             self._metrics.wasted_s.labels("overlapped").inc(waste.overlapped_s)
             self._on_end()

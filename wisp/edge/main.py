@@ -53,6 +53,7 @@ async def serve(config: EdgeConfig) -> int:
     rounds = open_log(config, tokenizer.name)
     logged = LoggedPredictor(predictor, rounds) if rounds else predictor
     loop = DraftLoop(drafter, logged, config.drafter.max_sessions, metrics)
+    loop.measure()
 
     def know_target(name: str) -> None:
         if memory:
@@ -128,6 +129,7 @@ def load_drafter(config: EdgeConfig) -> Drafter:
     drafter: Drafter = TransformersDrafter(
         config.draft,
         max_sessions=options.max_sessions,
+        max_branches=options.max_branches,
         device=options.device,
         dtype=options.dtype,
         num_threads=options.num_threads,
@@ -160,6 +162,8 @@ def _operators(
                 "drafted_tokens": drafted,
                 "accepted_tokens": total("wisp_edge_accepted_tokens_total"),
                 "wasted_tokens": wasted,
+                "fork_tokens": total("wisp_edge_fork_tokens_total"),
+                "wasted_fork_tokens": total("wisp_edge_wasted_fork_tokens_total"),
                 "wasted_draft_share": wasted / drafted if drafted else None,
                 "wasted_drafting_s": {k: wasted_s(k) for k in ("blocking", "overlapped")},
                 "predictor": {

@@ -1,39 +1,45 @@
 """The edge's end of one draft stream. Pure: no I/O, no clock.
 
-The mirror of `wisp.core.session.Session`: the server decides what is committed, the edge owns the
+The mirror of `wisp.core.draft_stream`: the server decides what is committed, the edge owns the
 epochs.
 """
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from wisp.core.drafts import REST, Directive, DraftBlock, Verdict
 from wisp.edge.drafter.base import Proposal
+from wisp.edge.outgoing import Outgoing
 from wisp.edge.predictor.base import TYPICAL_ACCEPTANCE, Features, Label, Predictor, Repeats
+from wisp.edge.tree import Candidate, Node, Tree
 from wisp.edge.waste import Cost, Waste
 from wisp.errors import ProtocolError
 
-_BYTE = 255  # the steps of an acceptance in the protocol, one byte for each token
 _FREE = Cost()
 # The weight of the newest label in a session's recent acceptance. Chosen: it looks back over some
 # ten tokens, so that a passage which is easy or hard to draft shows while it lasts.
 RECENT_RATE = 0.1
+# The least chance to be on the target's path of a token behind which an edge drafts. Chosen: what
+# is less likely is hardly ever of use, and an edge's energy is somebody's.
+MIN_CHANCE = 0.02
 
 
 class Begun(NamedTuple):
-    """What was so when a draft token was begun; much may have changed when it is there."""
+    """A draft token that was begun; much may have changed when it is there."""
 
-    epoch: int
-    position: int
+    leaf: Node  # behind which it is drafted
     overlapped: bool  # see wisp.edge.waste
+
+    @property
+    def position(self) -> int:
+        return self.leaf.position + 1
 
 
 class Stream:
-    """Committed tokens, and behind them the drafts of the live epoch."""
+    """Committed tokens, and behind them the tree of drafts."""
 
     def __init__(self, prompt: Sequence[int], max_tokens: int) -> None:
         self.committed: list[int] = list(prompt)
@@ -42,20 +48,18 @@ class Stream:
         self._max_context = sys.maxsize  # the most tokens that its drafter can draft behind
         self._drafter_vocab = sys.maxsize  # and the ids that it knows are below this
         self._is_foreign = False  # an id is committed that the drafter does not know
-        self.epoch = 1
+        self.max_forks = 0  # that the server keeps
         self.directive: Directive = REST
-        self.drafted: list[int] = []  # for positions len(committed), ...
-        self._acceptance: list[float] = []
-        self._costs: list[Cost] = []
-        self._features: list[Features | None] = []
+        self._tree = Tree(len(self.committed) - 1)
+        self._outgoing = Outgoing()
         self._repeats = Repeats(prompt)
-        self._run = 0  # drafts of this epoch that no verdict has contradicted
         self._recent = TYPICAL_ACCEPTANCE
         self._labels: list[Label] = []
-        self._num_sent = 0
         self._opening = True  # no verdict has come since the stream was opened
         self.num_drafted = 0
         self.num_accepted = 0
+        self.num_forked = 0  # of those drafted, behind an alternative
+        self.num_forked_wasted = 0
         self.waste = Waste()
 
     def limit(self, max_context: int, vocab_size: int) -> None:
@@ -67,13 +71,23 @@ class Stream:
         self._is_foreign |= max(tokens, default=0) >= self._drafter_vocab
 
     @property
+    def epoch(self) -> int:
+        """The live one."""
+        return self._outgoing.epoch
+
+    @property
+    def drafted(self) -> list[int]:
+        """The likeliest path, for positions len(committed), ..."""
+        return [node.token for node in self._tree.main()]
+
+    @property
     def tokens(self) -> list[int]:
         return self.committed + self.drafted
 
     @property
     def end(self) -> int:
-        """The position of the next draft token."""
-        return len(self.committed) + len(self.drafted)
+        """The position of the next draft token on the likeliest path."""
+        return self._tree.tip().position + 1
 
     @property
     def num_remaining(self) -> int:
@@ -82,39 +96,67 @@ class Stream:
 
     @property
     def cumulative_acceptance(self) -> float:
-        """P(all drafts are accepted)."""
-        return math.prod(self._acceptance)
+        """P(all drafts of the likeliest path are accepted)."""
+        return self._tree.tip().cumulative
 
     @property
     def wants_token(self) -> bool:
-        # The last token of an answer is the target's own choice in any case.
-        max_drafts = min(self.directive.window, self.num_remaining - 1)
-        if len(self.drafted) >= max_drafts or self.end > self._max_context or self._is_foreign:
-            return False
-        return self.cumulative_acceptance >= self.directive.threshold
+        return any(map(self._wants, self._tree.leaves))
 
     @property
     def owed_a_verdict(self) -> bool:
         """The server has something of this session's to answer: an opening, or drafts."""
-        return self._opening or self._num_sent > 0
+        return self._opening or any(node.epoch for node in self._tree.root.children)
 
     @property
     def waste_at_end(self) -> Waste:
         """If the generation ended now: drafts that nobody verified are wasted, too."""
-        return self.waste.plus(self._costs)
+        return self.waste.plus(node.cost for node in self._tree.nodes() if node.drafted)
+
+    def wanted(self) -> list[Node]:
+        """Leaves behind which to draft, those most likely to be on the target's path first."""
+        wanted = [leaf for leaf in self._tree.leaves if self._wants(leaf)]
+        return sorted(wanted, key=lambda leaf: -leaf.cumulative)
+
+    def _wants(self, leaf: Node) -> bool:
+        if self._is_foreign:
+            return False
+        # What the server asks for is about a path that it verifies: a fork's is verified only if
+        # the target has chosen the fork. Whether that is likely matters to the edge alone.
+        if leaf.given < self.directive.threshold or leaf.cumulative < MIN_CHANCE:
+            return False
+        # The last token of an answer is the target's own choice in any case.
+        max_drafts = min(self.directive.window, self.num_remaining - 1)
+        position = leaf.position + 1
+        if position >= len(self.committed) + max_drafts or position > self._max_context:
+            return False
+        return leaf.rank == 0 or leaf is self._tree.root or self._tree.num_forks < self.max_forks
+
+    def sequence(self, leaf: Node) -> list[int]:
+        """All tokens up to a leaf."""
+        return self.committed + self._tree.path(leaf)
 
     def begin_token(self) -> Begun:
-        return Begun(self.epoch, self.end, self.owed_a_verdict)
+        """Behind the best leaf; one must be wanted."""
+        return self.begin(self.wanted()[0])
+
+    def begin(self, leaf: Node) -> Begun:
+        return Begun(leaf, self.owed_a_verdict)
 
     def can_take(self, begun: Begun) -> bool:
         """False if a verdict went past the token meanwhile, or against it."""
-        return (begun.epoch, begun.position) == (self.epoch, self.end) and self.wants_token
+        leaf = begun.leaf
+        return leaf.alive and not leaf.children and self._wants(leaf)
 
-    def features(self, proposal: Proposal, temperature: float) -> Features:
-        """What is known of a proposal for the next position."""
-        before = self.drafted if len(self.drafted) > 1 else self.committed[-2:] + self.drafted
+    def features(
+        self, proposal: Proposal, temperature: float, leaf: Node | None = None, rank: int = 0
+    ) -> Features:
+        """What is known of a candidate behind a leaf; of the likeliest path if none is named."""
+        leaf = leaf or self._tree.tip()
+        path = self._tree.path(leaf)
+        before = path if len(path) > 1 else self.committed[-2:] + path
         repeats = self._repeats.agree(before, proposal.token)
-        return Features(proposal, temperature, self._recent, self._run, repeats)
+        return Features(proposal, temperature, self._recent, leaf.run, repeats, rank)
 
     def append(
         self,
@@ -123,17 +165,18 @@ class Stream:
         cost: Cost = _FREE,
         features: Features | None = None,
     ) -> None:
-        """One more draft token; `acceptance` = P(accepted | all before it are).
+        """One more token of the likeliest path; `acceptance` = P(accepted | all before it are).
 
         Its label is kept for `take_labels` once the target has spoken, if `features` are given.
         """
-        self.drafted.append(token)
-        self._features.append(features)
-        self._run += 1
-        # As the wire carries it, so that both ends reckon with the same number.
-        self._acceptance.append(math.floor(acceptance * _BYTE) / _BYTE)
-        self._costs.append(cost)
-        self.num_drafted += 1
+        self.extend(self._tree.tip(), [Candidate(token, acceptance, features)], cost)
+
+    def extend(self, leaf: Node, candidates: Sequence[Candidate], cost: Cost = _FREE) -> None:
+        """What may follow a leaf, the likeliest first."""
+        new = self._tree.extend(leaf, candidates, cost)
+        self._outgoing.time_s += cost.time_s
+        self.num_drafted += len(new)
+        self.num_forked += sum(node.forked for node in new)
 
     def finish_token(
         self,
@@ -153,12 +196,25 @@ class Stream:
         if not self.can_take(begun):
             self.discard(cost)
             return False
-        if proposal.token < vocab_size:
-            features = self.features(proposal, temperature)
-            self.append(proposal.token, predictor.acceptance(features), cost, features)
-        else:  # a drafter's padded vocabulary may be the larger one
-            self.append(0, 0.0, cost)
+        leaf = begun.leaf
+        candidates: list[Candidate] = []
+        left = 1.0  # P(none of the better candidates | all before them are accepted)
+        for rank, each in enumerate((proposal, *proposal.alternatives)):
+            if rank and not self._may_fork(leaf.cumulative * left):
+                break
+            if each.token < vocab_size:
+                features = self.features(each, temperature, leaf, rank)
+                share = predictor.acceptance(features)
+                candidates.append(Candidate(each.token, left * share, features))
+                left *= 1.0 - share
+            elif rank == 0:  # a drafter's padded vocabulary may be the larger one
+                candidates.append(Candidate(0, 0.0))
+        self.extend(leaf, candidates, cost)
         return True
+
+    def _may_fork(self, cumulative: float) -> bool:
+        """Whether an alternative of at most this chance is worth remembering."""
+        return self.max_forks > 0 and cumulative >= MIN_CHANCE
 
     def discard(self, cost: Cost) -> None:
         """A token was drafted for nothing: a verdict overtook it."""
@@ -167,27 +223,15 @@ class Stream:
 
     def take_block(self, block_tokens: int) -> DraftBlock | None:
         """What is to be sent now: `block_tokens` drafts, or fewer when no more will come."""
-        first = self._num_sent
-        num_unsent = len(self.drafted) - first
-        if num_unsent == 0:
-            return None
-        complete = not self.wants_token
-        if num_unsent < block_tokens and not complete:
-            return None
-        self._num_sent = len(self.drafted)
-        return DraftBlock(
-            epoch=self.epoch,
-            position=len(self.committed) + first,
-            tokens=self.drafted[first:],
-            acceptance=self._acceptance[first:],
-            draft_time_s=sum(cost.time_s for cost in self._costs[first:]),
-            complete=complete,
-        )
+        complete = not self._wants(self._tree.tip())
+        rests = complete and not self.wants_token
+        return self._outgoing.take_block(self._tree, block_tokens, complete=complete, rests=rests)
 
     def take_verdict(self, verdict: Verdict) -> list[int]:
         """Append what the verdict commits beyond what is known; returns those tokens.
 
-        Where it contradicts the drafts a new epoch begins. Raises ProtocolError on a gap.
+        Where it contradicts the likeliest path, a fork that goes on with it takes its place, or a
+        new epoch begins. Raises ProtocolError on a gap.
         """
         num_known = len(self.committed) - verdict.position
         if num_known < 0:
@@ -201,60 +245,59 @@ class Stream:
         self._look_for_foreign(fresh)
         self.directive = verdict.directive
         self._repeats.extend(fresh)
-        num_agreeing = _common_prefix(self.drafted, fresh)
-        self.num_accepted += num_agreeing
-        self._label(num_agreeing, min(len(self.drafted), len(fresh)))
-        if num_agreeing == min(len(self.drafted), len(fresh)):
-            self._drop(num_agreeing)
-            self._num_sent = max(0, self._num_sent - len(fresh))
-        else:
-            self.waste = self.waste.plus(self._costs[num_agreeing:])
-            self._drop(len(self.drafted))
-            self._run = 0
-            self._begin_epoch()
+        for token in fresh:
+            if not self._tree.root.children:
+                break
+            self._commit(token)
+        if self._tree.root.position != len(self.committed) - 1:  # beyond all that was drafted
+            self._lose(self._tree.restart(len(self.committed) - 1))
         return fresh
+
+    def _commit(self, token: int) -> None:
+        """The target's choice behind the root, which has candidates."""
+        siblings = self._tree.root.children
+        self._label(siblings, token)
+        child = next((node for node in siblings if node.token == token), None)
+        if child is None:
+            self._outgoing.begin_epoch()
+            self._lose(self._tree.restart(self._tree.root.position + 1))
+            return
+        self.num_accepted += child.drafted
+        self._outgoing.follow(siblings, child)
+        self._lose(self._tree.descend(child))
+
+    def _lose(self, nodes: Sequence[Node]) -> None:
+        self.waste = self.waste.plus(node.cost for node in nodes)
+        self.num_forked_wasted += sum(node.forked for node in nodes)
 
     def take_labels(self) -> list[Label]:
         """What the verdicts since the last call said of drafts, in the order of positions."""
         labels, self._labels = self._labels, []
         return labels
 
-    def _label(self, num_agreeing: int, num_compared: int) -> None:
+    def _label(self, candidates: Sequence[Node], choice: int) -> None:
         """A committed token is the target's choice behind what precedes it, drafted or not.
 
-        So all drafts up to the first that differs from it are judged; those behind that one were
-        made for a text that does not exist, and nobody can say what they were worth.
+        So all candidates of its position are judged, up to the one that is it; what was drafted
+        behind others was made for a text that does not exist, and nobody can say what it was worth.
         """
-        for index in range(min(num_compared, num_agreeing + 1)):
-            accepted = index < num_agreeing
-            self._recent += RECENT_RATE * (accepted - self._recent)
-            features = self._features[index]
-            if features is not None:
-                self._labels.append(Label(features, accepted))
+        for node in candidates:
+            accepted = node.token == choice
+            if node.rank == 0:
+                self._recent += RECENT_RATE * (accepted - self._recent)
+            if node.features is not None:
+                self._labels.append(Label(node.features, accepted))
+            if accepted:
+                return
 
     def reopen(self) -> None:
         """What is committed goes to a server anew: nothing that was sent before counts as sent."""
         self._opening = True
-        self._begin_epoch()
-
-    def _begin_epoch(self) -> None:
-        """With the drafts at hand, if there are any."""
-        self.epoch += 1
-        self._num_sent = 0
+        self._outgoing.begin_epoch()
+        for node in self._tree.nodes():
+            node.sent(0)
 
     def finish(self) -> None:
         """The generation is over."""
         self.directive = REST
-        self.waste = self.waste_at_end
-        self._drop(len(self.drafted))
-
-    def _drop(self, count: int) -> None:
-        del self.drafted[:count], self._acceptance[:count]
-        del self._costs[:count], self._features[:count]
-
-
-def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    for index, (left, right) in enumerate(zip(a, b, strict=False)):
-        if left != right:
-            return index
-    return min(len(a), len(b))
+        self._lose(self._tree.restart(len(self.committed) - 1))

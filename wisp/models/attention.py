@@ -52,6 +52,14 @@ class SlotCache:
     def num_layers(self) -> int:
         return len(self._layers)
 
+    @torch.inference_mode()
+    def copy(self, source: int, target: int, start: int, end: int) -> None:
+        """Of all layers, the rows of the positions [start, end) of one slot, into another's."""
+        old, new = source * self.shape.capacity, target * self.shape.capacity
+        for layer in self._layers.values():
+            for rows in (layer.keys, layer.values):
+                rows[new + start : new + end] = rows[old + start : old + end]
+
     def layer(self, index: int, key: Tensor, value: Tensor) -> Layer:
         """The layer whose new keys and values are [1, kv heads, T, head dim]."""
         held = self._layers.get(index)

@@ -87,6 +87,10 @@ class SlotModel:
         logits: Tensor = output.logits[0, : layout.num_logits]
         return logits
 
+    def copy(self, source: int, target: int, start: int, end: int) -> None:
+        """Keys and values of the positions [start, end) of one slot, into another."""
+        self._cache.copy(source, target, start, end)
+
     def _check(self, items: Sequence[Item]) -> None:
         if len({item.slot for item in items}) < len(items) or not items:
             raise ValueError("a forward takes each slot at most once, and at least one")

@@ -12,7 +12,7 @@ import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from wisp.core.drafts import DraftCounts, Source
+from wisp.core.drafts import DraftCounts, Rejection, Source
 from wisp.core.request import Request
 from wisp.errors import InternalError, WispError
 from wisp.openai.backend import Backend, Generation
@@ -87,6 +87,7 @@ class Completion:
                 "seed": self._request.sampling.seed,
                 "steps": steps,
                 **_draft_usage(counts.drafts),
+                **_rejection_usage(counts.rejections),
                 "tokens_per_step": counts.num_tokens / steps if steps else None,
                 "mean_step_s": counts.step_time_s / steps if steps else None,
                 "interference": counts.step_time_s / alone_s if alone_s else None,
@@ -107,6 +108,15 @@ def _draft_usage(drafts: dict[Source, DraftCounts]) -> dict[str, Any]:
         usage[f"{prefix}drafted_tokens"] = counts.num_drafted
         usage[f"{prefix}accepted_tokens"] = counts.num_accepted
     return usage
+
+
+def _rejection_usage(rejections: dict[Rejection, int]) -> dict[str, int]:
+    seamless = rejections[Rejection.SEAMLESS]
+    return {
+        "rejections": sum(rejections.values()),
+        "covered_rejections": rejections[Rejection.COVERED] + seamless,
+        "avoided_stalls": seamless,
+    }
 
 
 class Answering(Response):

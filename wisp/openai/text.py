@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from wisp.core.drafts import DraftCounts, Source, TokenLogprob, Verdict
+from wisp.core.drafts import DraftCounts, Rejection, Source, TokenLogprob, Verdict
 from wisp.core.request import FinishReason, Sampling
 from wisp.models.detokenizer import Detokenizer
 from wisp.models.tokenizer import Tokenizer
@@ -42,6 +42,8 @@ class Counts:
     drafts: dict[Source, DraftCounts] = field(
         default_factory=lambda: dict.fromkeys(Source, DraftCounts())
     )
+    # Of the drafts of its edge, by what became of them.
+    rejections: dict[Rejection, int] = field(default_factory=lambda: dict.fromkeys(Rejection, 0))
     step_time_s: float = 0.0  # of all its steps
     alone_time_s: float = 0.0  # if their mean seat had had them for itself
 
@@ -138,6 +140,8 @@ class Answer:
         self.counts.alone_time_s += verdict.alone_time_s
         drafts = DraftCounts(verdict.num_drafted, verdict.num_accepted)
         self.counts.drafts[verdict.source] += drafts
+        if verdict.rejection:
+            self.counts.rejections[verdict.rejection] += 1
         text = ""
         for group in self._groups(verdict):
             text += self._take(group)

@@ -50,12 +50,17 @@ class Proposal:
 class Drafter(Protocol):
     max_model_len: int  # tokens of the longest sequence that it can draft behind
     vocab_size: int  # it can draft behind ids below this; the target's may be padded further
+    max_branches: int  # jobs of one key in a step, beside one of each other key; 1: no forks
 
     def open(self, key: int) -> None:
         """Reserve room for a sequence. Raises Overloaded if all of it is taken."""
 
     def step(self, jobs: Sequence[DraftJob]) -> list[Proposal]:
-        """One next token for each job, in their order; each key at most once."""
+        """One next token for each job, in their order.
+
+        A key has several jobs where its drafts fork: at most `max_branches` - 1 of a step's jobs
+        are of keys that have another one.
+        """
 
     def close(self, key: int) -> None:
         """Free the room; closing an unknown key does nothing."""

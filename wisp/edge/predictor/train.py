@@ -82,9 +82,11 @@ def _read(paths: Sequence[Path], console: Console) -> Rounds:
 def _train(pair: ModelPair, labels: list[Label], folder: Path, console: Console) -> dict[str, Any]:
     predictor, prior = LogisticPredictor(), LogisticPredictor()
     trained, untrained = _Judgement(), _Judgement()
+    # Those of alternatives are learned from as well, but the figures are of what was proposed.
+    firsts = [label for label in labels if label.features.rank == 0]
     bar = track(labels, f"fitting {pair.target}", console=console, transient=True)
     for index, label in enumerate(bar):
-        if index >= len(labels) // 2:
+        if index >= len(labels) // 2 and label.features.rank == 0:
             trained.add(predictor, label)
             untrained.add(prior, label)
         predictor.learn(label)
@@ -95,8 +97,8 @@ def _train(pair: ModelPair, labels: list[Label], folder: Path, console: Console)
     return {
         "target": pair.target,
         "draft": pair.draft,
-        "labels": len(labels),
-        "acceptance": sum(label.accepted for label in labels) / len(labels),
+        "labels": len(firsts),
+        "acceptance": sum(label.accepted for label in firsts) / len(firsts),
         **trained.figures(),
         "untrained": untrained.figures(),
         "file": str(path),
