@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from wisp import __version__
 from wisp.config import EdgeConfig, ProfileConfig, ServerConfig, load
 from wisp.errors import WispError
-from wisp.launch import log_to_stderr
+from wisp.logs import log_to_stderr
 
 _USAGE = """usage: wisp COMMAND [flags]
 
@@ -78,7 +78,7 @@ def _run(name: str, command: Callable[[Sequence[str]], int], arguments: Sequence
 
 def _server(arguments: Sequence[str]) -> int:
     config = load(ServerConfig, arguments, "wisp-server")
-    log_to_stderr(config.log_level)
+    log_to_stderr(config.log_level, config.log_format)
     from wisp.server.main import serve
 
     return asyncio.run(serve(config))
@@ -86,7 +86,7 @@ def _server(arguments: Sequence[str]) -> int:
 
 def _edge(arguments: Sequence[str]) -> int:
     config = load(EdgeConfig, arguments, "wisp-edge")
-    log_to_stderr(config.log_level)
+    log_to_stderr(config.log_level, config.log_format)
     from wisp.edge.main import serve
 
     return asyncio.run(serve(config))
@@ -100,7 +100,7 @@ def _top(arguments: Sequence[str]) -> int:
 
 def _profile(arguments: Sequence[str]) -> int:
     config = load(ProfileConfig, arguments, "wisp profile")
-    log_to_stderr(config.log_level)
+    log_to_stderr(config.log_level, config.log_format)
     from wisp.server.profile_command import run
 
     return run(config)

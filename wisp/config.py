@@ -29,6 +29,7 @@ from pydantic_settings import (
 )
 
 from wisp.errors import ConfigError
+from wisp.logs import LogFormat
 from wisp.scheduler.tuning import MAX_WINDOW, PolicyName, Tuning
 
 TINY = Path(__file__).parent / "models" / "tiny"
@@ -181,6 +182,18 @@ class EstimatorSettings(_Section):
     )
 
 
+class ApiSettings(_Section):
+    tool_format: Literal["auto", "hermes", "llama3_json", "mistral"] = Field(
+        "auto", description="how the target writes tool calls; auto: by its chat template"
+    )
+    cors_origins: list[str] = Field(
+        [], description="web pages of these origins may use the endpoint; '*': all"
+    )
+    keep_alive_s: int = Field(
+        120, ge=1, description="how long an idle HTTP connection is kept for its client"
+    )
+
+
 class SloClass(_Section):
     tokens_per_s: float = Field(10.0, gt=0, description="rate that a session is promised")
     first_token_s: float = Field(2.0, gt=0, description="time to the first token")
@@ -218,6 +231,7 @@ class ServerConfig(BaseSettings):
         None, description="file of keys that `wisp keys` makes; null: nobody is asked for one"
     )
     insecure: bool = Field(False, description="allow plain text beyond this machine")
+    api: ApiSettings = ApiSettings()
     engine: EngineSettings = EngineSettings()
     scheduling: SchedulingSettings = SchedulingSettings()
     speculation: SpeculationSettings = SpeculationSettings()
@@ -232,6 +246,7 @@ class ServerConfig(BaseSettings):
     )
     drain_s: float = Field(30.0, ge=0, description="time running sessions get after SIGTERM")
     log_level: LogLevel = "INFO"
+    log_format: LogFormat = Field("text", description="lines for people, or JSON: text or json")
 
     @field_validator("slo_classes")
     @classmethod
@@ -277,6 +292,7 @@ class EdgeConfig(BaseSettings):
         None, description="holds the key that the server knows this edge by; null: none"
     )
     insecure: bool = Field(False, description="allow plain text beyond this machine")
+    api: ApiSettings = ApiSettings()
     drafter: DrafterSettings = DrafterSettings()
     state_dir: LocalPath | None = Field(
         None, description="keeps what the edge learns of target and draft; null: nowhere"
@@ -291,6 +307,7 @@ class EdgeConfig(BaseSettings):
     reconnect_s: float = Field(30.0, ge=0, description="how long a lost server is tried again")
     drain_s: float = Field(30.0, ge=0, description="time running requests get after SIGTERM")
     log_level: LogLevel = "INFO"
+    log_format: LogFormat = Field("text", description="lines for people, or JSON: text or json")
 
 
 Config = TypeVar("Config", bound=BaseSettings)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import os
 import signal
 import subprocess
@@ -53,11 +52,6 @@ def announce(program: str, **facts: str | int) -> None:
     Whoever started it (a test, `wisp demo`, a supervisor) reads the ports from here.
     """
     print(json.dumps({"ready": program, "version": __version__, **facts}), flush=True)
-
-
-def log_to_stderr(level: str) -> None:
-    logging.basicConfig(level=level, format="%(asctime)s %(name)s %(levelname)s %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
 class Process:

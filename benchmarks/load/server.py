@@ -17,7 +17,7 @@ import sys
 from benchmarks.load.loader import build
 from wisp.config import ServerConfig, load
 from wisp.errors import WispError
-from wisp.launch import log_to_stderr
+from wisp.logs import log_to_stderr
 from wisp.server.main import serve
 
 _HOST_PARTS = "--host-parts="

@@ -30,6 +30,8 @@ def refused(response: Response, status: int) -> dict[str, Any]:
     return error
 
 
+MISSING = "missing_required_parameter"
+TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
 Case = tuple[dict[str, Any], str, str | None]
 BOTH: list[Case] = [
     ({"colour": 1}, "colour", "unknown_parameter"),
@@ -41,8 +43,13 @@ BOTH: list[Case] = [
     ({"top_p": 0}, "top_p", "invalid_value"),
     ({"top_k": -2}, "top_k", "invalid_value"),
     ({"min_p": 1.5}, "min_p", "invalid_value"),
-    ({"n": 2}, "n", "unsupported_value"),
-    ({"best_of": 2}, "best_of", "unsupported_value"),
+    ({"n": 17}, "n", "invalid_value"),
+    ({"n": 0}, "n", "invalid_value"),
+    ({"n": 3, "best_of": 2}, "best_of", "invalid_value"),
+    ({"best_of": 2, "stream": True}, "best_of", "invalid_value"),
+    ({"skip_special_tokens": False}, "skip_special_tokens", "unsupported_parameter"),
+    ({"length_penalty": 2.0}, "length_penalty", "unsupported_parameter"),
+    ({"priority": False}, "priority", "unsupported_parameter"),
     ({"stop": ["a"] * 5}, "stop", "invalid_value"),
     ({"stop": ""}, "stop[0]", "invalid_value"),
     ({"seed": 2**64}, "seed", "invalid_value"),
@@ -58,7 +65,6 @@ BOTH: list[Case] = [
     ({"min_tokens": 5, "max_tokens": 4}, "min_tokens", "invalid_value"),
     ({"stream_options": {"include_usage": True}}, "stream_options", "invalid_value"),
     ({"stream": True, "stream_options": {"x": 1}}, "stream_options.x", "unknown_parameter"),
-    ({"tools": [{}]}, "tools", "unsupported_parameter"),
     ({"functions": [{}]}, "functions", "unsupported_parameter"),
     ({"response_format": {"type": "xml"}}, "response_format.type", "invalid_value"),
     ({"response_format": {"type": "json_schema"}}, "response_format", "invalid_value"),
@@ -75,7 +81,6 @@ BOTH: list[Case] = [
         "unknown_parameter",
     ),
     ({"suffix": "end"}, "suffix", "unsupported_parameter"),
-    ({"echo": True}, "echo", "unsupported_parameter"),
     (
         {"wisp": {"slo": {"tokens_per_s": 5}}},
         "wisp.slo.first_token_s",
@@ -90,7 +95,13 @@ ONLY_CHAT: list[Case] = [
     ({"messages": []}, "messages", "invalid_value"),
     ({"messages": None}, "messages", "missing_required_parameter"),
     ({"messages": [{"role": "king", "content": ""}]}, "messages[0].role", "invalid_value"),
-    ({"messages": [{"role": "tool", "content": ""}]}, "messages[0].role", "unsupported_value"),
+    ({"messages": [{"role": "tool", "content": ""}]}, "messages[0]", "invalid_value"),
+    ({"messages": [{"role": "user", "content": None}]}, "messages[0].content", MISSING),
+    ({"tools": [{}]}, "tools[0].type", MISSING),
+    ({"tools": [{"type": "web_search"}]}, "tools[0].type", "unsupported_value"),
+    ({"tools": [TOOL]}, "tools", "invalid_value"),  # its template knows none
+    ({"tool_choice": "required"}, "tool_choice", "invalid_value"),
+    ({"tools": [TOOL, TOOL]}, "tools", "invalid_value"),
     (
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
         "messages[0].content",
@@ -104,8 +115,9 @@ ONLY_CHAT: list[Case] = [
     ({"prompt": "x"}, "prompt", "unknown_parameter"),
 ]
 ONLY_TEXT: list[Case] = [
-    ({"prompt": ["a", "b"]}, "prompt", "unsupported_value"),
-    ({"prompt": [[1], [2]]}, "prompt", "unsupported_value"),
+    ({"prompt": ["a", 2]}, "prompt", "invalid_type"),
+    ({"tools": []}, "tools", "unknown_parameter"),
+    ({"max_tokens": 0, "echo": False}, "max_tokens", "invalid_value"),
     ({"prompt": [1, "a"]}, "prompt", "invalid_type"),
     ({"prompt": []}, "prompt", "invalid_value"),
     ({"prompt": ""}, "prompt", "invalid_value"),

@@ -15,6 +15,7 @@ from wisp.core.drafts import DraftBlock
 from wisp.core.request import Request
 from wisp.edge.security import Security
 from wisp.errors import HandshakeError, NotAuthenticated, Unavailable, WispError
+from wisp.logs import REQUEST_ID, REQUEST_ID_HEADER
 from wisp.status import error_of
 from wisp.tls import RELOAD_S
 from wisp.v1 import wisp_pb2 as pb
@@ -142,7 +143,8 @@ class Link:
         """
         peer = self._peers[0]
         opening = wire.encode_open(request, hello)
-        call = peer.stub.Generate(metadata=self._security.metadata())
+        own_id = ((REQUEST_ID_HEADER, REQUEST_ID.get()),) if REQUEST_ID.get() else ()
+        call = peer.stub.Generate(metadata=(*self._security.metadata(), *own_id))
         writer = asyncio.create_task(_write(call, opening, outbox))
         try:
             async for message in call:

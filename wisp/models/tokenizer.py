@@ -94,17 +94,30 @@ class Tokenizer:
         """Tokens of a plain prompt, with the model's own beginning token if it has one."""
         return self._encode(text, add_special_tokens=True)
 
+    def chat_template(self, *, with_tools: bool = False) -> str | None:
+        """The one that conversations are written by; with tools it may be another one."""
+        template: str | dict[str, str] | None = self._rules["chat_template"]
+        if isinstance(template, dict):  # several by name
+            return template.get("tool_use" if with_tools else "", template.get("default"))
+        return template
+
     def encode_chat(
-        self, messages: Sequence[dict[str, Any]], variables: dict[str, Any] | None = None
+        self,
+        messages: Sequence[dict[str, Any]],
+        variables: dict[str, Any] | None = None,
+        tools: Sequence[dict[str, Any]] = (),
     ) -> list[int]:
         """Tokens of a conversation, ready for the assistant's answer.
 
-        `variables` are the template's own. Raises BadRequest when the model has no chat template,
-        when a variable is not the client's to set, or when the template refuses.
+        `variables` are the template's own. Raises BadRequest when the model has no chat template or
+        one without tools, when a variable is not the client's to set, or the template refuses.
         """
-        template = self._rules["chat_template"]
-        if isinstance(template, dict):  # several by name
-            template = template.get("default")
+        template = self.chat_template(with_tools=bool(tools))
+        if tools and (template is None or "tools" not in template):
+            raise BadRequest(
+                f"'{self.name}' knows no tools: its chat template has none; leave them out",
+                param="tools",
+            )
         if template is None:
             raise BadRequest(
                 f"'{self.name}' has no chat template: use /v1/completions", param="messages"
@@ -122,6 +135,7 @@ class Tokenizer:
             (text,), _ = render_jinja_template(
                 conversations=[list(messages)],
                 chat_template=template,
+                tools=list(tools) or None,
                 add_generation_prompt=True,
                 **special,
                 **(variables or {}),

@@ -7,35 +7,55 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 from pydantic_core import PydanticCustomError
 
-# Standard fields that cannot change the answer: bookkeeping of the caller or of OpenAI's platform.
-# `parallel_tool_calls` speaks only of tools, and those are refused.
+# Fields that cannot change the answer: bookkeeping of the caller, or of OpenAI's platform.
 IGNORED = frozenset(
     {
         "user",
         "metadata",
         "store",
         "service_tier",
-        "parallel_tool_calls",
         "safety_identifier",
         "prompt_cache_key",
         "prompt_cache_retention",
+        "request_id",
+        "include_reasoning",
+        "cache_salt",
     }
 )
-# Standard fields that would change the answer, with the values of each that ask for nothing.
+# Fields that would change the answer and are not supported, with the values of each that ask for
+# nothing. The first ones are OpenAI's, the others those of vLLM and of its clients.
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
     "functions": ([],),
     "function_call": ("none", "auto"),
     "modalities": (["text"],),
     "suffix": ("",),
-    "echo": (False,),
     "audio": (),
     "prediction": (),
     "reasoning_effort": (),
-    "verbosity": (),
+    "verbosity": ("medium",),
     "web_search_options": (),
+    "add_generation_prompt": (True,),
+    "add_special_tokens": (),
+    "allowed_token_ids": ([],),
+    "bad_words": ([],),
+    "continue_final_message": (False,),
+    "documents": ([],),
+    "early_stopping": (False,),
+    "include_stop_str_in_output": (False,),
+    "length_penalty": (1.0,),
+    "logits_processors": ([],),
+    "priority": (0,),
+    "prompt_logprobs": (),
+    "return_token_ids": (False,),
+    "return_tokens_as_token_ids": (False,),
+    "skip_special_tokens": (True,),
+    "spaces_between_special_tokens": (True,),
+    "truncate_prompt_tokens": (),
+    "use_beam_search": (False,),
 }
+
+
+Json = dict[str, Any]
 
 
 class FieldsModel(BaseModel):
@@ -48,10 +68,15 @@ def refuse(code: str, message: str, param: str | None = None) -> PydanticCustomE
 
 
 def is_asked_for(name: str, value: Any) -> bool:
+    """False for a field that asks for nothing; an unsupported one is refused by name."""
     if value is None or name in IGNORED:
         return False
     if name not in UNSUPPORTED:
         return True
-    if value in UNSUPPORTED[name]:
+    # 1 is not true here, as it is not in JSON.
+    if any(
+        value == known and isinstance(value, bool) == isinstance(known, bool)
+        for known in UNSUPPORTED[name]
+    ):
         return False
     raise PydanticCustomError("unsupported", "it is not supported here", {"param": name})

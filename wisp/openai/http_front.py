@@ -11,8 +11,9 @@ from collections.abc import Iterator
 import uvicorn
 from starlette.types import ASGIApp
 
-from wisp.config import Listen
+from wisp.config import ApiSettings, Listen
 from wisp.errors import ConfigError
+from wisp.openai.middleware import surrounded
 from wisp.openai.protocol import HEAD_TIMEOUT_S, WRITE_TIMEOUT_S, limited
 from wisp.openai.protocol import max_connections as default_max_connections
 from wisp.tls import RELOAD_S, HttpsFiles
@@ -30,6 +31,7 @@ _BACKLOG = 1024
 # Connections that asyncio accepts at a time. Chosen: a few, as it logs a trace for each of them
 # that it has no file for.
 _ACCEPTS = 8
+DEFAULT = ApiSettings()
 
 
 class _Uvicorn(uvicorn.Server):
@@ -66,6 +68,7 @@ class HttpFront:
         listen: Listen,
         https: HttpsFiles | None = None,
         *,
+        settings: ApiSettings = DEFAULT,
         max_connections: int | None = None,
         head_timeout_s: float = HEAD_TIMEOUT_S,
         write_timeout_s: float = WRITE_TIMEOUT_S,
@@ -81,12 +84,13 @@ class HttpFront:
             ) from error
         self.port: int = self._socket.getsockname()[1]
         config = uvicorn.Config(
-            app,
+            surrounded(app, settings),
             access_log=False,
             http=limited(
                 max_connections or default_max_connections(), head_timeout_s, write_timeout_s
             ),
             backlog=_ACCEPTS,
+            timeout_keep_alive=settings.keep_alive_s,
             lifespan="off",
             log_config=None,
             timeout_graceful_shutdown=_SHUTDOWN_S,

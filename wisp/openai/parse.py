@@ -16,40 +16,45 @@ from wisp.openai.schemas import ChatRequest, CompletionRequest, GenerationFields
 SLO_HEADER = "x-wisp-slo"
 
 
-def to_request(
+def to_requests(
     fields: ChatRequest | CompletionRequest,
     card: ModelCard,
     tokenizer: Tokenizer,
     slo_header: str | None = None,
-) -> Request:
-    """What the fields ask for; the backend checks it. Raises BadRequest and its children."""
+) -> list[Request]:
+    """One for each answer to each prompt; the backend checks them.
+
+    The first answer to a prompt has the seed that is asked for, the next one the seed behind it, as
+    in vLLM. Raises BadRequest and its children.
+    """
     card.adapter(fields.model)
     if isinstance(fields, ChatRequest):
-        prompt = _chat_prompt(fields, card, tokenizer)
+        prompts = [_chat_prompt(fields, card, tokenizer)]
     else:
-        prompt = _text_prompt(fields, card, tokenizer)
-    return Request(
-        prompt=prompt,
-        sampling=_sampling(fields, card, len(prompt)),
-        model=fields.model,
-        slo=_chosen_slo(fields.wisp.slo, slo_header),
-        speculation=fields.wisp.speculation,
-    )
+        prompts = [_text_prompt(prompt, card, tokenizer) for prompt in fields.prompt]
+    # A random seed has at most 53 bits: so it stays exact in clients whose numbers are all doubles.
+    seed = secrets.randbelow(2**53) if fields.seed is None else fields.seed
+    return [
+        Request(
+            prompt=prompt,
+            sampling=_sampling(fields, card, len(prompt), (seed + index) % 2**64),
+            model=fields.model,
+            slo=_chosen_slo(fields.wisp.slo, slo_header),
+            speculation=fields.wisp.speculation,
+        )
+        for prompt in prompts
+        for index in range(fields.num_answers)
+    ]
 
 
 def _chat_prompt(fields: ChatRequest, card: ModelCard, tokenizer: Tokenizer) -> list[int]:
-    messages = []
-    for message in fields.messages:
-        data = message.model_dump(exclude_none=True)
-        if message.role == "developer":  # OpenAI's newer word; templates know the older one
-            data["role"] = "system"
-        messages.append(data)
     _check_chars(sum(len(message.content) for message in fields.messages), card, tokenizer)
-    return tokenizer.encode_chat(messages, fields.chat_template_kwargs)
+    messages = [message.for_template() for message in fields.messages]
+    tools = [tool.for_template() for tool in fields.usable_tools]
+    return tokenizer.encode_chat(messages, fields.chat_template_kwargs, tools)
 
 
-def _text_prompt(fields: CompletionRequest, card: ModelCard, tokenizer: Tokenizer) -> list[int]:
-    prompt = fields.prompt
+def _text_prompt(prompt: str | list[int], card: ModelCard, tokenizer: Tokenizer) -> list[int]:
     if isinstance(prompt, list):
         return prompt
     _check_chars(len(prompt), card, tokenizer)
@@ -66,12 +71,13 @@ def _check_chars(num_chars: int, card: ModelCard, tokenizer: Tokenizer) -> None:
         )
 
 
-def _sampling(fields: GenerationFields, card: ModelCard, num_prompt: int) -> Sampling:
+def _sampling(fields: GenerationFields, card: ModelCard, num_prompt: int, seed: int) -> Sampling:
     """Without a limit of its own an answer may fill the context, if there is room for any."""
     room = max(1, card.max_model_len - num_prompt)
     ends = () if fields.ignore_eos else card.eos_token_ids
-    # A random seed has at most 53 bits: so it stays exact in clients whose numbers are all doubles.
-    seed = secrets.randbelow(2**53) if fields.seed is None else fields.seed % 2**64
+    num_logprobs = fields.num_logprobs
+    if num_logprobs is None and fields.num_answers > fields.n:
+        num_logprobs = 0  # the best answers are those whose tokens are the likeliest in the mean
     return Sampling(
         max_tokens=room if fields.max_tokens is None else fields.max_tokens,
         seed=seed,
@@ -85,7 +91,7 @@ def _sampling(fields: GenerationFields, card: ModelCard, num_prompt: int) -> Sam
         logit_bias=fields.logit_bias,
         min_tokens=fields.min_tokens,
         stop_token_ids=tuple(dict.fromkeys([*ends, *fields.stop_token_ids])),
-        num_logprobs=fields.num_logprobs,
+        num_logprobs=num_logprobs,
         structure=fields.structure,
     )
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from fastapi import APIRouter, FastAPI, Request, Response
@@ -11,24 +12,32 @@ from fastapi.responses import JSONResponse
 
 from wisp import __version__
 from wisp.core.card import ModelCard
+from wisp.core.request import Request as Asked
 from wisp.errors import Unavailable
+from wisp.models.tokenizer import Tokenizer
+from wisp.openai.answers import Answers
 from wisp.openai.backend import Backend
 from wisp.openai.body import JsonRoute
+from wisp.openai.conversation import NamedTool
+from wisp.openai.fields import Json
 from wisp.openai.http_errors import HANDLERS
-from wisp.openai.parse import SLO_HEADER, to_request
-from wisp.openai.render import ChatRendering, CompletionRendering, Json, Rendering
+from wisp.openai.parse import SLO_HEADER, to_requests
+from wisp.openai.render import ChatRendering, CompletionRendering, Rendering
 from wisp.openai.respond import Answering
-from wisp.openai.schemas import ChatRequest, CompletionRequest
+from wisp.openai.schemas import ChatRequest, CompletionRequest, GenerationFields
+from wisp.openai.tool_calls import FORMATS, ToolParser, WholeJson, format_of
 
 
-def create_app(backend: Backend, *, routers: Sequence[APIRouter] = ()) -> FastAPI:
+def create_app(
+    backend: Backend, *, routers: Sequence[APIRouter] = (), tool_format: str = "auto"
+) -> FastAPI:
     """The endpoint of either half, with its OpenAPI document at `/openapi.json`.
 
     `routers` are what the half adds of its own.
     """
     app = FastAPI(title="WISP", version=__version__, exception_handlers=HANDLERS)
     app.state.backend = backend
-    for router in (_openai(_Front(backend)), *routers):
+    for router in (_openai(_Front(backend, tool_format)), *routers):
         app.include_router(router)
     return app
 
@@ -53,19 +62,31 @@ def _openai(front: _Front) -> APIRouter:
 
 
 class _Front:
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, tool_format: str) -> None:
         self._backend = backend
+        self._tool_format = tool_format
         # A long prompt takes seconds to tokenize: the texts of others go on meanwhile. One thread:
         # nothing says that a tokenizer may be entered twice.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tokenizer")
 
     async def chat(self, fields: ChatRequest, request: Request) -> Response:
-        """One answer to a conversation, whole or as server-sent events."""
-        return await self._answer(fields, ChatRendering, request)
+        """Answers to a conversation, whole or as server-sent events."""
+        requests = await self._requests(fields, request)
+        rendering = ChatRendering(
+            *self._written(fields),
+            num_each=fields.num_answers,
+            num_best=fields.n,
+            parser=self._parser(fields),
+            parallel_calls=fields.parallel_tool_calls,
+        )
+        return self._answer(fields, requests, rendering)
 
     async def complete(self, fields: CompletionRequest, request: Request) -> Response:
-        """What follows a text, whole or as server-sent events."""
-        return await self._answer(fields, CompletionRendering, request)
+        """What follows a text, or several, whole or as server-sent events."""
+        requests = await self._requests(fields, request)
+        each, best = fields.num_answers, fields.n
+        rendering = CompletionRendering(*self._written(fields), num_each=each, num_best=best)
+        return self._answer(fields, requests, rendering, echo=fields.echo)
 
     async def models(self) -> Response:
         """The target, and its adapters as models of their own."""
@@ -84,21 +105,44 @@ class _Front:
             raise Unavailable(reason)
         return JSONResponse({"status": "ok"})
 
-    async def _answer(
-        self, fields: ChatRequest | CompletionRequest, rendering: type[Rendering], request: Request
-    ) -> Answering:
+    def _written(self, fields: GenerationFields) -> tuple[str, Tokenizer, int | None]:
+        return fields.model, self._backend.tokenizer, fields.num_logprobs
+
+    def _parser(self, fields: ChatRequest) -> Callable[[], ToolParser] | None:
+        if not fields.usable_tools:
+            return None
+        if isinstance(fields.tool_choice, NamedTool):
+            return functools.partial(WholeJson, fields.tool_choice.function.name)
+        if fields.tool_choice == "required":
+            return WholeJson
+        if self._tool_format != "auto":
+            return FORMATS[self._tool_format]
+        return format_of(self._backend.tokenizer.chat_template(with_tools=True) or "")
+
+    async def _requests(
+        self, fields: ChatRequest | CompletionRequest, request: Request
+    ) -> list[Asked]:
         card = await self._backend.model()
         tokenizer, slo = self._backend.tokenizer, request.headers.get(SLO_HEADER)
         loop = asyncio.get_running_loop()
-        asked = await loop.run_in_executor(self._thread, to_request, fields, card, tokenizer, slo)
-        return Answering(
-            self._backend,
-            asked,
-            rendering(fields.model, tokenizer, fields.num_logprobs),
+        return await loop.run_in_executor(self._thread, to_requests, fields, card, tokenizer, slo)
+
+    def _answer(
+        self,
+        fields: GenerationFields,
+        requests: list[Asked],
+        rendering: Rendering,
+        *,
+        echo: bool = False,
+    ) -> Answering:
+        answers = Answers(
+            backend=self._backend,
+            requests=requests,
             stops=fields.stop,
-            stream=fields.stream,
-            include_usage=fields.include_usage,
+            num_each=fields.num_answers,
+            echo=echo,
         )
+        return Answering(answers, rendering, stream=fields.stream, usage=fields.usage_in_stream)
 
 
 def _described(card: ModelCard, name: str) -> Json:

@@ -5,62 +5,29 @@ Types are checked here; the ranges of values are those of `wisp.core.request`, f
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, PlainValidator, model_validator
 
 from wisp.core.request import MAX_LOGPROBS, MAX_TOP_K, Structure
+from wisp.openai.conversation import Message, NamedTool, Tool, ToolChoice
 from wisp.openai.fields import FieldsModel, is_asked_for, refuse
 from wisp.openai.formats import ResponseFormat, StructuredOutputs
+from wisp.openai.tool_calls import structure_of
 
 # The bounds of a seed. OpenAI's is a signed integer of 64 bits, WISP's own an unsigned one: both
 # are taken, and the same 64 bits are the same seed.
 _INT64_MIN, _UINT64_MAX = -(2**63), 2**64 - 1
-
-
-def _join_parts(content: Any) -> Any:
-    """Text parts become one string, a line each, as chat templates expect."""
-    if not isinstance(content, list):
-        return content
-    texts = []
-    for part in content:
-        kind = part.get("type") if isinstance(part, dict) else None
-        if kind == "text" and isinstance(part.get("text"), str):
-            texts.append(part["text"])
-        elif isinstance(kind, str) and kind != "text":
-            raise refuse(
-                "unsupported_value", f"content parts of type '{kind}' are not supported: send text"
-            )
-        else:
-            raise refuse("invalid_value", 'a content part must be {"type": "text", "text": "..."}')
-    return "\n".join(texts)
-
-
-def _check_role(role: Any) -> Any:
-    if role in ("tool", "function"):
-        raise refuse("unsupported_value", f"the role '{role}' is not supported: tools are not")
-    return role
-
-
-class Message(FieldsModel):
-    role: Annotated[
-        Literal["system", "developer", "user", "assistant"], BeforeValidator(_check_role)
-    ]
-    content: Annotated[str, BeforeValidator(_join_parts)]
-    name: str | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_empty(cls, data: Any) -> Any:
-        # An answer is often sent back whole, with all the fields that it leaves empty.
-        if not isinstance(data, dict):
-            return data
-        return {key: value for key, value in data.items() if value is not None and value != []}
+# Answers to one prompt. Chosen: more than samplers of several answers ask for, and not so many that
+# one request fills a server.
+MAX_CHOICES = 16
 
 
 class StreamOptions(FieldsModel):
     include_usage: bool = False
+    continuous_usage_stats: bool = False  # vLLM's: the usage so far in every chunk
     include_obfuscation: bool = False  # padding against eavesdroppers; WISP sends none
 
 
@@ -80,12 +47,6 @@ class WispFields(FieldsModel):
 
     slo: Annotated[SloFields | str | None, PlainValidator(_numbers_or_name)] = None
     speculation: bool = True
-
-
-def _only_one(value: Any) -> Any:
-    if value != 1 or isinstance(value, bool):
-        raise refuse("unsupported_value", "only one answer is given to a request: send 1")
-    return value
 
 
 def _listed(value: Any) -> Any:
@@ -108,7 +69,6 @@ def _top_k(value: Any) -> Any:
     return min(value, MAX_TOP_K) if type(value) is int else value
 
 
-_One = Annotated[int, BeforeValidator(_only_one)]
 _StopString = Annotated[str, Field(min_length=1)]
 
 
@@ -120,8 +80,8 @@ class GenerationFields(FieldsModel, ABC):
     top_p: float = 1.0
     top_k: Annotated[int, BeforeValidator(_top_k)] = 0
     min_p: float = 0.0
-    n: _One = 1
-    best_of: _One = 1
+    n: int = Field(1, ge=1, le=MAX_CHOICES)
+    best_of: int | None = Field(None, ge=1, le=MAX_CHOICES)
     stream: bool = False
     stream_options: StreamOptions | None = None
     stop: Annotated[list[_StopString], BeforeValidator(_listed)] = Field([], max_length=4)
@@ -147,8 +107,18 @@ class GenerationFields(FieldsModel, ABC):
 
     @model_validator(mode="after")
     def _check_stream_options(self) -> GenerationFields:
-        if self.stream_options is not None and not self.stream:
+        asks = self.stream_options is not None and self.stream_options != StreamOptions()
+        if asks and not self.stream:
             raise refuse("invalid_value", "it needs 'stream': true", "stream_options")
+        return self
+
+    @model_validator(mode="after")
+    def _check_best_of(self) -> GenerationFields:
+        if self.best_of is not None and self.best_of != self.n:
+            if self.best_of < self.n:
+                raise refuse("invalid_value", f"it is at least n, which is {self.n}", "best_of")
+            if self.stream:
+                raise refuse("invalid_value", "a stream cannot know the best", "best_of")
         return self
 
     @model_validator(mode="after")
@@ -164,13 +134,18 @@ class GenerationFields(FieldsModel, ABC):
         return self.response_format.structure or self.structured_outputs.structure
 
     @property
+    def num_answers(self) -> int:
+        """To each prompt; of those the best `n` are sent."""
+        return self.best_of or self.n
+
+    @property
     @abstractmethod
     def num_logprobs(self) -> int | None:
         """How many of the most likely tokens are asked for; None: no logprobs."""
 
     @property
-    def include_usage(self) -> bool:
-        return self.stream_options is not None and self.stream_options.include_usage
+    def usage_in_stream(self) -> StreamOptions:
+        return self.stream_options or StreamOptions()
 
 
 class ChatRequest(GenerationFields):
@@ -180,10 +155,13 @@ class ChatRequest(GenerationFields):
     # The range is checked here as well as in `wisp.core.request`, which has another name for it.
     top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
     chat_template_kwargs: dict[str, Any] = Field({})
+    tools: list[Tool] = Field([])
+    tool_choice: ToolChoice | None = None  # auto, if there are tools
+    parallel_tool_calls: bool = True
 
     @model_validator(mode="after")
     def _check_pairs(self) -> ChatRequest:
-        if self.top_logprobs is not None and not self.logprobs:
+        if self.top_logprobs and not self.logprobs:
             raise refuse("invalid_value", "it needs 'logprobs': true", "top_logprobs")
         if self.max_completion_tokens is not None:
             if self.max_tokens not in (None, self.max_completion_tokens):
@@ -195,28 +173,54 @@ class ChatRequest(GenerationFields):
             self.max_tokens = self.max_completion_tokens
         return self
 
+    @model_validator(mode="after")
+    def _check_tool_choice(self) -> ChatRequest:
+        names = [tool.function.name for tool in self.tools]
+        if len(set(names)) < len(names):
+            raise refuse("invalid_value", "two functions have the same name", "tools")
+        if self.tool_choice not in (None, "none", "auto") and not names:
+            raise refuse("invalid_value", "it needs 'tools'", "tool_choice")
+        if isinstance(self.tool_choice, NamedTool) and self.tool_choice.function.name not in names:
+            raise refuse("invalid_value", "it names none of 'tools'", "tool_choice")
+        return self
+
+    @property
+    def usable_tools(self) -> list[Tool]:
+        return [] if self.tool_choice == "none" else self.tools
+
+    @property
+    def structure(self) -> Structure | None:
+        """Of the calls, where there must be some; else what the format asks for."""
+        if isinstance(self.tool_choice, NamedTool):
+            name = self.tool_choice.function.name
+            (function,) = (t.function for t in self.tools if t.function.name == name)
+            return Structure("json", json.dumps(function.parameters or {"type": "object"}))
+        if self.tool_choice == "required":
+            tools = [tool.for_template() for tool in self.tools]
+            schema = structure_of(tools, several=self.parallel_tool_calls)
+            return Structure("json", json.dumps(schema))
+        return super().structure
+
     @property
     def num_logprobs(self) -> int | None:
         return (self.top_logprobs or 0) if self.logprobs else None
 
 
-def _one_prompt(value: Any) -> Any:
-    if isinstance(value, list) and value and not isinstance(value[0], int):
-        if len(value) > 1:
-            raise refuse(
-                "unsupported_value", "several prompts in one request are not supported: send one"
-            )
-        value = value[0]
-    if isinstance(value, str):
-        return value
-    if isinstance(value, list) and all(type(token) is int for token in value):
-        return value
-    raise refuse("invalid_type", "a prompt must be a string or a list of token ids")
+def _prompts(value: Any) -> Any:
+    """One prompt or several, each a string or a list of token ids, as a list of them."""
+    if isinstance(value, str) or (isinstance(value, list) and value and type(value[0]) is int):
+        value = [value]
+    if not isinstance(value, list) or not all(isinstance(p, str | list) for p in value):
+        raise refuse("invalid_type", "a prompt is a string or a list of token ids, or several such")
+    if not all(type(token) is int for p in value if isinstance(p, list) for token in p):
+        raise refuse("invalid_type", "a prompt is a string or a list of token ids, or several such")
+    return value
 
 
 class CompletionRequest(GenerationFields):
-    prompt: Annotated[str | list[int], BeforeValidator(_one_prompt)]
+    prompt: Annotated[list[str | list[int]], BeforeValidator(_prompts)] = Field(min_length=1)
     logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
+    echo: bool = False
 
     @property
     def num_logprobs(self) -> int | None:

@@ -18,7 +18,7 @@ class Entry:
 
     token: int
     offset: int
-    logprob: TokenLogprob
+    logprob: TokenLogprob | None  # None: the first one of a prompt, which nothing stands before
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,8 +122,10 @@ class Answer:
         sampling: Sampling,
         stops: Sequence[str],
         prompt: Sequence[int] = (),
+        offset: int = 0,
     ) -> None:
         self.counts = Counts()
+        self._offset = offset  # characters before the answer, that entries count as well
         self._detokenizer = Detokenizer(tokenizer, prompt)
         self._stops = StopStrings(stops)
         self._min_tokens = sampling.min_tokens
@@ -176,7 +178,8 @@ class Answer:
         if group.is_end:
             return ""
         if group.logprob is not None:
-            entry = Entry(group.tokens[0], self._num_detokenized, group.logprob)
+            offset = self._offset + self._num_detokenized
+            entry = Entry(group.tokens[0], offset, group.logprob)
             self._pending.logprobs.append(entry)
         text = self._detokenizer.add(group.tokens)
         self._note(text, group.is_draft)
@@ -235,6 +238,6 @@ class Answer:
         if finish_reason is not None and not cut:
             return list(waiting)
         taken = []
-        while waiting and waiting[0].offset < self._num_given:
+        while waiting and waiting[0].offset < self._offset + self._num_given:
             taken.append(waiting.popleft())
         return taken

@@ -18,10 +18,11 @@ from wisp.access.gate import Caller, Gate
 from wisp.config import Listen, ServerTls
 from wisp.core.drafts import Verdict
 from wisp.errors import ConfigError, InternalError, ProtocolError, WispError
+from wisp.logs import REQUEST_ID, REQUEST_ID_HEADER, request_id
 from wisp.server.server_session import ServerSession
 from wisp.server.service import Service
 from wisp.server.telemetry import Telemetry
-from wisp.status import refusal_of
+from wisp.status import code_of, refusal_of
 from wisp.tls import WatchedFiles
 from wisp.v1 import wisp_pb2 as pb
 from wisp.v1 import wisp_pb2_grpc
@@ -100,6 +101,9 @@ class WispServicer(wisp_pb2_grpc.WispServicer):
         )
 
     async def Generate(self, requests: AsyncIterator[pb.EdgeMessage], context: Context) -> None:
+        sent = dict(context.invocation_metadata() or ())
+        REQUEST_ID.set(request_id(str(sent.get(REQUEST_ID_HEADER, ""))))
+        begun_s, status = time.monotonic(), "CANCELLED"
         requests = _parsed(requests)
         try:
             caller = self._caller(context)
@@ -115,16 +119,23 @@ class WispServicer(wisp_pb2_grpc.WispServicer):
                 await self._write(context, opened)
                 async for verdict in session:
                     await self._write(context, wire.encode_verdict(self._stamp(verdict)))
+                status = "OK"
             finally:
                 reader.cancel()
                 session.close()
         except WispError as error:
+            status = code_of(error).name
             await _abort(context, error)
         except Exception:
+            status = "INTERNAL"
             log.exception("a stream failed")
             await _abort(
                 context, InternalError("the server failed on the stream: its log says why")
             )
+        finally:
+            time_s = time.monotonic() - begun_s
+            fields = {"method": "Generate", "status": status, "time_s": round(time_s, 6)}
+            log.info("Generate %s %.3f s", status, time_s, extra={"fields": fields})
 
     async def _write(self, context: Context, message: pb.ServerMessage) -> None:
         """Raises ProtocolError if the edge leaves it unread for long."""

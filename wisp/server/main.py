@@ -70,7 +70,8 @@ async def _serve(
     routers = [page_router(), metrics_router(telemetry.metrics.registry), operators]
     gate, tls = Gate(config.keys), config.tls
     https = https_of(tls.cert, tls.key)
-    fronts = {"http": HttpFront(_app(service, routers, config, gate), config.http, https)}
+    app = _app(service, routers, config, gate)
+    fronts = {"http": HttpFront(app, config.http, https, settings=config.api)}
     if config.admin.port is not None:
         listen = Listen(host=config.admin.host, port=config.admin.port)
         fronts["admin"] = HttpFront(create_operators_app(routers), listen, https)
@@ -96,7 +97,8 @@ def _app(
 ) -> ASGIApp:
     """Operators' routes are among the others unless they have a port of their own."""
     own_port = config.admin.port is not None
-    app = create_app(service, routers=() if own_port else routers)
+    mine = () if own_port else routers
+    app = create_app(service, routers=mine, tool_format=config.api.tool_format)
     alone = not gate.asks and is_loopback(config.http.host)
     return AccessMiddleware(app, gate, paths_of(routers), operators_open=alone)
 

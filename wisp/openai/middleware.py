@@ -1,0 +1,57 @@
+"""Around the whole HTTP endpoint: an id and a line of the log for each request, and CORS."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from wisp.config import ApiSettings
+from wisp.logs import REQUEST_ID, REQUEST_ID_HEADER, request_id
+
+log = logging.getLogger("wisp.access_log")
+
+
+def surrounded(app: ASGIApp, settings: ApiSettings) -> ASGIApp:
+    """The endpoint as it is served."""
+    if settings.cors_origins:
+        app = CORSMiddleware(
+            app,
+            allow_origins=settings.cors_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["*"],
+        )
+    return _Requests(app)
+
+
+class _Requests:
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        own_id = request_id(Headers(scope=scope).get(REQUEST_ID_HEADER))
+        begun_s, status = time.monotonic(), 499  # nginx's code for a client that left before
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)[REQUEST_ID_HEADER] = own_id
+            await send(message)
+
+        token = REQUEST_ID.set(own_id)
+        try:
+            await self._app(scope, receive, send_with_id)
+        finally:
+            time_s = round(time.monotonic() - begun_s, 6)
+            fields = {"method": scope["method"], "path": scope["path"], "status": status}
+            told = f"{scope['method']} {scope['path']} {status} {time_s:.3f} s"
+            log.info("%s", told, extra={"fields": {**fields, "time_s": time_s}})
+            REQUEST_ID.reset(token)
