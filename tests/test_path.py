@@ -86,7 +86,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         "verifier",
     },
     "models_command": {"models"},
-    "demo": {"config", "errors", "launch"},
+    "demo_trust": {"access", "certs"},
+    "demo": {"config", "demo_trust", "errors", "launch"},
     "top": {"config", "errors", "stats"},
     "cli": {
         "certs_command",

@@ -58,6 +58,7 @@ class ServerTls(_Section):
         None, description="certificate chain of both fronts (PEM); null: plain text"
     )
     key: LocalPath | None = Field(None, description="its private key (PEM)")
+    http: bool = Field(True, description="false: of gRPC alone; HTTP stays plain text")
     client_ca: LocalPath | None = Field(
         None, description="edges must show a certificate of this authority (PEM); null: none"
     )

@@ -25,6 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from wisp.config import TINY, EngineKind, LocalPath, load
+from wisp.demo_trust import Trust
 from wisp.errors import ConfigError
 from wisp.launch import Process
 
@@ -131,9 +132,11 @@ def _start(config: DemoConfig, logs: Path, stack: ExitStack) -> tuple[Process, l
     for directory in (config.target, config.draft):
         if not directory.is_dir():
             raise ConfigError(f"there is no directory '{directory}': give a local model")
+    trust = Trust(logs)
     server = stack.enter_context(
         Process(
             "server",
+            *trust.server_flags,
             f"--target={config.target}",
             f"--engine.kind={config.engine}",
             "--http.port=0",
@@ -145,6 +148,7 @@ def _start(config: DemoConfig, logs: Path, stack: ExitStack) -> tuple[Process, l
         stack.enter_context(
             Process(
                 "edge",
+                *trust.edge_flags,
                 f"--draft={config.draft}",
                 f"--server=127.0.0.1:{server.facts['grpc']}",
                 "--http.port=0",
@@ -153,6 +157,7 @@ def _start(config: DemoConfig, logs: Path, stack: ExitStack) -> tuple[Process, l
         )
         for number in range(2)
     ]
+    server.facts["key"] = trust.key
     return server, edges
 
 
@@ -208,7 +213,8 @@ def _ask(
     config: DemoConfig,
     show: Callable[[str, bool], None] | None,
 ) -> Reply:
-    client: Any = OpenAI(base_url=f"{process.url}/v1", api_key="none", max_retries=0)
+    key = process.facts.get("key", "none")
+    client: Any = OpenAI(base_url=f"{process.url}/v1", api_key=key, max_retries=0)
     create = client.chat.completions if request.kind == "chat" else client.completions
     start_s = time.monotonic()
     text, usage = "", {}
@@ -293,7 +299,9 @@ def _report(console: Console, pairs: list[Comparison], summary: dict[str, Any]) 
 def _stay(console: Console, server: Process, edges: list[Process]) -> None:
     console.print(f"serving model '{server.facts['model']}' until interrupted (Ctrl-C):")
     for name, process in [("server", server), *(("edge", edge) for edge in edges)]:
-        console.print(f"  {name}: base_url={process.url}/v1")
+        key = f" api_key={process.facts['key']}" if "key" in process.facts else ""
+        console.print(f"  {name}: base_url={process.url}/v1{key}", soft_wrap=True)
+    console.print(f"  live page: http://127.0.0.1:{server.facts['admin']}/")
     try:
         signal.pause()
     except KeyboardInterrupt:

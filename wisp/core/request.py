@@ -10,6 +10,7 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from wisp.core.slo import SloChoice
+from wisp.core.structure_cost import check_cost
 from wisp.errors import BadRequest
 
 
@@ -145,6 +146,7 @@ def _check_structure(sampling: Sampling, structure: Structure) -> None:
             f"structured_outputs are {', '.join(STRUCTURES)}, not '{structure.kind}'",
             param="structured_outputs",
         )
+    check_cost(structure.kind, structure.text)
     if sampling.min_tokens or not sampling.stop_token_ids:
         raise BadRequest(
             "a structured output ends where its structure does: leave out min_tokens and "

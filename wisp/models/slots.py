@@ -63,6 +63,7 @@ class SlotModel:
                 dtype=self.dtype,
                 attn_implementation=attention.NAME,
                 local_files_only=True,
+                use_safetensors=True,  # nothing that can run code
             )
         except (OSError, ValueError) as error:
             raise ConfigError(f"the model in {directory} cannot be loaded: {error}") from error

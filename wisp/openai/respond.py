@@ -23,15 +23,6 @@ from wisp.openai.text import Delta
 log = logging.getLogger(__name__)
 
 
-def _rejection_usage(rejections: dict[Rejection, int]) -> dict[str, int]:
-    seamless = rejections[Rejection.SEAMLESS]
-    return {
-        "rejections": sum(rejections.values()),
-        "covered_rejections": rejections[Rejection.COVERED] + seamless,
-        "avoided_stalls": seamless,
-    }
-
-
 class Answering(Response):
     """Generates while it is sent, so that a client that goes away frees its sessions at once."""
 

@@ -17,7 +17,7 @@ from wisp import wire
 from wisp.access.gate import Caller, Gate
 from wisp.config import Listen, ServerTls
 from wisp.core.drafts import Verdict
-from wisp.errors import ConfigError, InternalError, ProtocolError, WispError
+from wisp.errors import ConfigError, InternalError, ProtocolError, Unavailable, WispError
 from wisp.logs import REQUEST_ID, REQUEST_ID_HEADER, request_id
 from wisp.server.server_session import ServerSession
 from wisp.server.service import Service
@@ -138,12 +138,15 @@ class WispServicer(wisp_pb2_grpc.WispServicer):
             log.info("Generate %s %.3f s", status, time_s, extra={"fields": fields})
 
     async def _write(self, context: Context, message: pb.ServerMessage) -> None:
-        """Raises ProtocolError if the edge leaves it unread for long."""
+        """Raises Unavailable if the edge leaves it unread for long.
+
+        The line may be silent: an edge that is honest resumes when it hears of this.
+        """
         try:
             async with asyncio.timeout(self._write_timeout_s):
                 await context.write(message)
         except TimeoutError:
-            raise ProtocolError(
+            raise Unavailable(
                 f"verdicts were left unread for {self._write_timeout_s:g} s: read them as they come"
             ) from None
 
@@ -161,8 +164,12 @@ class WispServicer(wisp_pb2_grpc.WispServicer):
     async def _open(self, requests: AsyncIterator[pb.EdgeMessage], caller: Caller) -> ServerSession:
         try:
             first = await asyncio.wait_for(anext(requests), _OPEN_TIMEOUT_S)
-        except (StopAsyncIteration, TimeoutError) as error:
+        except StopAsyncIteration as error:
             raise ProtocolError("a stream must begin with Open") from error
+        except TimeoutError as error:  # the line may be silent: an edge that is honest resumes
+            raise Unavailable(
+                f"no Open came within {_OPEN_TIMEOUT_S:g} s: send it as the first message"
+            ) from error
         return self._service.open(*wire.decode_open(first), caller)
 
     def _stamp(self, verdict: Verdict) -> Verdict:

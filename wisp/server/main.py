@@ -45,9 +45,10 @@ async def serve(config: ServerConfig, build: Build = build_engine) -> int:
     `build` makes the engine, in its own process. Raises ConfigError if it cannot start.
     """
     tls = config.tls
-    check_plain_text([config.http.host], bool(tls.cert), config.insecure, "HTTP on")
+    has_https = bool(tls.cert) and tls.http
+    check_plain_text([config.http.host], has_https, config.insecure, "HTTP on")
     if config.admin.port is not None:
-        check_plain_text([config.admin.host], bool(tls.cert), config.insecure, "operators' HTTP on")
+        check_plain_text([config.admin.host], has_https, config.insecure, "operators' HTTP on")
     check_plain_text([config.grpc.host], bool(tls.cert), config.insecure, "gRPC on")
     tokenizer = Tokenizer(config.target)
     telemetry = Telemetry(slo_classes(config).all, ServerMetrics(), time.monotonic())
@@ -69,7 +70,7 @@ async def _serve(
     operators = _operators(service, switchable=config.scheduling.switchable)
     routers = [page_router(), metrics_router(telemetry.metrics.registry), operators]
     gate, tls = Gate(config.keys), config.tls
-    https = https_of(tls.cert, tls.key)
+    https = https_of(tls.cert, tls.key) if tls.http else None
     app = _app(service, routers, config, gate)
     fronts = {"http": HttpFront(app, config.http, https, settings=config.api)}
     if config.admin.port is not None:

@@ -86,6 +86,11 @@ class Service:
         return self._config.speculation.max_forks
 
     @property
+    def num_owned(self) -> int:
+        """Sessions that somebody's quota counts."""
+        return len(self._owners)
+
+    @property
     def max_sessions(self) -> int:
         return self._engine.facts.max_sessions
 

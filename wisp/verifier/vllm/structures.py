@@ -7,6 +7,7 @@ that the grammar forbids, so that the mask can be filled behind every draft toke
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from concurrent.futures import wait
 
@@ -20,6 +21,9 @@ from wisp.errors import BadRequest, InternalError
 # How long a step waits for a grammar when there is nothing else to do; then messages are read
 # again. Chosen: it is less than a step of a large target, so that no message waits longer for it.
 _WAIT_S = 0.01
+# How long a grammar may take to compile. Chosen: those within the bounds of
+# wisp/core/structure_cost.py take a second at most, and nobody waits longer for a first token.
+_COMPILE_S = 10.0
 
 
 def params_of(structure: Structure) -> StructuredOutputsParams:
@@ -41,6 +45,7 @@ class Grammars:
 
     def __init__(self) -> None:
         self._committed: dict[str, list[int]] = {}  # what a new grammar must be told of
+        self._begun_s: dict[str, float] = {}  # when one that is not compiled yet was asked for
 
     def opened(self, request: Request, committed: Sequence[int]) -> None:
         if request.use_structured_output:
@@ -48,6 +53,7 @@ class Grammars:
 
     def closed(self, request_id: str) -> None:
         self._committed.pop(request_id, None)
+        self._begun_s.pop(request_id, None)
 
     def ready(self, request: Request) -> bool:
         """False while it is compiled. Raises InternalError if it cannot be used."""
@@ -55,6 +61,11 @@ class Grammars:
             return True
         asked = request.structured_output_request
         if not asked.is_grammar_ready:
+            begun_s = self._begun_s.setdefault(request.request_id, time.monotonic())
+            if time.monotonic() - begun_s > _COMPILE_S:
+                raise InternalError(
+                    f"the structure was not compiled within {_COMPILE_S:g} s: make it simpler"
+                )
             return False
         if isinstance(asked.grammar, Exception):
             raise InternalError(f"the structure cannot be compiled: {asked.grammar}")

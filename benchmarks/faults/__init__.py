@@ -1,0 +1,1 @@
+"""Real servers, engines and edges under faults, in virtual time: every answer is judged."""
