@@ -25,6 +25,7 @@ from wisp.core.drafts import TokenLogprob
 from wisp.sampling.choice import choose, choose_unprocessed, moved
 from wisp.sampling.philox import signed
 from wisp.sampling.processors import Row
+from wisp.verifier.vllm.following import Following
 from wisp.verifier.vllm.launched import NO_TOKEN, Collected, Launched, chosen_last
 from wisp.verifier.vllm.params import NUM_PROMPT, SAMPLING, SLOW
 
@@ -77,13 +78,9 @@ class Chooser:
         # Models with recurrent layers keep a state for each draft token, and pick one at once.
         self.tells_at_once: bool = runner.model_config.is_hybrid
         self._positions: NDArray[np.int64]  # [n]: behind the tokens of the step, as it was planned
-        self._in_both: NDArray[np.int64]  # [n]: where each is in the in-flight step, or -1
         self._stock_prepare = runner._prepare_input_ids
         runner._prepare_input_ids = self._prepare_input_ids
-        batch = runner.input_batch
-        batch.update_req_spec_token_ids = self._place_drafts
-        self._stock_slot_mapping = batch.block_table.compute_slot_mapping
-        batch.block_table.compute_slot_mapping = self._compute_slot_mapping
+        self._following = Following(runner, self.launched)
         runner._sample = self._sample
         self._stock_metadata = runner._build_attention_metadata
         runner._build_attention_metadata = self._build_attention_metadata
@@ -94,42 +91,6 @@ class Chooser:
         if self._on_gpu:  # buffers on the host are not to be filled while they are copied
             runner.prepare_inputs_event = torch.cuda.Event()  # type: ignore[no-untyped-call]
 
-    def _place_drafts(self, request: Any, drafts: Mapping[str, list[int]]) -> None:
-        """Write a request's drafts behind its tokens, those still to be chosen included."""
-        draft = drafts.get(request.req_id, ())
-        request.prev_num_draft_len = len(draft)
-        batch = self._runner.input_batch
-        row = batch.req_id_to_index[request.req_id]
-        batch.spec_token_ids[row] = list(draft)
-        if draft:
-            start = batch.num_tokens_no_spec[row]
-            if self.launched:
-                start += self.launched[-1].num_chosen(request.req_id)
-            batch.token_ids_cpu[row, start : start + len(draft)] = draft
-            batch.is_token_ids[row, start : start + len(draft)] = True
-
-    def _compute_slot_mapping(self, num_reqs: int, starts: Tensor, positions: Tensor) -> None:
-        """Called for each step, as soon as the GPU has been told where its tokens stand."""
-        self._in_both = self._places_in_flight(num_reqs)
-        if self.launched and (rejected := self.launched[-1].rejected) is not None:
-            places = moved(self._in_both, rejected.device)
-            back = torch.where(places >= 0, rejected[places.clamp(min=0)], 0)
-            rows = self._runner.req_indices.gpu[: len(positions)]
-            positions -= back[rows]
-            self._runner.seq_lens[:num_reqs] -= back
-        self._stock_slot_mapping(num_reqs, starts, positions)
-
-    def _places_in_flight(self, num_reqs: int) -> NDArray[np.int64]:
-        if not self.launched:
-            return np.full(num_reqs, -1)
-        step, names = self.launched[-1], self._runner.input_batch.req_ids
-        if names == step.request_ids:
-            found = np.arange(num_reqs)
-        else:
-            found = np.array([step.places.get(name, -1) for name in names])
-        found[step.unfinished[found] & (found >= 0)] = -1
-        return found
-
     def _prepare_input_ids(self, scheduled: Any, *args: Any) -> None:
         """Called for each step, with the ends of the requests' tokens as the last argument."""
         self._stock_prepare(scheduled, *args)
@@ -137,8 +98,7 @@ class Chooser:
         ends = np.asarray(args[-1], np.int64)
         num_tokens = np.diff(ends, prepend=0)
         self._positions = batch.num_computed_tokens_cpu[: batch.num_reqs] + num_tokens
-        if self.launched:
-            self._continue(self.launched[-1], ends - num_tokens)
+        self._following.give_tokens(ends - num_tokens)
 
     def _build_attention_metadata(self, *, max_query_len: int, **more: Any) -> Any:
         """Plan the attention of a full CUDA graph for the kernel that is in it.
@@ -175,19 +135,6 @@ class Chooser:
             bonus_logits_indices=self._nothing,
             logits_indices=rows,
         )
-
-    def _continue(self, in_flight: Launched, starts: NDArray[np.int64]) -> None:
-        """Give the requests that are in the in-flight step, too, the tokens that it chooses."""
-        rows = np.flatnonzero(self._in_both >= 0)
-        if len(rows) == 0:
-            return
-        sources, targets = self._in_both[rows], starts[rows]
-        inputs = self._runner.input_ids.gpu
-        if np.array_equal(sources, targets) and targets[-1] == len(targets) - 1:
-            inputs[: len(targets)].copy_(in_flight.last[: len(targets)])
-        else:
-            where = moved(np.stack([sources, targets]), inputs.device)
-            inputs.index_copy_(0, where[1], in_flight.last[where[0]].to(inputs.dtype))
 
     def _sample(self, logits: Tensor, spec_decode_metadata: Any) -> SamplerOutput:
         """logits: [rows, vocab]; a request with k draft tokens has k + 1 rows, in batch order."""

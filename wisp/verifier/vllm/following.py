@@ -1,0 +1,89 @@
+"""A step planned as if the one in flight accepted all its drafts, put right on the GPU.
+
+While a step runs, vLLM's scheduler and batch have each of its requests as far as if all its drafts
+were accepted. What was rejected the device alone knows: it moves such requests back before the step
+behind reads or writes anything, and lets each begin with the token chosen last. Their drafts stay
+where they were put, behind that token.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from wisp.sampling.choice import moved
+from wisp.verifier.vllm.launched import Launched
+
+
+class Following:
+    """Hooks into the model runner's batch; `launched`: the steps in flight, the last one last."""
+
+    def __init__(self, runner: Any, launched: deque[Launched]) -> None:
+        self._runner = runner
+        self._launched = launched
+        self._in_both: NDArray[np.int64]  # [n]: where each request is in the in-flight step, or -1
+        batch = runner.input_batch
+        batch.update_req_spec_token_ids = self._place_drafts
+        self._stock_slot_mapping = batch.block_table.compute_slot_mapping
+        batch.block_table.compute_slot_mapping = self._compute_slot_mapping
+
+    def give_tokens(self, starts: NDArray[np.int64]) -> None:
+        """Let requests begin with the tokens that the in-flight step chooses for them last.
+
+        starts: [n], where each request's tokens begin in the step.
+        """
+        if not self._launched:
+            return
+        rows = np.flatnonzero(self._in_both >= 0)
+        if len(rows) == 0:
+            return
+        last = self._launched[-1].last
+        sources, targets = self._in_both[rows], starts[rows]
+        inputs = self._runner.input_ids.gpu
+        if np.array_equal(sources, targets) and targets[-1] == len(targets) - 1:
+            inputs[: len(targets)].copy_(last[: len(targets)])
+        else:
+            where = moved(np.stack([sources, targets]), inputs.device)
+            inputs.index_copy_(0, where[1], last[where[0]].to(inputs.dtype))
+
+    def _place_drafts(self, request: Any, drafts: Mapping[str, list[int]]) -> None:
+        """Write a request's drafts behind its tokens, those still to be chosen included."""
+        draft = drafts.get(request.req_id, ())
+        request.prev_num_draft_len = len(draft)
+        batch = self._runner.input_batch
+        row = batch.req_id_to_index[request.req_id]
+        batch.spec_token_ids[row] = list(draft)
+        if draft:
+            start = batch.num_tokens_no_spec[row]
+            if self._launched:
+                start += self._launched[-1].num_chosen(request.req_id)
+            batch.token_ids_cpu[row, start : start + len(draft)] = draft
+            batch.is_token_ids[row, start : start + len(draft)] = True
+
+    def _compute_slot_mapping(self, num_reqs: int, starts: Tensor, positions: Tensor) -> None:
+        """Called for each step, as soon as the GPU has been told where its tokens stand."""
+        self._in_both = self._places_in_flight(num_reqs)
+        if self._launched and (rejected := self._launched[-1].rejected) is not None:
+            places = moved(self._in_both, rejected.device)
+            back = torch.where(places >= 0, rejected[places.clamp(min=0)], 0)
+            rows = self._runner.req_indices.gpu[: len(positions)]
+            positions -= back[rows]
+            self._runner.seq_lens[:num_reqs] -= back
+        self._stock_slot_mapping(num_reqs, starts, positions)
+
+    def _places_in_flight(self, num_reqs: int) -> NDArray[np.int64]:
+        if not self._launched:
+            return np.full(num_reqs, -1)
+        step, names = self._launched[-1], self._runner.input_batch.req_ids
+        if names == step.request_ids:
+            found = np.arange(num_reqs)
+        else:
+            found = np.array([step.places.get(name, -1) for name in names])
+        found[step.unfinished[found] & (found >= 0)] = -1
+        return found
