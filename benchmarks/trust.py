@@ -22,7 +22,7 @@ from wisp.config import EdgeConfig, EdgeTls, Listen, SchedulingSettings, ServerC
 from wisp.core.drafts import DraftBlock
 from wisp.core.request import Request, Sampling
 from wisp.core.slo import Slo
-from wisp.edge.link import Link
+from wisp.edge.link import Link, Outbox
 from wisp.edge.security import Security
 from wisp.server.grpc_front import GrpcFront
 from wisp.testing.local import LocalServer, expected_text, tokenizer
@@ -37,7 +37,7 @@ class Rounds:
 
     def __init__(self, link: Link, sampling: Sampling) -> None:
         self._text = expected_text(PROMPT, sampling)
-        self._outbox: asyncio.Queue[DraftBlock] = asyncio.Queue()
+        self._outbox: Outbox = asyncio.Queue()
         hello = wire.Hello(tokenizer_fingerprint=tokenizer().fingerprint)
         request = Request(prompt=PROMPT, sampling=sampling, slo=PATIENT)
         self._answers: AsyncGenerator[pb.ServerMessage, None] = link.generate(

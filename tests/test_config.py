@@ -28,6 +28,18 @@ def test_a_flag_wins_over_the_environment_over_the_file(
     assert type(config) is ServerConfig
 
 
+def test_an_address_given_alone_leaves_the_port_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever it is given: `--grpc.host 0.0.0.0` is how a server listens to edges."""
+    path = tmp_path / "server.yaml"
+    path.write_text("grpc: {host: 0.0.0.0}\n")
+    for arguments in (["--grpc.host=0.0.0.0"], [f"--config={path}"]):
+        assert load(ServerConfig, arguments, "wisp-server").grpc.port == 8001
+    monkeypatch.setenv("WISP_EDGE_HTTP__HOST", "0.0.0.0")
+    assert load(EdgeConfig, [], "wisp-edge").http.port == 8010
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_the_shipped_file_is_the_default(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WISP_SERVER_ESTIMATOR__STATE_DIR")  # set for the servers of other tests

@@ -51,6 +51,14 @@ def test_an_error_there_and_back(kind: type[errors.WispError]) -> None:
     assert str(back) == "why"
 
 
+def test_a_proxy_between_may_break_the_stream_off_behind_the_refusal() -> None:
+    """HAProxy does, where the edge is still sending: gRPC then says so instead."""
+    refusal = refusal_of(errors.BadRequest("why"))
+    reset = "Received RST_STREAM with error code 8"
+    back = error_of(failure(refusal.code, *refusal.trailing_metadata, details=reset))
+    assert str(back) == "why"
+
+
 def test_the_field_at_fault_comes_along() -> None:
     back = over_the_wire(errors.PromptTooLong("why", "prompt"))
     assert isinstance(back, errors.PromptTooLong)

@@ -219,7 +219,10 @@ class ServerConfig(BaseSettings):
     """wisp-server: verifies the drafts of many edges with the target model."""
 
     model_config = SettingsConfigDict(
-        env_prefix="WISP_SERVER_", env_nested_delimiter="__", extra="forbid"
+        env_prefix="WISP_SERVER_",
+        env_nested_delimiter="__",
+        extra="forbid",
+        nested_model_default_partial_update=True,  # a host given alone leaves the port as it is
     )
 
     target: LocalPath = Field(TINY / "target", description="Hugging Face directory of the target")
@@ -273,7 +276,10 @@ class EdgeConfig(BaseSettings):
     """wisp-edge: drafts with a small model for a wisp-server, serves applications here."""
 
     model_config = SettingsConfigDict(
-        env_prefix="WISP_EDGE_", env_nested_delimiter="__", extra="forbid"
+        env_prefix="WISP_EDGE_",
+        env_nested_delimiter="__",
+        extra="forbid",
+        nested_model_default_partial_update=True,
     )
 
     server: str = Field(

@@ -9,6 +9,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -33,6 +34,7 @@ class StopSignal:
             loop.add_signal_handler(number, self._came)
 
     def _came(self) -> None:
+        notify("STOPPING=1")
         (self.hurry if self.asked.is_set() else self.asked).set()
 
 
@@ -49,9 +51,27 @@ async def until_any(*events: asyncio.Event, timeout_s: float | None = None) -> N
 def announce(program: str, **facts: str | int) -> None:
     """One line of JSON on standard output: the process serves, and where.
 
-    Whoever started it (a test, `wisp demo`, a supervisor) reads the ports from here.
+    Whoever started it (a test, `wisp demo`, a supervisor) reads the ports from here; systemd is
+    told in its own way.
     """
     print(json.dumps({"ready": program, "version": __version__, **facts}), flush=True)
+    notify("READY=1")
+
+
+def notify(state: str) -> None:
+    """Tell systemd, if it has asked to be told: the protocol of sd_notify(3)."""
+    if address := os.environ.get("NOTIFY_SOCKET"):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
+            supervisor.connect(address.replace("@", "\0", 1))  # of the abstract namespace
+            supervisor.send(state.encode())
+
+
+async def feed_watchdog() -> None:
+    """While the event loop turns, for systemd's `WatchdogSec`; returns at once without one."""
+    interval_s = int(os.environ.get("WATCHDOG_USEC", "0")) / 1e6
+    while interval_s:
+        notify("WATCHDOG=1")
+        await asyncio.sleep(interval_s / 2)
 
 
 class Process:

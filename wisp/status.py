@@ -83,11 +83,10 @@ def refusal_of(error: WispError) -> Refusal:
 def error_of(failure: grpc.aio.AioRpcError) -> WispError:
     """What the other end meant. What gRPC itself made of a broken connection is Unavailable."""
     code = failure.code()
-    message = failure.details() or code.name
-    info, retry_after_s = _details(failure)
+    info, retry_after_s, message = _details(failure)
     if info is None or info.domain != DOMAIN:
         unmarked: type[WispError] = _REFUSALS.get(code, errors.Unavailable)
-        return unmarked(message)
+        return unmarked(failure.details() or code.name)
     kind: type[WispError] = _ERRORS.get(info.reason) or _REFUSALS.get(code, errors.InternalError)
     if issubclass(kind, errors.BadRequest):
         return kind(message, info.metadata.get("param"))
@@ -96,25 +95,27 @@ def error_of(failure: grpc.aio.AioRpcError) -> WispError:
     return kind(message)
 
 
-def _details(failure: grpc.aio.AioRpcError) -> tuple[ErrorInfo | None, float | None]:
+def _details(failure: grpc.aio.AioRpcError) -> tuple[ErrorInfo | None, float | None, str]:
+    """With the sentence: a proxy between may end the stream so that gRPC puts its own there."""
     info: ErrorInfo | None = None
     retry_after_s: float | None = None
+    sentence = failure.details() or failure.code().name
     # Metadata is a mapping by key, and iterates over its pairs.
     trailer: Iterable[Any] = failure.trailing_metadata() or ()
     for key, value in trailer:
         if key != DETAILS or not isinstance(value, bytes):
             continue
         try:
-            details = Status.FromString(value).details
+            status = Status.FromString(value)
         except DecodeError:  # of somebody else's making
             continue
-        for packed in details:
+        for packed in status.details:
             told, retry = ErrorInfo(), RetryInfo()
             if packed.Unpack(told):
-                info = told
+                info, sentence = told, status.message
             elif packed.Unpack(retry):
                 retry_after_s = retry.retry_delay.ToNanoseconds() / 1e9
-    return info, retry_after_s
+    return info, retry_after_s, sentence
 
 
 def _packed(message: ErrorInfo | RetryInfo) -> AnyMessage:

@@ -21,12 +21,11 @@ from benchmarks.sim.text import Text, Texts
 from wisp import wire
 from wisp.config import DrafterSettings
 from wisp.core.card import ModelCard
-from wisp.core.drafts import DraftBlock
 from wisp.core.request import Request, Sampling
 from wisp.core.slo import Slo
 from wisp.edge.drafter.base import Proposal
 from wisp.edge.generation import EdgeGeneration
-from wisp.edge.link import Link
+from wisp.edge.link import Link, Outbox
 from wisp.edge.predictor import Predictor
 from wisp.edge.stream import Begun
 from wisp.metrics import EdgeMetrics
@@ -44,10 +43,10 @@ class DistantLink(Link):
         self._up, self._down = up, down
 
     async def generate(
-        self, request: Request, hello: wire.Hello, outbox: asyncio.Queue[DraftBlock]
+        self, request: Request, hello: wire.Hello, outbox: Outbox
     ) -> AsyncGenerator[pb.ServerMessage, None]:
         await asyncio.sleep(self._up.arrival_s(time.monotonic()) - time.monotonic())
-        arrived: asyncio.Queue[DraftBlock] = asyncio.Queue()
+        arrived: Outbox = asyncio.Queue()
         received: asyncio.Queue[pb.ServerMessage | Exception | None] = asyncio.Queue()
         tasks = [
             asyncio.create_task(_send(outbox, _Delay(self._up, arrived))),
@@ -77,7 +76,7 @@ async def _receive(answers: AsyncGenerator[pb.ServerMessage, None], down: _Delay
         down.put(None)
 
 
-async def _send(outbox: asyncio.Queue[DraftBlock], up: _Delay) -> None:
+async def _send(outbox: Outbox, up: _Delay) -> None:
     while True:
         up.put(await outbox.get())
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from wisp.core.slo import Slo
 from wisp.edge.drafter.base import DraftJob
 from wisp.edge.drafting import DraftLoop
 from wisp.edge.generation import EdgeGeneration
+from wisp.edge.link import Outbox
 from wisp.edge.predictor import ConfidencePredictor
 from wisp.metrics import EdgeMetrics
 from wisp.testing.drafter import ScriptedDrafter
@@ -28,12 +28,13 @@ class PatientLink:
         self.num_drafts = 0
 
     async def generate(
-        self, request: Request, hello: wire.Hello, outbox: asyncio.Queue[DraftBlock]
+        self, request: Request, hello: wire.Hello, outbox: Outbox
     ) -> AsyncGenerator[pb.ServerMessage, None]:
         yield wire.encode_opened(DIRECTIVE, 64, Slo(tokens_per_s=10, first_token_s=1))
         complete = False
         while not complete:
             block = await outbox.get()
+            assert block
             self.num_drafts += len(block.tokens)
             complete = block.complete
         yield wire.encode_verdict(
@@ -71,13 +72,15 @@ class Verdicts:
         self.blocks: list[DraftBlock] = []
 
     async def generate(
-        self, request: Request, hello: wire.Hello, outbox: asyncio.Queue[DraftBlock]
+        self, request: Request, hello: wire.Hello, outbox: Outbox
     ) -> AsyncGenerator[pb.ServerMessage, None]:
         yield wire.encode_opened(DIRECTIVE, 64, Slo(tokens_per_s=10, first_token_s=1))
         position = len(request.prompt)
         for index, tokens in enumerate(self.steps):
             if index == 0:
-                self.blocks.append(await outbox.get())
+                block = await outbox.get()
+                assert block
+                self.blocks.append(block)
             last = FinishReason.STOP if tokens is self.steps[-1] else None
             verdict = Verdict(
                 position=position, tokens=tokens, directive=DIRECTIVE, finish_reason=last

@@ -9,10 +9,11 @@ from typing import Protocol
 import pytest
 
 from wisp import wire
-from wisp.core.drafts import REST, DraftBlock, Verdict
+from wisp.core.drafts import REST, Verdict
 from wisp.core.request import FinishReason, Request, Sampling
 from wisp.core.slo import Slo
 from wisp.edge.generation import EdgeGeneration
+from wisp.edge.link import Outbox
 from wisp.edge.predictor import ConfidencePredictor
 from wisp.errors import (
     BadRequest,
@@ -49,7 +50,7 @@ class BreakingLink:
         self.num_left += 1
 
     async def generate(
-        self, request: Request, hello: wire.Hello, outbox: asyncio.Queue[DraftBlock]
+        self, request: Request, hello: wire.Hello, outbox: Outbox
     ) -> AsyncGenerator[pb.ServerMessage, None]:
         self.hellos.append(hello)
         attempt = next(self._attempts)

@@ -11,12 +11,13 @@ from contextlib import aclosing, asynccontextmanager
 
 import grpc
 import pytest
+from msgspec import structs
 
 from wisp import wire
-from wisp.core.drafts import Directive, DraftBlock
-from wisp.core.request import Request, Sampling
+from wisp.core.drafts import REST, Directive, DraftBlock, Verdict
+from wisp.core.request import FinishReason, Request, Sampling
 from wisp.core.slo import Slo
-from wisp.edge.link import Link, channel_options
+from wisp.edge.link import Link, Outbox, channel_options
 from wisp.errors import InternalError, Unavailable
 from wisp.server.grpc_front import server_options
 from wisp.status import refusal_of
@@ -54,7 +55,7 @@ async def reset_every_stream(
 
 
 async def first_answer(link: Link) -> pb.ServerMessage:
-    outbox: asyncio.Queue[DraftBlock] = asyncio.Queue()
+    outbox: Outbox = asyncio.Queue()
     async with aclosing(link.generate(REQUEST, wire.Hello(), outbox)) as answers:
         return await anext(answers)
 
@@ -110,7 +111,7 @@ async def test_a_servers_own_failure_without_our_mark_is_a_lost_stream() -> None
     """gRPC answers UNKNOWN where a handler raises: so does a proxy that breaks."""
     async with serving(Servicer(RuntimeError("broken"))) as port:
         link = Link(f"127.0.0.1:{port}")
-        outbox: asyncio.Queue[DraftBlock] = asyncio.Queue()
+        outbox: Outbox = asyncio.Queue()
         async with aclosing(link.generate(REQUEST, wire.Hello(), outbox)) as answers:
             await anext(answers)
             with pytest.raises(Unavailable):
@@ -128,7 +129,7 @@ async def test_an_edge_notices_a_silent_line() -> None:
         line = Line(port)
         await line.start()
         link = Link(f"127.0.0.1:{line.port}", channel_options(**FAST))
-        outbox: asyncio.Queue[DraftBlock] = asyncio.Queue()
+        outbox: Outbox = asyncio.Queue()
         async with aclosing(link.generate(REQUEST, wire.Hello(), outbox)) as answers:
             await anext(answers)
             line.swallow()
@@ -146,7 +147,7 @@ async def test_a_server_notices_a_silent_line() -> None:
         line = Line(port)
         await line.start()
         link = Link(f"127.0.0.1:{line.port}", channel_options(**SLOW))
-        outbox: asyncio.Queue[DraftBlock] = asyncio.Queue()
+        outbox: Outbox = asyncio.Queue()
         async with aclosing(link.generate(REQUEST, wire.Hello(), outbox)) as answers:
             await anext(answers)
             line.swallow()
@@ -154,6 +155,53 @@ async def test_a_server_notices_a_silent_line() -> None:
             line.mend()
         await link.close()
         await line.stop()
+
+
+class LastWord(Servicer):
+    async def Generate(
+        self,
+        requests: AsyncIterator[pb.EdgeMessage],
+        context: grpc.aio.ServicerContext[object, object],
+    ) -> AsyncIterator[pb.ServerMessage]:
+        end = Verdict(position=3, tokens=[4], directive=REST, finish_reason=FinishReason.STOP)
+        yield wire.encode_verdict(end)
+        async for _ in requests:
+            pass
+        self.gone.set()
+
+
+async def test_an_edge_says_that_it_has_heard_the_last_verdict() -> None:
+    """Only then may the server end the stream: see wisp/server/grpc_front.py."""
+    servicer = LastWord()
+    async with serving(servicer) as port:
+        link = Link(f"127.0.0.1:{port}")
+        outbox: Outbox = asyncio.Queue()
+        answers = [answer async for answer in link.generate(REQUEST, wire.Hello(), outbox)]
+        assert servicer.gone.is_set()
+        assert [list(answer.verdict.tokens) for answer in answers] == [[4]]
+        await link.close()
+
+
+async def test_a_conversation_goes_along_as_metadata() -> None:
+    seen: list[object] = []
+
+    class Listening(Servicer):
+        async def Generate(
+            self,
+            requests: AsyncIterator[pb.EdgeMessage],
+            context: grpc.aio.ServicerContext[object, object],
+        ) -> AsyncIterator[pb.ServerMessage]:
+            seen.append(dict(context.invocation_metadata() or ()).get("x-session-id"))
+            yield OPENED
+
+    async with serving(Listening()) as port:
+        link = Link(f"127.0.0.1:{port}")
+        for name in ("a chat", ""):
+            request = structs.replace(REQUEST, conversation=name)
+            async with aclosing(link.generate(request, wire.Hello(), asyncio.Queue())) as answers:
+                await anext(answers)
+        await link.close()
+    assert seen == ["a chat", None]
 
 
 async def test_of_several_servers_the_next_one_takes_over() -> None:
@@ -171,7 +219,7 @@ async def test_of_several_servers_the_next_one_takes_over() -> None:
 async def test_a_block_that_cannot_be_sent_is_heard_of() -> None:
     async with serving(Servicer()) as port:
         link = Link(f"127.0.0.1:{port}")
-        outbox: asyncio.Queue[DraftBlock] = asyncio.Queue()
+        outbox: Outbox = asyncio.Queue()
         async with aclosing(link.generate(REQUEST, wire.Hello(), outbox)) as answers:
             await anext(answers)
             outbox.put_nowait(DraftBlock(1, 3, [2**40], [1.0]))

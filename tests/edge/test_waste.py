@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
@@ -10,12 +9,13 @@ from typing import Any
 import pytest
 
 from wisp import wire
-from wisp.core.drafts import Directive, DraftBlock, Verdict
+from wisp.core.drafts import Directive, Verdict
 from wisp.core.request import FinishReason, Request, Sampling
 from wisp.core.slo import Slo
 from wisp.edge.drafter.base import DraftJob
 from wisp.edge.drafting import DraftLoop
 from wisp.edge.generation import EdgeGeneration
+from wisp.edge.link import Outbox
 from wisp.edge.predictor import ConfidencePredictor
 from wisp.edge.stream import Stream
 from wisp.edge.waste import Cost, Waste
@@ -123,7 +123,7 @@ class ScriptedLink:
         self._num_rounds = num_rounds
 
     async def generate(
-        self, request: Request, hello: wire.Hello, outbox: asyncio.Queue[DraftBlock]
+        self, request: Request, hello: wire.Hello, outbox: Outbox
     ) -> AsyncGenerator[pb.ServerMessage, None]:
         yield wire.encode_opened(DIRECTIVE, WINDOW, Slo(tokens_per_s=10, first_token_s=1))
         position = len(request.prompt)

@@ -15,6 +15,8 @@ async def test_the_document_has_every_route_and_the_fields_of_requests(http: Asy
         "/v1/completions": {"post"},
         "/v1/models": {"get"},
         "/v1/models/{name}": {"get"},
+        "/live": {"get"},
+        "/ready": {"get"},
         "/health": {"get"},
     }
     chat = document["components"]["schemas"]["ChatRequest"]
@@ -28,3 +30,4 @@ async def test_the_page_of_the_document(http: AsyncClient) -> None:
 
 async def test_head_of_health_for_balancers(http: AsyncClient) -> None:
     assert (await http.head("/health")).status_code == 200
+    assert (await http.head("/ready")).status_code == 200

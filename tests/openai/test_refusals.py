@@ -223,3 +223,20 @@ def test_every_class_of_the_tree_is_in_the_table() -> None:
     tree = [kind for kind in vars(errors).values() if isinstance(kind, type)]
     assert set(tree) == set(TABLE)
     assert error_body(errors.BadRequest("No.", "x"))["error"]["param"] == "x"
+
+
+async def test_a_process_that_does_not_serve_is_alive_and_not_ready(
+    http: AsyncClient, backend: ScriptedBackend
+) -> None:
+    backend.unhealthy = "no server in reach"
+    assert (await http.get("/live")).status_code == 200
+    assert "no server in reach" in refused(await http.get("/ready"), 503)["message"]
+
+
+@pytest.mark.parametrize("name", ["é", "a\tb", "x" * 145])
+async def test_a_name_of_a_conversation_that_grpc_could_not_carry(
+    http: AsyncClient, name: str
+) -> None:
+    headers = {b"x-session-id": name.encode()}
+    response = await http.post(TEXT, json=GOOD[TEXT], headers=headers)
+    assert refused(response, 400)["param"] == "x-session-id"

@@ -77,10 +77,15 @@ class Stream:
 
     def tokens(self) -> list[int]:
         """All that is committed until the stream ends."""
+        tokens: list[int] = []
         try:
-            return [t for answer in self.answers for t in answer.verdict.tokens]
+            for answer in self.answers:
+                tokens += answer.verdict.tokens
+                if answer.verdict.finish_reason:
+                    self.close()
         finally:
             self.close()
+        return tokens
 
     def refusal(self) -> grpc.RpcError:
         with pytest.raises(grpc.RpcError) as caught:
@@ -120,6 +125,19 @@ def test_an_edge_is_told_what_it_is_promised(
     first = next(stream.answers)
     stream.tokens()
     assert wire.decode_promise(first.opened) == promised
+
+
+def test_a_stream_ends_when_the_edge_has_said_that_it_has_heard_all(
+    channel: grpc.Channel, hello: wire.Hello
+) -> None:
+    """A proxy may drop what it has not passed on of a stream that ends before."""
+    stream = Stream(channel, wire.encode_open(REQUEST, hello))
+    next(answer for answer in stream.answers if answer.verdict.finish_reason)
+    assert stream.answers.is_active()
+    stream.close()
+    with pytest.raises(StopIteration):
+        next(stream.answers)
+    assert stream.answers.code() is grpc.StatusCode.OK
 
 
 def test_right_drafts_are_accepted(channel: grpc.Channel, hello: wire.Hello) -> None:

@@ -69,6 +69,13 @@ class Request(Struct, frozen=True, kw_only=True):
     slo: SloChoice = None
     speculation: bool = True  # False: one token a step, whatever could be drafted
     committed: list[int] = []  # output so far, when this resumes a generation
+    conversation: str = ""  # what its application calls those that belong on one replica
+
+
+# The header, and the gRPC metadata, by which a balancer keeps a conversation on one replica.
+CONVERSATION_HEADER = "x-session-id"
+# The longest name of a conversation. Chosen: four times a UUID, and no balancer's buffer minds it.
+_MAX_CONVERSATION = 144
 
 
 class _Range(NamedTuple):
@@ -104,6 +111,16 @@ _RANGES = {
 }
 # Of each bias on a token's logit, in OpenAI's API: at its ends the token is certain, or impossible.
 _BIAS_RANGE = _Range(-100, 100)
+
+
+def check_conversation(name: str) -> str:
+    """The name itself. Raises BadRequest for one that gRPC's metadata could not carry."""
+    if len(name) > _MAX_CONVERSATION or not (name.isascii() and (name.isprintable() or not name)):
+        raise BadRequest(
+            f"{CONVERSATION_HEADER} is up to {_MAX_CONVERSATION} printable ASCII characters",
+            param=CONVERSATION_HEADER,
+        )
+    return name
 
 
 def check_sampling(sampling: Sampling) -> None:

@@ -13,11 +13,11 @@ from collections.abc import AsyncIterator, Callable
 from msgspec import structs
 
 from wisp import wire
-from wisp.core.drafts import DraftBlock, Verdict
+from wisp.core.drafts import Verdict
 from wisp.core.request import Request, Sampling
 from wisp.core.slo import Attainment
 from wisp.edge.drafter.base import Proposal
-from wisp.edge.link import Backoff, Link
+from wisp.edge.link import Backoff, Link, Outbox
 from wisp.edge.predictor import Predictor
 from wisp.edge.stream import Begun, Stream
 from wisp.errors import (
@@ -69,7 +69,7 @@ class EdgeGeneration:
         self._metrics = metrics
         self._on_change = on_change
         self._on_end = on_end
-        self._outbox: asyncio.Queue[DraftBlock] = asyncio.Queue()
+        self._outbox: Outbox = asyncio.Queue()
         self._inbox: asyncio.Queue[Verdict | WispError] = asyncio.Queue()
         self._sent: deque[tuple[int, float]] = deque()  # (first position, when) of sent blocks
         self._num_reconnects = 0
@@ -151,7 +151,7 @@ class EdgeGeneration:
         lost_s: float | None = None
         while True:
             num_committed = len(self.stream.committed)
-            error = await self._attempt(resumes=lost_s is not None)
+            error = await self._attempt(resumes=self._attainment is not None)
             if self._ended:
                 return
             now = time.monotonic()

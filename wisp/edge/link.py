@@ -12,7 +12,7 @@ import grpc
 from wisp import wire
 from wisp.core.card import ModelCard
 from wisp.core.drafts import DraftBlock
-from wisp.core.request import Request
+from wisp.core.request import CONVERSATION_HEADER, Request
 from wisp.edge.security import Security
 from wisp.errors import HandshakeError, NotAuthenticated, Unavailable, WispError
 from wisp.logs import REQUEST_ID, REQUEST_ID_HEADER
@@ -43,6 +43,9 @@ def channel_options(
         # A ping has a time-out of its own, 60 s by default, which counts if it is the longer one.
         ("grpc.http2.ping_timeout_ms", round(1000 * ping_timeout_s)),
     ]
+
+
+Outbox = asyncio.Queue[DraftBlock | None]  # None: nothing more will come
 
 
 class _Peer:
@@ -134,7 +137,7 @@ class Link:
         return card, model
 
     async def generate(
-        self, request: Request, hello: wire.Hello, outbox: asyncio.Queue[DraftBlock]
+        self, request: Request, hello: wire.Hello, outbox: Outbox
     ) -> AsyncGenerator[pb.ServerMessage, None]:
         """One attempt: opens a stream, then sends what comes into `outbox`; yields the answers.
 
@@ -143,11 +146,17 @@ class Link:
         """
         peer = self._peers[0]
         opening = wire.encode_open(request, hello)
-        own_id = ((REQUEST_ID_HEADER, REQUEST_ID.get()),) if REQUEST_ID.get() else ()
-        call = peer.stub.Generate(metadata=(*self._security.metadata(), *own_id))
+        metadata = self._security.metadata()
+        if REQUEST_ID.get():
+            metadata = (*metadata, (REQUEST_ID_HEADER, REQUEST_ID.get()))
+        if request.conversation:
+            metadata = (*metadata, (CONVERSATION_HEADER, request.conversation))
+        call = peer.stub.Generate(metadata=metadata)
         writer = asyncio.create_task(_write(call, opening, outbox))
         try:
             async for message in call:
+                if message.verdict.finish_reason:
+                    outbox.put_nowait(None)  # the server ends the stream when it has heard that
                 yield message
             _check(writer)
         except grpc.aio.AioRpcError as failure:
@@ -218,11 +227,12 @@ class Link:
             peer.renewed.clear()
 
 
-async def _write(call: Any, opening: pb.EdgeMessage, outbox: asyncio.Queue[DraftBlock]) -> None:
+async def _write(call: Any, opening: pb.EdgeMessage, outbox: Outbox) -> None:
     try:
         await call.write(opening)
-        while True:
-            await call.write(wire.encode_draft(await outbox.get()))
+        while block := await outbox.get():
+            await call.write(wire.encode_draft(block))
+        await call.done_writing()
     except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
         return  # the stream has ended; whoever reads it learns why
     except Exception:

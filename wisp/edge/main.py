@@ -20,7 +20,7 @@ from wisp.edge.predictor import LogisticPredictor, Memory
 from wisp.edge.predictor.rounds import LoggedPredictor, RoundLog
 from wisp.edge.security import Security
 from wisp.errors import ConfigError
-from wisp.launch import StopSignal, announce
+from wisp.launch import StopSignal, announce, feed_watchdog
 from wisp.metrics import EdgeMetrics, metrics_router
 from wisp.models.tokenizer import Tokenizer
 from wisp.openai.access import AccessMiddleware, paths_of
@@ -79,6 +79,7 @@ async def serve(config: EdgeConfig) -> int:
     stopped = asyncio.create_task(stop.asked.wait())
     saving = asyncio.create_task(_save_now_and_then(memory)) if memory else None
     reloading = asyncio.create_task(_reload_keys(gate))
+    watchdog = asyncio.create_task(feed_watchdog())
     try:
         await asyncio.wait([connected, stopped], return_when=asyncio.FIRST_COMPLETED)
         if connected.done():
@@ -87,7 +88,7 @@ async def serve(config: EdgeConfig) -> int:
         log.info("draining %d generations", len(backend.running))
         await backend.drain(config.drain_s, stop.hurry)
     finally:
-        for task in (watching, connected, stopped, reloading):
+        for task in (watching, connected, stopped, reloading, watchdog):
             task.cancel()
         await http.stop()
         await loop.stop()

@@ -9,9 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
+from msgspec import structs
 
 from wisp import __version__
 from wisp.core.card import ModelCard
+from wisp.core.request import CONVERSATION_HEADER, check_conversation
 from wisp.core.request import Request as Asked
 from wisp.errors import Unavailable
 from wisp.models.tokenizer import Tokenizer
@@ -56,8 +58,10 @@ def _openai(front: _Front) -> APIRouter:
     router.post("/v1/completions")(front.complete)
     router.get("/v1/models")(front.models)
     router.get("/v1/models/{name:path}")(front.one_model)
-    router.get("/health")(front.health)
-    router.head("/health", include_in_schema=False)(front.health)
+    router.get("/live")(front.live)
+    for path in ("/ready", "/health"):
+        router.get(path)(front.health)
+        router.head(path, include_in_schema=False)(front.health)
     return router
 
 
@@ -98,6 +102,10 @@ class _Front:
         """One of the models."""
         return JSONResponse(_described(await self._backend.model(), name))
 
+    async def live(self) -> Response:
+        """That the process answers, whether or not it serves: an edge may wait for its server."""
+        return JSONResponse({"status": "ok"})
+
     async def health(self) -> Response:
         """Whether requests are served now."""
         reason = await self._backend.health()
@@ -125,7 +133,9 @@ class _Front:
         card = await self._backend.model()
         tokenizer, slo = self._backend.tokenizer, request.headers.get(SLO_HEADER)
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, to_requests, fields, card, tokenizer, slo)
+        name = check_conversation(request.headers.get(CONVERSATION_HEADER, ""))
+        work = loop.run_in_executor(self._thread, to_requests, fields, card, tokenizer, slo)
+        return [structs.replace(asked, conversation=name) for asked in await work]
 
     def _answer(
         self,

@@ -33,6 +33,10 @@ _SERVICE = pb.DESCRIPTOR.services_by_name["Wisp"].full_name
 # How long a stream may take to send its Open. Chosen: a long prompt over a slow line, but nobody
 # holds a stream for ever without saying a word.
 _OPEN_TIMEOUT_S = 10.0
+# How long a stream whose last verdict is sent waits for the edge to say that it has nothing more to
+# send. A proxy resets a stream that ends before, and what it had not passed on yet is lost. Chosen:
+# some round trips over a slow line, and its session is closed by then.
+_LAST_WORD_S = 2.0
 # When a silent edge is pinged, and how long its answer may take. Chosen: one that is gone without a
 # word is found within half a minute, at 3 packets a minute.
 _KEEPALIVE_S, _PING_TIMEOUT_S = 20.0, 10.0
@@ -120,6 +124,8 @@ class WispServicer(wisp_pb2_grpc.WispServicer):
                 async for verdict in session:
                     await self._write(context, wire.encode_verdict(self._stamp(verdict)))
                 status = "OK"
+                session.close()
+                await asyncio.wait([reader], timeout=_LAST_WORD_S)
             finally:
                 reader.cancel()
                 session.close()

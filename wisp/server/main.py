@@ -18,7 +18,7 @@ from wisp.config import Listen, ServerConfig
 from wisp.engine.build import build_engine
 from wisp.engine.client import EngineClient
 from wisp.engine.engine import Engine
-from wisp.launch import StopSignal, announce, until_any
+from wisp.launch import StopSignal, announce, feed_watchdog, until_any
 from wisp.metrics import ServerMetrics, metrics_router
 from wisp.models.tokenizer import Tokenizer
 from wisp.openai.access import AccessMiddleware, paths_of
@@ -84,12 +84,14 @@ async def _serve(
     ports = {name: front.port for name, front in fronts.items()}
     announce("wisp-server", model=service.card.id, grpc=grpc.port, **ports)
     reloading = asyncio.create_task(_reload_keys(gate, service))
+    watchdog = asyncio.create_task(feed_watchdog())
     await until_any(engine.lost, stop.asked)
     reloading.cancel()
     log.info("draining %d sessions", engine.num_sessions)
     await grpc.set_serving(False)
     await service.drain(config.drain_s, stop.hurry)
     await asyncio.gather(grpc.stop(_GRACE_S), *(front.stop() for front in fronts.values()))
+    watchdog.cancel()
     return 1 if engine.lost.is_set() else 0
 
 

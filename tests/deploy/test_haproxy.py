@@ -1,0 +1,127 @@
+"""A fleet behind HAProxy, with the configuration that is shipped: nothing is ever lost."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+from tests.deploy.fleet import Fleet, Load, text_of
+from tests.deploy.scripted import VOCAB_SIZE
+from wisp.config import EdgeConfig
+from wisp.core.request import Sampling
+from wisp.testing.local import LocalEdge, expected_text, tokenizer
+
+pytestmark = pytest.mark.skipif(not shutil.which("haproxy"), reason="haproxy is not installed")
+NUM_EDGES = 10
+ALL = (1, 2, 3)
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    fleet = Fleet(tmp_path_factory.mktemp("fleet"))
+    try:
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(fleet.start, ALL))
+        with fleet.balanced():
+            yield fleet
+    finally:
+        fleet.stop()
+
+
+def test_the_scripted_target_has_the_vocabulary_of_the_bundled_pair() -> None:
+    assert len(tokenizer()) == VOCAB_SIZE
+
+
+async def test_a_conversation_stays_on_its_replica(fleet: Fleet) -> None:
+    """By a hash of its name: on another one while its own is away, and back on its own then."""
+    edge = LocalEdge(fleet.link(), EdgeConfig(reconnect_s=120.0))
+    sampling = Sampling(max_tokens=4, seed=edge.seed)
+    expected = expected_text([1, 2, 3], sampling)
+
+    async def where(name: str) -> int:
+        before = {number: fleet.num_served(number) for number in ALL}
+        assert await text_of(edge, [1, 2, 3], sampling, name) == expected
+        (found,) = [number for number in ALL if fleet.num_served(number) > before[number]]
+        return found
+
+    names = [f"conversation {number}" for number in range(12)]
+    replicas = {name: await where(name) for name in names}
+    assert set(replicas.values()) == set(ALL)
+    assert {name: await where(name) for name in names} == replicas
+
+    async with httpx.AsyncClient(verify=fleet.trust, base_url=fleet.url) as client:
+        for name in names[:4]:
+            before = fleet.num_served(replicas[name])
+            fields = {"model": "scripted", "prompt": [1, 2, 3], "max_tokens": 4, "seed": edge.seed}
+            headers = {"x-session-id": name}
+            answer = await client.post("/v1/completions", json=fields, headers=headers)
+            assert answer.json()["usage"]["completion_tokens"] == 4
+            assert fleet.num_served(replicas[name]) == before + 1
+        assert (await client.get("/metrics")).status_code == 404  # operators ask each replica
+
+    name, lost = next(item for item in replicas.items() if item[1] == 1)
+    fleet.kill(lost)
+    assert await text_of(edge, [1, 2, 3], sampling, name) == expected
+    await asyncio.to_thread(fleet.start, lost)
+    await asyncio.to_thread(fleet.wait_for, lost, "UP")
+    assert await where(name) == lost
+    await edge.stop()
+
+
+async def test_a_fleet_loses_nothing(fleet: Fleet) -> None:
+    """One replica is killed, one drained, one added, and then all are restarted in turn."""
+    load = Load(fleet, NUM_EDGES)
+
+    def busy(number: int) -> bool:
+        return fleet.metric(number, "wisp_sessions") >= 2
+
+    async def each_gets_more(*numbers: int) -> None:
+        before = {number: fleet.num_served(number) for number in numbers}
+        await load.until(
+            lambda: all(fleet.num_served(number) > before[number] + 2 for number in numbers),
+            f"{numbers} get new sessions",
+        )
+
+    async def start(number: int) -> None:
+        await asyncio.to_thread(fleet.start, number)
+        await asyncio.to_thread(fleet.wait_for, number, "UP")
+
+    async def drain(number: int) -> None:
+        await load.until(lambda: busy(number), f"replica {number} is busy")
+        assert await asyncio.to_thread(fleet.end, number) == 0
+
+    await load.until(lambda: all(busy(number) for number in ALL), "all replicas are busy")
+
+    # Killed: its sessions go on elsewhere. It comes back, and so does its share.
+    await asyncio.to_thread(fleet.kill, 1)
+    await load.until(lambda: load.num_resumes >= 2, "the texts of the lost one are resumed")
+    await load.more(NUM_EDGES)
+    await start(1)
+    await each_gets_more(1)
+
+    # Drained: what it has ends there, what is new goes elsewhere, and it leaves with 0.
+    num_resumes = load.num_resumes
+    await drain(2)
+    await load.more(NUM_EDGES)
+    await start(2)
+
+    # Added.
+    await asyncio.to_thread(fleet.start, 4)
+    await asyncio.to_thread(fleet.add, 4)
+    await asyncio.to_thread(fleet.wait_for, 4, "UP")
+    await each_gets_more(4)
+
+    # Restarted in turn.
+    for number in ALL:
+        await drain(number)
+        await start(number)
+    await each_gets_more(*ALL)
+    await load.stop()
+    assert load.wrong == []
+    assert load.num_resumes == num_resumes  # only what was killed had to be resumed
+    assert load.num_right > 4 * NUM_EDGES

@@ -1,0 +1,56 @@
+"""What systemd is told of a process, over a socket like its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from wisp.launch import StopSignal, announce, feed_watchdog
+
+
+@pytest.fixture(params=["/", "@"])
+def supervisor(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[socket.socket]:
+    """A path, or a name of Linux' abstract namespace."""
+    address = str(tmp_path / "notify") if request.param == "/" else f"@wisp-test-{os.getpid()}"
+    monkeypatch.setenv("NOTIFY_SOCKET", address)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
+        listening.bind(address.replace("@", "\0"))
+        listening.settimeout(10.0)
+        yield listening
+
+
+async def test_systemd_hears_of_start_and_stop(
+    supervisor: socket.socket, capsys: pytest.CaptureFixture[str]
+) -> None:
+    announce("wisp-edge", http=1)
+    assert supervisor.recv(100) == b"READY=1"
+    assert '"ready": "wisp-edge"' in capsys.readouterr().out
+    stop = StopSignal()
+    os.kill(os.getpid(), signal.SIGTERM)
+    await stop.asked.wait()
+    assert supervisor.recv(100) == b"STOPPING=1"
+
+
+async def test_the_watchdog_is_fed_while_the_loop_turns(
+    supervisor: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WATCHDOG_USEC", "20000")
+    feeding = asyncio.create_task(feed_watchdog())
+    for _ in range(3):
+        assert await asyncio.to_thread(supervisor.recv, 100) == b"WATCHDOG=1"
+    feeding.cancel()
+
+
+async def test_without_systemd_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    monkeypatch.delenv("WATCHDOG_USEC", raising=False)
+    announce("wisp-edge")
+    await asyncio.wait_for(feed_watchdog(), 10)
