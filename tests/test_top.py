@@ -92,6 +92,7 @@ def busy() -> Stats:
                 idle_s=0.0,
                 committed_per_s=9.5,
                 acceptance=0.64,
+                coverage=0.57,
                 round_trip_s=0.023,
                 window=12.0,
             )
@@ -125,6 +126,7 @@ def test_a_busy_server() -> None:
         "pi[bold]",
         "23 ms",
         "75%",
+        "57%",
     ):
         assert part in said, part
 

@@ -74,6 +74,13 @@ class ServerMetrics:
         self.rejected = Counter(
             "wisp_drafts_rejected_total", "Of these, those in vain", ["source"], registry=r
         )
+        self.rejections = Counter(
+            "wisp_edge_stream_rejections_total",
+            "Times that the target chose another token than an edge's drafts: no fork went on with "
+            "it (uncovered), one did (covered), one did and had drafts behind it (seamless)",
+            ["outcome"],
+            registry=r,
+        )
         self.unverified = Counter(
             "wisp_drafts_unverified_total",
             "Draft tokens of edges that no step verified: overtaken, contradicted or left over",

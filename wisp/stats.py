@@ -58,6 +58,7 @@ class DeviceStats(Struct, frozen=True, kw_only=True):
     idle_s: float  # since its last verdict
     committed_per_s: float
     acceptance: float | None
+    coverage: float | None = None  # of rejections in the sliding window, those that a fork covered
     round_trip_s: float | None
     window: float | None
 

@@ -158,13 +158,14 @@ def _classes(stats: Stats) -> Table:
 def _devices(stats: Stats) -> Table:
     return _table(
         "devices",
-        ["device", "sessions", "tok/s", "acceptance", "round trip", "window", "idle"],
+        ["device", "sessions", "tok/s", "acceptance", "coverage", "round trip", "window", "idle"],
         [
             [
                 device.name,
                 str(device.num_sessions),
                 f"{device.committed_per_s:.1f}",
                 _number(device.acceptance, ".0%"),
+                _number(device.coverage, ".0%"),
                 _millis(device.round_trip_s),
                 _number(device.window, ".1f"),
                 f"{device.idle_s:.0f} s",

@@ -15,6 +15,7 @@ from benchmarks.load.fleet import Fleet, Row, Server, measure
 from benchmarks.load.worker import Demand, Population
 from benchmarks.search import ATTAINED, best_capacity
 from wisp.core.slo import Slo
+from wisp.testing.drafter import COVERAGE
 
 FIRST_TOKEN_S = 2.0  # the default of wisp-server
 PLAIN = "vllm"  # in the place of a policy: a server that knows none
@@ -43,6 +44,7 @@ class Load:
     acceptance: float
     devices: int
     regime: str = ""
+    coverage: tuple[float, ...] = COVERAGE  # of rejections, by the first, second, ... alternative
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,7 @@ class Campaign:
                 "tuning": name,
                 "rate": load.rate,
                 "acceptance": load.acceptance,
+                "coverage": round(sum(load.coverage), 3),
                 "devices": load.devices,
                 "clients": self._num_clients,
             }
@@ -177,6 +180,7 @@ class Campaign:
             population=load.population,
             slo=Slo(tokens_per_s=load.rate, first_token_s=FIRST_TOKEN_S),
             acceptance=load.acceptance,
+            coverage=load.coverage,
         )
         join_s = self._times.join_s * demand.num_new(self._running)
         return replace(demand, spread_s=0.5 * self._times.warm_s + join_s)

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -128,6 +129,7 @@ class Edge:
         self._text = Text([], [])
         self._generation: EdgeGeneration | None = None
         self._drafting = False  # its one thread is at work
+        self._breadth = profile.breadth()
         self._ready_s = 0.0  # when it has read the prompt
 
     async def answer(self, ask: Ask, slo: Slo) -> AsyncGenerator[Came, None]:
@@ -178,24 +180,33 @@ class Edge:
         if generation is None or self._drafting or not generation.stream.wants_token:
             return
         self._drafting = True
+        leaves = generation.stream.wanted()[: len(self._profile.branch_costs)]
+        del leaves[self._breadth.best([leaf.cumulative for leaf in leaves]) :]
+        begun = [generation.stream.begin(leaf) for leaf in leaves]
         time_s = self._speed.lognormvariate(0.0, self._profile.jitter) / self._profile.tokens_per_s
-        begun = generation.stream.begin_token()
+        time_s *= self._profile.branch_costs[len(begun) - 1]
         loop = asyncio.get_running_loop()
         start_s = max(loop.time(), self._ready_s)
         loop.call_at(start_s + time_s, self._drafted, generation, begun, time_s)
 
-    def _drafted(self, generation: EdgeGeneration, begun: Begun, time_s: float) -> None:
+    def _drafted(self, generation: EdgeGeneration, begun: list[Begun], time_s: float) -> None:
         self._drafting = False
         if generation is self._generation:
-            generation.finish_token(begun, self._proposal(generation, begun), time_s)
+            for token in begun:
+                proposal = self._proposal(generation, token)
+                generation.take_proposal(token, proposal, time_s / len(begun))
+            generation.flush()
         self._draft()
 
     def _proposal(self, generation: EdgeGeneration, begun: Begun) -> Proposal:
-        stream = generation.stream
-        proposal = self._text.proposal(begun.position, begun.position - stream.num_prompt)
-        last = stream.drafted[-1] if stream.drafted else stream.committed[-1]
-        step = 1 if proposal.token == begun.position else 2  # two further on is wrong
-        token = (last + step) % self._card.vocab_size
-        return Proposal(
-            token, proposal.confidence, proposal.entropy, proposal.margin, proposal.spread
+        proposal = self._text.proposal(
+            begun.position, begun.position - generation.stream.num_prompt
         )
+        last = generation.stream.sequence(begun.leaf)[-1] if begun.leaf.alive else 0
+        found = [
+            # The next token is right; others are further on.
+            replace(each, token=(last + step) % self._card.vocab_size, alternatives=())
+            for each in (proposal, *proposal.alternatives)
+            for step in [1 if each.token == begun.position else 1 - each.token]
+        ]
+        return replace(found[0], alternatives=tuple(found[1:]))

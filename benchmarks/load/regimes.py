@@ -10,6 +10,7 @@ from benchmarks.load.running import fixed
 from benchmarks.load.worker import Population
 from benchmarks.sim.profiles import CELLULAR, DEVICES, LAPTOP, WIFI, WIRED, Device, Network
 from benchmarks.sim.workload import SHARE_GPT, Lengths, Workload
+from wisp.testing.drafter import COVERAGE
 
 # A laptop with a GPU of its own: llama.cpp drafts 132 tokens/s with 1.5 billion parameters on an
 # RTX 4050; scaled to 0.6 billion, less what does not scale (assumed), and rounded to 5 ms a token.
@@ -32,10 +33,10 @@ class Regime(NamedTuple):
     prompt: Lengths = SHARE_GPT[0]
     shape: str | None = None  # of the target; None: what the suite is told
 
-    def load(self, devices: int, acceptance: float) -> Load:
+    def load(self, devices: int, acceptance: float, coverage: tuple[float, ...] = COVERAGE) -> Load:
         workload = Workload(self.prompt, SHARE_GPT[1], THINK_S)
         population = Population(self.devices, self.networks, workload)
-        return Load(population, self.rate, acceptance, devices, self.name)
+        return Load(population, self.rate, acceptance, devices, self.name, coverage)
 
 
 _LAN = (fixed(2.0),)
@@ -121,11 +122,13 @@ def chosen(asked: Sequence[str]) -> list[Regime]:
     return [each._replace(loads=loads.get(each.name) or each.loads) for each in found]
 
 
-def in_turn(regimes: Sequence[Regime], acceptance: float) -> list[Load]:
+def in_turn(
+    regimes: Sequence[Regime], acceptance: float, coverage: tuple[float, ...] = COVERAGE
+) -> list[Load]:
     """The first load of each regime, then the second of each: what a short budget should see."""
     most = max((len(regime.loads) for regime in regimes), default=0)
     return [
-        regime.load(regime.loads[turn], acceptance)
+        regime.load(regime.loads[turn], acceptance, coverage)
         for turn in range(most)
         for regime in regimes
         if turn < len(regime.loads)

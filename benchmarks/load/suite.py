@@ -38,9 +38,16 @@ from benchmarks.load.running import add_options, population, running
 from benchmarks.setting import setting
 from wisp.errors import WispError
 from wisp.scheduler.tuning import POLICIES
+from wisp.testing.drafter import COVERAGE
 
 WISP, ONE_BY_ONE = "wisp", "wisp-one-by-one"
-FLAGS: dict[str, tuple[str, ...]] = {WISP: (), ONE_BY_ONE: ("--no-engine.overlap",)}
+# Whose edges do not fork, since the server takes no forks: beside `wisp`, what forks bring.
+NO_FORKS = "wisp-no-forks"
+FLAGS: dict[str, tuple[str, ...]] = {
+    WISP: (),
+    ONE_BY_ONE: ("--no-engine.overlap",),
+    NO_FORKS: ("--speculation.max_forks=0",),
+}
 REGIME_PARTS = (*PEERS, WISP, ONE_BY_ONE)
 CAPACITY_POLICIES = ("wisp", "centralized", "wisp-paper", "sled")
 REGIME_POLICIES = ("wisp", "centralized", "sled", PUBLISHED_SLED)
@@ -127,7 +134,7 @@ def regime_works(
     part: str, regimes: Sequence[Regime], options: argparse.Namespace
 ) -> Iterator[Work]:
     policies = [part] if part in PEERS else options.policies
-    for load in in_turn(regimes, options.acceptance):
+    for load in in_turn(regimes, options.acceptance, tuple(options.coverage)):
         for policy in policies:
             yield _best_point(policy, load)
 
@@ -235,7 +242,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument("--budget-s", type=float, default=400.0, help="for each part")
     parser.add_argument(
-        "--parts", nargs="+", choices=REGIME_PARTS, help="default: all of them, or wisp and vllm"
+        "--parts",
+        nargs="+",
+        choices=[*REGIME_PARTS, NO_FORKS],
+        help="default: all but the last, or wisp and vllm",
     )
     parser.add_argument(
         "--policies",
@@ -246,6 +256,13 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument(
         "--acceptance", type=float, default=ACCEPTANCE, help="of a draft token, with --regimes"
+    )
+    parser.add_argument(
+        "--coverage",
+        type=float,
+        nargs="*",
+        default=COVERAGE,
+        help="shares of rejections in which each alternative is right, with --regimes",
     )
     parser.add_argument(
         "--rates",

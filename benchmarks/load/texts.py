@@ -8,6 +8,7 @@ from operator import mul
 import numpy as np
 
 from benchmarks.sim.text import BetaTexts, Text
+from wisp.testing.drafter import COVERAGE
 
 # Standard deviation over prompts of the share accepted, of the public figures for Qwen3-32B with
 # drafters of 0.6 to 8 billion parameters (github.com/leexcape/Llamacpp-Latency-Profiler).
@@ -19,8 +20,14 @@ class SessionTexts:
 
     temperature = 0.0
 
-    def __init__(self, acceptance: float, session_spread: float = SESSION_SPREAD) -> None:
+    def __init__(
+        self,
+        acceptance: float,
+        session_spread: float = SESSION_SPREAD,
+        coverage: tuple[float, ...] = COVERAGE,
+    ) -> None:
         self.acceptance = acceptance
+        self._coverage = coverage
         self._shape = _beta(acceptance, session_spread)
 
     def make(self, num_tokens: int, seed: tuple[int, ...]) -> Text:
@@ -28,7 +35,7 @@ class SessionTexts:
         if self._shape:
             drawn = np.random.default_rng((*seed, num_tokens)).beta(*self._shape)
             acceptance = float(np.clip(drawn, 0.01, 0.99))
-        return BetaTexts(acceptance).make(num_tokens, seed)
+        return BetaTexts(acceptance, coverage=self._coverage).make(num_tokens, seed)
 
 
 def acceptance_rates(

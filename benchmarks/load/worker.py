@@ -25,6 +25,7 @@ from wisp.core.slo import Slo
 from wisp.edge.link import Link
 from wisp.edge.predictor import ConfidencePredictor, Label
 from wisp.metrics import EdgeMetrics
+from wisp.testing.drafter import COVERAGE
 
 _TICK_S = 0.05  # between two looks at how late this process wakes up
 Kind = Literal["edges", "clients"]
@@ -58,11 +59,14 @@ class Demand:
     population: Population
     slo: Slo
     acceptance: float
+    coverage: tuple[float, ...] = COVERAGE
     spread_s: float = 0.0
 
     def keeps_users(self, before: Demand) -> bool:
         """Users stay if only their number changes; else all of them begin anew."""
-        ours, theirs = ((each.population, each.slo, each.acceptance) for each in (self, before))
+        ours, theirs = (
+            (each.population, each.slo, each.acceptance, each.coverage) for each in (self, before)
+        )
         return ours == theirs
 
     def num_new(self, before: Demand | None) -> int:
@@ -79,8 +83,9 @@ class CountingPredictor(ConfidencePredictor):
         self._tally = tally
 
     def learn(self, label: Label) -> None:
-        self._tally.stats.num_examined += 1
-        self._tally.stats.num_accepted += label.accepted
+        if label.features.rank == 0:  # of what was proposed; alternatives are another matter
+            self._tally.stats.num_examined += 1
+            self._tally.stats.num_accepted += label.accepted
 
 
 class Worker:
@@ -168,7 +173,7 @@ class Worker:
             self._model,
             profile=profile,
             lines=(up, down),
-            texts=SessionTexts(demand.acceptance),
+            texts=SessionTexts(demand.acceptance, coverage=demand.coverage),
             predictor=self._predictor,
             metrics=self._metrics,
             seed=setting.seed,

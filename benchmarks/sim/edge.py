@@ -14,7 +14,6 @@ from benchmarks.sim.workload import Presence, Workload
 from wisp.core.drafts import Directive, Verdict
 from wisp.core.request import Request, Sampling
 from wisp.core.slo import Attainment, Slo
-from wisp.edge.drafter.base import Proposal
 from wisp.edge.predictor import Predictor
 from wisp.edge.stream import Begun, Stream
 from wisp.edge.waste import Waste
@@ -88,6 +87,7 @@ class Edge:
         predictor: Predictor,
         drafts: bool,
         block_tokens: int,
+        max_forks: int = 0,
         seed: int,
         tally: Tally,
     ) -> None:
@@ -110,6 +110,8 @@ class Edge:
         self._num_asked = 0
         self._id = self._stop = -1
         self._drafting = False  # its one thread is at work
+        self._breadth = profile.breadth()
+        self._max_forks = max_forks
         self._stream = Stream([], 1)
         self._text = Text([], [])
         self._result = Result(number, profile.name, slo, 0.0)
@@ -151,6 +153,7 @@ class Edge:
     def opened(self, session_id: int, directive: Directive) -> None:
         if session_id == self._id and self._drafts:
             self._stream.directive = directive
+            self._stream.max_forks = self._max_forks
             prefill_s = len(self._stream.committed) / self._profile.prefill_tokens_per_s
             self._events.at(self._events.now + prefill_s, self._draft)
 
@@ -197,23 +200,26 @@ class Edge:
         if self._drafting or not stream.wants_token:
             return
         self._drafting = True
-        token = stream.begin_token()
-        time_s = self._profile.draft_s(token.position)
+        leaves = stream.wanted()[: len(self._profile.branch_costs)]
+        del leaves[self._breadth.best([leaf.cumulative for leaf in leaves]) :]
+        begun = [stream.begin(leaf) for leaf in leaves]
+        time_s = self._profile.draft_s(begun[0].position)
+        time_s *= self._profile.branch_costs[len(begun) - 1]
         time_s *= self._speed.lognormvariate(0.0, self._profile.jitter)
-        proposal = self._text.proposal(token.position, token.position - stream.num_prompt)
-        self._events.at(self._events.now + time_s, self._drafted, stream, token, proposal, time_s)
+        self._events.at(self._events.now + time_s, self._drafted, stream, begun, time_s)
 
-    def _drafted(self, stream: Stream, token: Begun, proposal: Proposal, time_s: float) -> None:
+    def _drafted(self, stream: Stream, begun: list[Begun], time_s: float) -> None:
         self._drafting = False
-        if stream.finish_token(
-            token,
-            proposal,
-            time_s,
-            predictor=self._predictor,
-            temperature=self._texts.temperature,
-            vocab_size=sys.maxsize,
-        ):
-            self._flush()
+        for token in begun:
+            stream.finish_token(
+                token,
+                self._text.proposal(token.position, token.position - stream.num_prompt),
+                time_s / len(begun),
+                predictor=self._predictor,
+                temperature=self._texts.temperature,
+                vocab_size=sys.maxsize,
+            )
+        self._flush()
         self._draft()
 
     def _flush(self) -> None:

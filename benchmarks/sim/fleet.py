@@ -50,6 +50,7 @@ class Setup:
     texts: Texts = field(default_factory=lambda: BetaTexts(0.7))
     predictor: Callable[[], Predictor] = ConfidencePredictor  # makes the one for all devices
     edge_block_tokens: int = 1  # the default of wisp-edge
+    max_forks: int = 0  # of a session's drafts; 0: edges do not fork
     host: Host = HOST
     overlap: bool = True  # a step is launched while another runs
     colocated: Colocated | None = None  # a drafter beside the target, on its GPU
@@ -123,6 +124,7 @@ def simulate(
         target,
         make_policy(choice, estimator or learn(setup, tuning)),
         max_window=MAX_WINDOW,
+        max_forks=setup.max_forks,
         clock=clock,
     )
     server = Server(events, engine, clock, first, setup.host.message_s)
@@ -209,6 +211,7 @@ def _add_edge(
         predictor=predictor,
         drafts=first.window > 0,
         block_tokens=setup.edge_block_tokens,
+        max_forks=setup.max_forks,
         seed=setup.seed,
         tally=tally,
     )

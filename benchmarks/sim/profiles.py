@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from wisp.edge.breadth import Breadth
+
 
 class Device(NamedTuple):
     """Drafts with some 0.6 billion parameters in 4 bits (llama.cpp), for one session at a time."""
@@ -15,10 +17,20 @@ class Device(NamedTuple):
     # Tokens of context at which a draft takes twice as long: their KV (Qwen3-0.6B: 28 layers, 8
     # heads of 128, 115 kB a token) is then as much to read as 0.4 GB of weights in 4 bits.
     doubling_tokens: float = 3500.0
+    # What a step of 1, 2, 3, 4 branches takes, in steps of one: measured for the bundled pair's
+    # drafter on one core (docs/measurements/forks.md).
+    branch_costs: tuple[float, ...] = (1.0, 1.18, 1.32, 1.42)
 
     def draft_s(self, num_context: int) -> float:
         """Of one token behind so many."""
         return (1.0 + num_context / self.doubling_tokens) / self.tokens_per_s
+
+    def breadth(self) -> Breadth:
+        """What such a device has measured at its start."""
+        found = Breadth()
+        for size, cost in enumerate(self.branch_costs, 1):
+            found.observe(size, cost / self.tokens_per_s)
+        return found
 
 
 # Single-board computer: 4-bit models of 0.5 to 0.6 billion parameters draft 10 to 20 tokens a

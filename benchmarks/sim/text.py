@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wisp.edge.drafter.base import Proposal
+from wisp.testing.drafter import COVERAGE
 
 COLUMNS = ("right", "confidence", "entropy", "margin", "spread")  # of a recording
-WRONG = -1  # the token of a draft that the target does not choose
+WRONG = -1  # the token of a draft that the target does not choose; alternatives': below it
 
 
 class Text(NamedTuple):
@@ -26,16 +27,36 @@ class Text(NamedTuple):
     entropy: list[float] | None = None
     margin: list[float] | None = None
     spread: list[float] | None = None
+    # Where it is wrong: which alternative is right, from 1; 0: none.
+    right_alternative: list[int] | None = None
+    coverage: tuple[float, ...] = ()  # how often each is, of the wrong ones
 
     def proposal(self, position: int, index: int) -> Proposal:
         """At `position` of the whole sequence, `index` of the output."""
         token = position if self.right[index] else WRONG
         confidence = self.confidence[index]
-        if self.entropy is None or self.margin is None or self.spread is None:
-            return Proposal(token, confidence, 0.0, 0.0, 0.0)
-        return Proposal(
-            token, confidence, self.entropy[index], self.margin[index], self.spread[index]
-        )
+        seen = (0.0, 0.0, 0.0)
+        if self.entropy is not None and self.margin is not None and self.spread is not None:
+            seen = (self.entropy[index], self.margin[index], self.spread[index])
+        return Proposal(token, confidence, *seen, alternatives=self._alternatives(position, index))
+
+    def _alternatives(self, position: int, index: int) -> tuple[Proposal, ...]:
+        if self.right_alternative is None:
+            return ()
+        found, left = [], 1.0
+        for rank, share in enumerate(self.coverage, 1):
+            is_right = not self.right[index] and self.right_alternative[index] == rank
+            found.append(Proposal(position if is_right else WRONG - rank, share / left, 0, 0, 0))
+            left -= share
+        return tuple(found)
+
+
+def draw_alternatives(
+    chance: np.random.Generator, num_tokens: int, coverage: tuple[float, ...]
+) -> list[int]:
+    """`Text.right_alternative`."""
+    drawn = np.searchsorted(np.cumsum(coverage), chance.random(num_tokens), side="right") + 1
+    return [rank if rank <= len(coverage) else 0 for rank in drawn.tolist()]
 
 
 class Texts(Protocol):
@@ -59,9 +80,16 @@ class BetaTexts:
     temperature = 0.0
 
     def __init__(
-        self, acceptance: float, *, spread: float = 1.5, noise: float = 0.3, patch: float = 1.0
+        self,
+        acceptance: float,
+        *,
+        spread: float = 1.5,
+        noise: float = 0.3,
+        patch: float = 1.0,
+        coverage: tuple[float, ...] = COVERAGE,
     ) -> None:
         self.acceptance = acceptance
+        self._coverage = coverage
         self._spread = spread
         self._noise = noise
         self._patch = patch
@@ -74,7 +102,13 @@ class BetaTexts:
         right = chance.random(num_tokens) < odds
         logit = np.log(odds / (1.0 - odds)) + self._noise * chance.standard_normal(num_tokens)
         confidence: NDArray[np.float64] = 1.0 / (1.0 + np.exp(-logit))
-        return Text(right.tolist(), confidence.tolist())
+        others = draw_alternatives(chance, num_tokens, self._coverage)
+        return Text(
+            right.tolist(),
+            confidence.tolist(),
+            right_alternative=others,
+            coverage=self._coverage,
+        )
 
 
 class RecordedTexts:
@@ -85,8 +119,14 @@ class RecordedTexts:
     behind a wrong one nothing is accepted, whatever the drafter goes on to see.
     """
 
-    def __init__(self, path: Path, temperature: float | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        temperature: float | None = None,
+        coverage: tuple[float, ...] = COVERAGE,
+    ) -> None:
         """`temperature`: of the texts to take; None takes all. The columns are `COLUMNS`."""
+        self._coverage = coverage
         with np.load(path) as file:
             columns = [file[name].astype(np.float64) for name in COLUMNS]
             ends, temperatures = file["ends"], file["temperatures"]
@@ -108,4 +148,7 @@ class RecordedTexts:
         while sum(len(part[0]) for part in parts) < num_tokens:
             parts.append(self._texts[int(chance.integers(len(self._texts)))])
         right, *seen = (np.concatenate(column)[:num_tokens] for column in zip(*parts, strict=True))
-        return Text((right > 0.5).tolist(), *(column.tolist() for column in seen))
+        confidence, entropy, margin, spread = (column.tolist() for column in seen)
+        others = draw_alternatives(chance, num_tokens, self._coverage)
+        is_right = (right > 0.5).tolist()
+        return Text(is_right, confidence, entropy, margin, spread, others, self._coverage)

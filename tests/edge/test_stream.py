@@ -308,6 +308,7 @@ def test_an_alternative_is_drafted_behind_when_it_is_the_best_leaf() -> None:
     assert (sent.epoch, sent.parent, sent.position, sent.tokens) == (2, 1, 3, [20, 21])
     assert (stream.num_drafted, stream.num_forked) == (4, 2)
     stream.take_verdict(verdict(3, 20))
+    assert stream.rejection is Rejection.SEAMLESS
     assert (stream.epoch, stream.drafted, stream.waste.num_tokens) == (2, [21], 2)
     draft(stream, 22)
     more = stream.take_block(1)

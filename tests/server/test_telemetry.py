@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec import structs
 
-from wisp.core.drafts import Directive, DraftCounts, Source, Verdict
+from wisp.core.drafts import Directive, DraftCounts, Rejection, Source, Verdict
 from wisp.core.slo import Slo
 from wisp.engine.messages import Forecast, SessionState, Snapshot, StepReport
 from wisp.errors import Overloaded, Shed
@@ -167,6 +167,21 @@ def test_a_device_is_known_for_a_minute_after_its_last_session(telemetry: Teleme
     assert telemetry.num_devices(65.0) == 1
     assert telemetry.num_devices(66.0) == 0
     assert told(telemetry, 66.0).devices == []
+
+
+def test_a_devices_rejections_are_told_with_the_share_that_forks_covered(
+    telemetry: Telemetry, metrics: ServerMetrics
+) -> None:
+    record = telemetry.opened(1, GOLD, "pi", 0.0)
+    for rejection in (None, Rejection.UNCOVERED, Rejection.COVERED, Rejection.SEAMLESS):
+        telemetry.took(record, structs.replace(verdict(1, 1.0), rejection=rejection))
+    (device,) = told(telemetry, 1.0).devices
+    assert device.coverage == pytest.approx(2 / 3)
+    (later,) = told(telemetry, 30.0).devices
+    assert later.coverage is None
+    for rejection in Rejection:
+        name = "wisp_edge_stream_rejections_total"
+        assert metrics.registry.get_sample_value(name, {"outcome": rejection}) == 1
 
 
 @pytest.mark.parametrize(

@@ -230,6 +230,8 @@ class EdgeGeneration:
                 verdict,
                 position=verdict.position + num_known,
                 tokens=fresh,
+                # The edge knows of its forks that were on their way, too.
+                rejection=self.stream.rejection,
                 num_accepted=max(0, verdict.num_accepted - num_known),
                 logprobs=verdict.logprobs and verdict.logprobs[num_known:],
             )

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from wisp.core.drafts import REST, Directive, DraftBlock, Verdict
+from wisp.core.drafts import REST, Directive, DraftBlock, Rejection, Verdict
 from wisp.edge.drafter.base import Proposal
 from wisp.edge.outgoing import Outgoing
 from wisp.edge.predictor.base import TYPICAL_ACCEPTANCE, Features, Label, Predictor, Repeats
@@ -60,6 +60,7 @@ class Stream:
         self.num_accepted = 0
         self.num_forked = 0  # of those drafted, behind an alternative
         self.num_forked_wasted = 0
+        self.rejection: Rejection | None = None  # what the last verdict did to the likeliest path
         self.waste = Waste()
 
     def limit(self, max_context: int, vocab_size: int) -> None:
@@ -245,6 +246,7 @@ class Stream:
         self._look_for_foreign(fresh)
         self.directive = verdict.directive
         self._repeats.extend(fresh)
+        self.rejection = None
         for token in fresh:
             if not self._tree.root.children:
                 break
@@ -258,6 +260,9 @@ class Stream:
         siblings = self._tree.root.children
         self._label(siblings, token)
         child = next((node for node in siblings if node.token == token), None)
+        if child is not siblings[0]:
+            is_fork = child is not None and child.drafted
+            self.rejection = Rejection.of(is_fork, bool(child and child.children))
         if child is None:
             self._outgoing.begin_epoch()
             self._lose(self._tree.restart(self._tree.root.position + 1))

@@ -131,12 +131,14 @@ def _devices(telemetry: Telemetry, pairs: list[Pair], now: float) -> list[Device
 
 
 def _device(name: str, device: DeviceRecord, mine: list[SessionState], now: float) -> DeviceStats:
+    _, num_rejections, num_covered = device.recent.sums(now)
     return DeviceStats(
         name=name,
         num_sessions=device.num_sessions,
         idle_s=now - device.seen_s,
         committed_per_s=device.recent.per_s(now)[0],
         acceptance=_mean(state.acceptance for state in mine),
+        coverage=num_covered / num_rejections if num_rejections else None,
         round_trip_s=_mean(state.round_trip_s for state in mine),
         window=_mean(state.window for state in mine),
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from prometheus_client import Counter, Histogram
 
-from wisp.core.drafts import Source, Verdict
+from wisp.core.drafts import Rejection, Source, Verdict
 from wisp.core.slo import Attainment, Slo
 from wisp.engine.messages import StepReport
 from wisp.errors import Shed, WispError
@@ -89,7 +89,7 @@ class ClassRecord:
 
 @dataclass
 class DeviceRecord:
-    recent: SlidingWindow  # (committed,)
+    recent: SlidingWindow  # (committed, rejections, of these covered by a fork)
     seen_s: float
     num_sessions: int = 0
 
@@ -121,6 +121,8 @@ class Telemetry:
         for source in Source:
             for drafts in (metrics.verified, metrics.accepted, metrics.rejected):
                 drafts.labels(source)  # shown before the first
+        for rejection in Rejection:
+            metrics.rejections.labels(rejection)
         for slo in slos:
             self._add_class(slo.name, slo, slo.priority, now)
 
@@ -138,7 +140,7 @@ class Telemetry:
             if device not in self.devices and len(self.devices) >= _MAX_DEVICES:
                 device = OTHERS
             self.devices.setdefault(
-                device, DeviceRecord(SlidingWindow(1, now), now)
+                device, DeviceRecord(SlidingWindow(3, now), now)
             ).num_sessions += 1
         record = SessionRecord(session_id, device, Attainment(slo, now), now, SlidingWindow(1, now))
         self.sessions[session_id] = record
@@ -152,6 +154,8 @@ class Telemetry:
         in_time = record.attainment.add(num_tokens, now)
         record.recent.add(now, num_tokens)
         record.num_verified += verdict.edge_drafts.num_drafted
+        if verdict.rejection:
+            self.metrics.rejections.labels(verdict.rejection).inc()
         kind = self.classes[slo.name]
         kind.num_tokens += num_tokens
         kind.num_in_time += in_time
@@ -161,7 +165,8 @@ class Telemetry:
         if record.device is not None:
             device = self.devices[record.device]
             device.seen_s = now
-            device.recent.add(now, num_tokens)
+            covered = verdict.rejection not in (None, Rejection.UNCOVERED)
+            device.recent.add(now, num_tokens, verdict.rejection is not None, covered)
             kind.window.observe(verdict.directive.window)
 
     def failed(self, record: SessionRecord, error: Exception) -> None:
