@@ -13,6 +13,7 @@ async def test_the_document_has_every_route_and_the_fields_of_requests(http: Asy
     assert {path: set(operations) for path, operations in document["paths"].items()} == {
         "/v1/chat/completions": {"post"},
         "/v1/completions": {"post"},
+        "/v1/responses": {"post"},
         "/v1/models": {"get"},
         "/v1/models/{name}": {"get"},
         "/live": {"get"},

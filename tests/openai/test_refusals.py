@@ -171,7 +171,7 @@ async def test_wrong_type_path_method_and_size(http: AsyncClient) -> None:
     assert error["code"] == "unsupported_media_type"
     assert "application/json" in error["message"]
     refused(await http.post(CHAT, content=b"{}"), 415)
-    assert refused(await http.post("/v1/responses", json={}), 404)["code"] == "unknown_url"
+    assert refused(await http.post("/v1/nothing", json={}), 404)["code"] == "unknown_url"
     response = await http.get(CHAT)
     assert refused(response, 405)["code"] == "method_not_allowed"
     assert response.headers["allow"] == "POST"

@@ -9,34 +9,18 @@ import pytest
 from httpx import AsyncClient
 from openai import AsyncOpenAI
 
+from tests.openai.tools import CALL, TEMPLATE, WEATHER, with_tools
 from wisp.models.tokenizer import Tokenizer
 from wisp.openai.tool_calls import Call, Hermes, ToolParser, WholeJson, format_of
 from wisp.testing.scripted_backend import Script, ScriptedBackend
 
-TEMPLATE = (
-    "{% if tools %}<tools>{% for tool in tools %}{{ tool | tojson }}{% endfor %}</tools>"
-    "<tool_call>{% endif %}"
-    "{% for m in messages %}[{{ m.role }}]{{ m.content }}"
-    "{% for call in m.tool_calls or [] %}"
-    "<tool_call>{{ call.function.name }} {{ call.function.arguments.city }}</tool_call>"
-    "{% endfor %}{% endfor %}"
-)
-WEATHER: Any = {
-    "type": "function",
-    "function": {
-        "name": "weather",
-        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
-    },
-}
 OTHER: Any = {"type": "function", "function": {"name": "other"}}
 ASK: Any = [{"role": "user", "content": "how is it in Rome?"}]
-CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Rome"}}\n</tool_call>'
 
 
 @pytest.fixture
 def backend(tokenizer: Tokenizer) -> ScriptedBackend:
-    rules = json.loads(tokenizer.rules) | {"chat_template": TEMPLATE}
-    return ScriptedBackend(tokenizer.with_rules(json.dumps(rules)))
+    return ScriptedBackend(with_tools(tokenizer))
 
 
 def parsed(parser: ToolParser, text: str, size: int) -> tuple[str, list[tuple[str, str]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -67,16 +68,17 @@ def refuse(code: str, message: str, param: str | None = None) -> PydanticCustomE
     return PydanticCustomError("refused", "{message}", context)
 
 
-def is_asked_for(name: str, value: Any) -> bool:
+def is_asked_for(
+    name: str, value: Any, unsupported: Mapping[str, tuple[Any, ...]] = UNSUPPORTED
+) -> bool:
     """False for a field that asks for nothing; an unsupported one is refused by name."""
     if value is None or name in IGNORED:
         return False
-    if name not in UNSUPPORTED:
+    if name not in unsupported:
         return True
     # 1 is not true here, as it is not in JSON.
-    if any(
-        value == known and isinstance(value, bool) == isinstance(known, bool)
-        for known in UNSUPPORTED[name]
-    ):
+    nothing = unsupported[name]
+    is_bool = isinstance(value, bool)
+    if any(value == known and is_bool == isinstance(known, bool) for known in nothing):
         return False
     raise PydanticCustomError("unsupported", "it is not supported here", {"param": name})

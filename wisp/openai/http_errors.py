@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from wisp import errors
@@ -114,6 +115,13 @@ async def _invalid(_: Request, error: Exception) -> Response:
     return error_response(_first(error.errors()))
 
 
+async def _invalid_as_chat(_: Request, error: Exception) -> Response:
+    """A request that is a chat in another form, and not a valid one."""
+    assert isinstance(error, ValidationError)
+    details = error.errors(include_url=False)
+    return error_response(_first([{**d, "loc": ("body", *d["loc"])} for d in details]))
+
+
 def _first(details: Sequence[Any]) -> RequestError:
     """The first field at fault, in OpenAI's words."""
     # An unknown name comes first: it is often the misspelt name of the one that is missing.
@@ -154,5 +162,6 @@ HANDLERS: dict[Any, Any] = {
     errors.WispError: _wisp_error,
     HTTPException: _http_error,
     RequestValidationError: _invalid,
+    ValidationError: _invalid_as_chat,
     Exception: _unexpected,
 }

@@ -26,6 +26,8 @@ from wisp.openai.http_errors import HANDLERS
 from wisp.openai.parse import SLO_HEADER, to_requests
 from wisp.openai.render import ChatRendering, CompletionRendering, Rendering
 from wisp.openai.respond import Answering
+from wisp.openai.responses import ResponsesRendering
+from wisp.openai.responses_request import ResponsesRequest
 from wisp.openai.schemas import ChatRequest, CompletionRequest, GenerationFields
 from wisp.openai.tool_calls import FORMATS, ToolParser, WholeJson, format_of
 
@@ -56,6 +58,7 @@ def _openai(front: _Front) -> APIRouter:
     router = APIRouter(route_class=JsonRoute, tags=["OpenAI"])
     router.post("/v1/chat/completions")(front.chat)
     router.post("/v1/completions")(front.complete)
+    router.post("/v1/responses")(front.respond)
     router.get("/v1/models")(front.models)
     router.get("/v1/models/{name:path}")(front.one_model)
     router.get("/live")(front.live)
@@ -91,6 +94,18 @@ class _Front:
         each, best = fields.num_answers, fields.n
         rendering = CompletionRendering(*self._written(fields), num_each=each, num_best=best)
         return self._answer(fields, requests, rendering, echo=fields.echo)
+
+    async def respond(self, fields: ResponsesRequest, request: Request) -> Response:
+        """An answer as a list of items, whole or as typed events. Nothing is kept."""
+        chat = fields.as_chat()
+        requests = await self._requests(chat, request)
+        rendering = ResponsesRendering(
+            fields,
+            *self._written(chat),
+            parser=self._parser(chat),
+            parallel_calls=chat.parallel_tool_calls,
+        )
+        return self._answer(chat, requests, rendering)
 
     async def models(self) -> Response:
         """The target, and its adapters as models of their own."""
