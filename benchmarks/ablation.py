@@ -1,12 +1,13 @@
 """What each rule of the policy `wisp` is worth: switched off alone, in the simulator.
 
     python -m benchmarks.ablation [--quick] [--json] [--out FILE.csv] [--jobs N]
-    python -m benchmarks.ablation --rules scarce aim --regimes paper --seeds 1 2 3 4 5
+    python -m benchmarks.ablation --rules pace aim --regimes paper --seeds 1 2 3 4 5
+    python -m benchmarks.ablation --sensitivity
     python -m benchmarks.ablation --read FILE.csv
 
 A rule is overridden from outside (benchmarks/rules.py), and a fleet is simulated with and without
-it: five regimes, loads at and above the capacity, several seeds. Promises are judged of every
-session alive after the warm-up, so that none can be starved for free.
+it: regimes of the matrix, loads below, at and above the capacity, promises of 2 to 60 tokens/s,
+several seeds. `--sensitivity` halves and doubles the constants instead.
 
 A cell of the tables is the mean change over the seeds and its standard deviation. The noise of a
 column is the median of those deviations; a change is in bold if it is more than twice the noise and
@@ -23,7 +24,6 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
-from dataclasses import replace
 from io import StringIO
 from multiprocessing import get_context
 from pathlib import Path
@@ -33,43 +33,44 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks.capacity import STEP_TIMES, TUNINGS, report_of, setup_of
-from benchmarks.rules import RULES, switched_off
+from benchmarks.capacity import TUNINGS, report_of
+from benchmarks.rules import RULES, SENSITIVITY, switched_off
 from benchmarks.sim.fleet import Setup
-from benchmarks.sim.regimes import LAWS
-from benchmarks.sim.step_times import StepTimes
-from benchmarks.sim.workload import Lengths, Workload, steady
+from benchmarks.sim.regimes import REGIMES as MATRIX
+from benchmarks.sim.workload import steady
 
 BASE = "all rules"
-SEEDS = (1, 2, 3)
+SEEDS = (1, 2)
 CLEAR = 2.0  # times the noise of its column: a smaller change may be chance
 
 
-class Regime(NamedTuple):
-    step_times: StepTimes
-    loads: tuple[int, ...]  # near the capacity, and above it
-    rate: float = 8.0
-    acceptance: float = 0.7
-    workload: Workload = Workload()
-    warm_up_s: float = 20.0
-    measured_s: float = 15.0
+class Load(NamedTuple):
+    """Of a regime of the matrix (benchmarks/sim/regimes.py): its time, and perhaps its promise."""
+
+    regime: str
+    loads: tuple[int, ...]
+    measured_s: float = 16.0
+    rate: float | None = None  # tokens/s promised
 
     def setup(self, seed: int) -> Setup:
-        setup = setup_of(self.step_times, self.rate, self.acceptance, self.measured_s, seed)
-        return replace(setup, workload=self.workload, warm_up_s=self.warm_up_s)
+        regime = MATRIX[self.regime]
+        return (regime._replace(rate=self.rate) if self.rate else regime).setup(
+            0.7, seed, self.measured_s
+        )
 
 
+# Below the capacity, at it and above it; promises of 2 to 60 tokens/s.
 REGIMES = {
-    "paper": Regime(STEP_TIMES["paper"], (95, 125)),
-    "measured": Regime(STEP_TIMES["measured"], (120, 160), warm_up_s=15.0, measured_s=10.0),
-    "h200": Regime(STEP_TIMES["h200"], (62, 90), 40.0, 0.7, warm_up_s=8.0, measured_s=6.0),
-    "half": Regime(LAWS["half"], (20, 32)),
-    "prompts 512": Regime(
-        STEP_TIMES["paper"], (35, 55), workload=Workload(Lengths(512.0), Lengths(256.0))
-    ),
-    "memory full": Regime(STEP_TIMES["paper"], (165,), 4.0, warm_up_s=90.0),
+    "paper": Load("paper", (20, 60, 90)),
+    "paper at 2": Load("paper", (120,), rate=2.0),
+    "prompts 512": Load("paper, prompts 512", (20, 40)),
+    "half": Load("half", (14, 28)),
+    "a100": Load("a100", (40, 120, 150)),
+    "h200": Load("h200", (24, 72), 8.0),
+    "lan laptop": Load("lan laptop", (8, 24), 8.0),
+    "70b": Load("70b", (24,)),
+    "long prompts": Load("long prompts", (12,)),
 }
-USUAL = ("paper", "measured", "h200", "half", "prompts 512")  # "memory full" takes long
 
 
 class Run(NamedTuple):
@@ -84,11 +85,11 @@ class Run(NamedTuple):
 
 
 def measured(run: Run) -> Run:
-    regime = REGIMES[run.regime]
+    setup = REGIMES[run.regime].setup(run.seed)
     with switched_off(None if run.rule == BASE else run.rule):
         # They arrive over the whole warm-up: a crowd at its start would be late for long.
-        fleet = steady(run.devices, 2.0 * regime.warm_up_s, run.seed)
-        report = report_of("wisp", fleet, regime.setup(run.seed), TUNINGS["wisp"][0])
+        fleet = steady(run.devices, 2.0 * setup.warm_up_s, run.seed)
+        report = report_of("wisp", fleet, setup, TUNINGS["wisp"][0])
     return run._replace(
         goodput=round(report.goodput, 4),
         attained=round(report.attainment, 4),
@@ -98,7 +99,12 @@ def measured(run: Run) -> Run:
 
 
 def runs(
-    seed: int, regimes: Sequence[str], rules: Sequence[str] | None, done: Sequence[Run]
+    seed: int,
+    regimes: Sequence[str],
+    rules: Sequence[str] | None,
+    done: Sequence[Run],
+    *,
+    sensitivity: bool = False,
 ) -> list[Run]:
     """With a seed; a rule that changed nothing with those before is not tried again."""
     base = {run[:3]: run for run in done if run.rule == BASE}
@@ -109,7 +115,7 @@ def runs(
         Run(name, devices, seed, rule)
         for name in regimes
         for devices in REGIMES[name].loads
-        for rule in (BASE, *RULES)
+        for rule in (BASE, *(SENSITIVITY if sensitivity else RULES))
         if rules is None or rule == BASE or any(map(rule.startswith, rules))
     ]
     return [run for run in found if run.rule == BASE or (*run[:2], run.rule) not in idle]
@@ -189,7 +195,7 @@ def _simulated(options: argparse.Namespace) -> list[Run]:
     """Each is at once in the file, so that what a run cut short has done is a table, too."""
     if options.quick:
         for name, each in REGIMES.items():
-            REGIMES[name] = each._replace(loads=each.loads[:1], measured_s=each.measured_s / 3)
+            REGIMES[name] = each._replace(loads=each.loads[:1], measured_s=each.measured_s / 2)
     with ExitStack() as stack:
         pool = stack.enter_context(ProcessPoolExecutor(options.jobs, get_context("fork")))
         file = stack.enter_context(options.out.open("w", newline="") if options.out else StringIO())
@@ -198,7 +204,7 @@ def _simulated(options: argparse.Namespace) -> list[Run]:
         console = Console(stderr=True)
         done: list[Run] = []
         for seed in SEEDS[:1] if options.quick else options.seeds:
-            todo = runs(seed, options.regimes, options.rules, done)
+            todo = runs(seed, options.regimes, options.rules, done, sensitivity=options.sensitivity)
             found = pool.map(measured, todo)
             for run in track(found, f"seed {seed}", len(todo), console=console, transient=True):
                 writer.writerow(run)
@@ -218,7 +224,10 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="one seed, one load, short runs")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
-    parser.add_argument("--regimes", nargs="+", choices=REGIMES, default=USUAL)
+    parser.add_argument("--regimes", nargs="+", choices=REGIMES, default=tuple(REGIMES))
+    parser.add_argument(
+        "--sensitivity", action="store_true", help="constants halved and doubled, no rules"
+    )
     parser.add_argument("--rules", nargs="*", help="their first words; none: the policy as it is")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="simulations at a time")
     parser.add_argument("--json", action="store_true", help="print one JSON list of all runs")

@@ -1,8 +1,8 @@
-"""The rules of the policy `wisp`, each with what switches it off from outside."""
+"""The terms of the policy `wisp`, each with what switches it off, and its constants."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
@@ -10,89 +10,63 @@ from unittest.mock import patch
 import numpy as np
 
 from wisp.core import session
-from wisp.scheduler import plan, speculation, wisp
-from wisp.scheduler.columns import Columns
-from wisp.scheduler.plan import Plan
-from wisp.scheduler.speculation import Load
-from wisp.scheduler.wisp import Wisp
+from wisp.scheduler import guard, speculation, wisp
+from wisp.scheduler.guard import Guard
+from wisp.scheduler.knapsack import DraftPool
+from wisp.scheduler.wisp import Wisp, _Decision
 
 Override = tuple[Any, str, Any]  # whose attribute, its name, and what it is instead
 
 
-def _forced(method: str, **load: Any) -> Override:
-    """A method of `Wisp` that returns a load, with these fields of it as given."""
-    original: Callable[..., Load] = getattr(Wisp, method)
-
-    def forced(policy: Any, *arguments: Any) -> Load:
-        return original(policy, *arguments)._replace(**load)
-
-    return Wisp, method, forced
-
-
-def _nobody(where: Any, *_: Any) -> Any:
-    return np.zeros(len(where._columns.sessions), dtype=bool)
-
-
-def _by_deadline(method: str) -> Override:
-    """A method of `Plan` that is given rows, with them in the order of their deadlines."""
-    original: Callable[..., Any] = getattr(Plan, method)
-
-    def sorted_first(where: Any, rows: Any, *more: Any) -> Any:
-        return original(where, where._order[np.isin(where._order, rows)], *more)
-
-    return Plan, method, sorted_first
-
-
-def _tighten_with_lost(where: Any, rows: Any) -> None:
-    slack_s = where._slack_s[rows][where.decodes[rows]]
-    where.limit_s = min(where.limit_s, float(slack_s.min(initial=np.inf)))
-
-
-def _decode_all(where: Any, rows: Any, max_seats: int) -> None:
-    where._decode(rows[: max(0, max_seats)])
+def _all(_: Any, shape: Any, value: float, curve: Any, max_count: int) -> int:
+    return max_count
 
 
 RULES: dict[str, tuple[Override, ...]] = {
-    "poor: who brings few tokens for its time is held": ((Plan, "_poor", _nobody),),
-    "early: seated before it is urgent": ((plan, "_MAX_EARLY_S", 0.0),),
-    "scarce: drafts before plain tokens": (_forced("_gauged", scarce=False),),
-    "lift_limit: where scarce, no deadline bars drafts": ((Plan, "lift_limit", lambda _: None),),
-    "lost deadlines of late sessions wait": ((plan, "_LATE", 2.0),),
-    "lost deadlines limit no step": ((Plan, "_tighten", _tighten_with_lost),),
-    "deadlines limit a step": (
-        (Plan, "_tighten", lambda *_: None),
-        (Plan, "_decode_within", _decode_all),
+    "urgency: who is about to be late weighs more": ((wisp, "_URGENCY", 0.0),),
+    "starved: who is left out for long weighs more": (
+        (wisp, "_starved", lambda columns, *_: np.zeros(len(columns.sessions))),
     ),
-    "longest text first": (_by_deadline("_decode_within"), _by_deadline("_whole")),
-    "eager: decoded while drafts come": (_forced("_gauged", eager=False),),
-    "held: who waits for drafts is left out": (_forced("_gauged", eager=True),),
-    "free steps take those held": ((plan, "free_tokens", lambda *_: 0),),
-    "fits: all seated if there is room": (_forced("_gauged", fits=False),),
-    "heavy: only where seats are dear": ((wisp, "_HEAVY", -1.0),),
-    "whole: none seated without its drafts": (
-        (Plan, "_whole", lambda where, rows: where._draft_room),
+    "patience: who had better wait for drafts is left out": ((wisp, "_PATIENCE", 0.0),),
+    "worth: seats worth less than the step are left out": (
+        (wisp, "_num_worth_it", lambda density, _: len(density)),
     ),
-    "waiting for drafts in time": (
-        (Columns, "expected_s", lambda columns: np.full(len(columns.sessions), -np.inf)),
-    ),
-    "prompts are urgent in time": ((Plan, "_prompt_urgent", _nobody),),
-    "least chunk of a late prompt": ((plan, "_MIN_CHUNK", 0),),
-    "admission": ((Wisp, "admits", lambda *_: None),),
-    "aim: 3 % above the promise": ((session, "_AIM", 1.0),),
+    "knapsack: only drafts that raise tokens a second": ((DraftPool, "best_count", _all),),
+    "pace: prompts in time": ((_Decision, "_pace", lambda *_: 0.0),),
+    "least chunk: a prompt's seat pays": ((_Decision, "_least_chunk", lambda *_: 1.0),),
+    "fill: prompts where they cost little": ((_Decision, "_fill", lambda *_: None),),
     "resting: no drafts where they gain nothing": ((speculation, "gain", lambda *_: np.inf),),
-    "hysteresis of resting": (
-        (speculation, "_ENTER", 1.0),
-        (speculation, "_LEAVE", 1.0),
-        (speculation, "_DWELL_S", 0.0),
-    ),
-    "probing of resting edges": ((speculation, "_PROBE_S", np.inf),),
+    "guard: what steps committed decides": ((Guard, "plain", lambda *_: False),),
+    "admission: no promise that the time does not allow": ((Wisp, "admits", lambda *_: None),),
+    "aim: 3 % above the promise": ((session, "_AIM", 1.0),),
+}
+
+
+def _constant(name: str, value: float, *where: Any) -> tuple[Override, ...]:
+    return tuple((module, name, value) for module in where)
+
+
+# Each constant halved and doubled, or what comes nearest.
+SENSITIVITY: dict[str, tuple[Override, ...]] = {
+    "_URGENCY 2": _constant("_URGENCY", 2.0, wisp),
+    "_URGENCY 8": _constant("_URGENCY", 8.0, wisp),
+    "_PATIENCE 0.75": _constant("_PATIENCE", 0.75, wisp),
+    "_PATIENCE 3": _constant("_PATIENCE", 3.0, wisp),
+    "_SAME 0.8": _constant("_SAME", 0.8, wisp),
+    "_SAME 0.95": _constant("_SAME", 0.95, wisp),
+    "_NEW 0.1": _constant("_NEW", 0.1, wisp),
+    "_NEW 0.4": _constant("_NEW", 0.4, wisp),
+    "LEAST 0.01": _constant("LEAST", 0.01, wisp, speculation, guard),
+    "LEAST 0.04": _constant("LEAST", 0.04, wisp, speculation, guard),
+    "REST_S 2.5": _constant("REST_S", 2.5, speculation, guard),
+    "REST_S 10": _constant("REST_S", 10.0, speculation, guard),
 }
 
 
 @contextmanager
 def switched_off(rule: str | None) -> Iterator[None]:
-    """None: all are on."""
+    """None: all are on, as they are."""
     with ExitStack() as stack:
-        for override in RULES[rule] if rule else ():
+        for override in {**RULES, **SENSITIVITY}[rule] if rule else ():
             stack.enter_context(patch.object(*override))
         yield

@@ -39,13 +39,13 @@ _SEED = 5  # of the texts that the bound is drawn from; chosen: any number does
 _NUM_TEXTS, _LENGTH = 100, 400  # of these; chosen: enough for 1 %
 _MAX_DRAFTS = 16
 _THRESHOLDS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.15, 0.1, 0.05, 0.02, 0.0)
-_WAITS = (0, 2, 4, 6)  # drafts that a session may wait for
+_WAITS = (0, 3, 6)  # drafts that a session may wait for
 
 
 def bound(setup: Setup, num_devices: int) -> float:
     """Tokens a second."""
     steps = _steps(setup, num_devices)
-    times_s = np.geomspace(min(time_s for time_s, _ in steps), max(t for t, _ in steps), 16)
+    times_s = np.geomspace(min(time_s for time_s, _ in steps), max(t for t, _ in steps), 10)
     best = 0.0
     for time_s in times_s.tolist():
         server = max((rate for taken_s, rate in steps if taken_s <= time_s * 1.001), default=0.0)
@@ -123,7 +123,7 @@ def session_rate(
     """Tokens a second of one session that may be in every step; see the event model above."""
     rates = [
         _one(step_s, draft_s, 0.5 * round_trip_s, texts.make(_LENGTH, (_SEED, number)).right, wait)
-        for number in range(4)
+        for number in range(6)
     ]
     return float(np.mean(rates))
 

@@ -127,7 +127,7 @@ def simulate(
         max_forks=setup.max_forks,
         clock=clock,
     )
-    server = Server(events, engine, clock, first, setup.host.message_s)
+    server = Server(events, engine, clock, first, setup.host)
     predictor = setup.predictor()
     tally = Tally(setup.warm_up_s)
     presences = (

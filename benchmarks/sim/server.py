@@ -8,6 +8,7 @@ from msgspec import structs
 
 from benchmarks.sim.events import Events
 from benchmarks.sim.network import Way
+from benchmarks.sim.step_times import NO_HOST, Host
 from wisp.core.drafts import Directive, Verdict
 from wisp.engine.engine import Engine
 from wisp.engine.messages import Draft, Failed, Open, ToEngine, Verdicts
@@ -25,8 +26,8 @@ class Client(Protocol):
 
 
 class Server:
-    """`directive`: what an edge may do before its first verdict. `message_s`: that the host takes
-    for each message, while it can launch no step."""
+    """`directive`: what an edge may do before its first verdict. `host`: what it takes for
+    messages and outcomes; what it takes to launch a step is the target's."""
 
     def __init__(
         self,
@@ -34,13 +35,13 @@ class Server:
         engine: Engine,
         clock: VirtualClock,
         directive: Directive,
-        message_s: float = 0.0,
+        host: Host = NO_HOST,
     ) -> None:
         self._events = events
         self.engine = engine
         self._clock = clock
         self._directive = directive
-        self._message_s = message_s
+        self._host = host
         self._inbox: list[ToEngine] = []
         self._clients: dict[int, Client] = {}
         self._num_opened = 0
@@ -73,9 +74,11 @@ class Server:
         """Messages that come while the target is at work wait for the next turn."""
         self._clock.now = start_s = self._events.now
         inbox, self._inbox = self._inbox, []
-        self._clock.now += self._message_s * len(inbox)
+        self._clock.now += self._host.message_s * len(inbox)
         for message in self.engine.turn(inbox):
             if isinstance(message, Verdicts):
+                host, num_seats = self._host, message.step.num_sessions
+                self._clock.now += host.publish_s + host.publish_seat_s * num_seats
                 for session_id, verdict in message.verdicts:
                     self._publish(session_id, verdict)
             elif isinstance(message, Failed):

@@ -59,8 +59,8 @@ class Host(NamedTuple):
 
     launch_s: float  # to decide and launch
     launch_seat_s: float  # more for each seat
-    collect_s: float  # to take the outcomes in
-    collect_seat_s: float  # more for each seat
+    publish_s: float  # to take the outcomes in and publish them
+    publish_seat_s: float  # more for each seat
     message_s: float  # to take in a message
 
 

@@ -106,7 +106,6 @@ class SimulatedTarget(Verifier):
         def collect() -> list[Outcome]:
             self.arrived_s = end_s if end_s > self._clock.now else None
             self._clock.now = max(self._clock.now, end_s)
-            self._clock.now += host.collect_s + host.collect_seat_s * len(batch)
             outcomes = [self._verify(*part) for part in zip(batch.seats, choosing, strict=True)]
             self._evict()
             return outcomes

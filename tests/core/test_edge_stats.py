@@ -43,15 +43,15 @@ def test_the_round_trip_is_from_the_contradicting_verdict_to_the_block_that_answ
     assert stats.usual_s(4) == pytest.approx(0.7)
 
 
-def test_a_probe_is_judged_by_what_it_brings_alone() -> None:
+def test_a_trial_is_judged_by_what_it_brings_alone() -> None:
     stats = EdgeStats()
     stats.count(4, 3, 100)
-    stats.probe_begun(2.0)
-    assert (stats.committed, stats.probed_from, stats.switched_s) == (0.0, 100, 2.0)
-    stats.probe_ended(3.0, paid=False)
-    assert (stats.probed_from, stats.switched_s, stats.num_failed_probes) == (None, 3.0, 1)
-    stats.probe_ended(4.0, paid=True)
-    assert stats.num_failed_probes == 0
+    assert not stats.on_trial
+    stats.rested(1.0)
+    stats.tried(2.0)
+    assert (stats.committed, stats.on_trial, stats.switched_s, stats.num_rests) == (0.0, True, 2, 1)
+    stats.count(4, 0, 60)
+    assert not stats.on_trial
 
 
 def test_forgetting_keeps_the_ratios_and_lets_new_evidence_decide() -> None:

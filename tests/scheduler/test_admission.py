@@ -125,16 +125,22 @@ def test_the_wait_is_until_one_ends_by_its_rate() -> None:
 
 
 def test_a_rate_that_not_even_one_alone_could_have_counts_as_the_most_it_could() -> None:
-    """6.5 ms a step at least: 153 tokens a second, or with two tokens from each seat twice that."""
+    """6.5 ms a step at least: 153 tokens a second."""
 
-    def retry(count: int, committed_per_seat: float) -> float | None:
+    def retry(count: int, tokens_per_s: float) -> float | None:
         running = [session(number, 0, rate=1000.0) for number in range(count)]
-        return retry_after_s(
-            running, wanting(0, rate=1000.0), exact(), 3.0, committed_per_seat, 0.0
-        )
+        return retry_after_s(running, wanting(0, rate=1000.0), exact(), tokens_per_s)
 
-    assert retry(4, 1.0) is None
-    assert retry(100, 1.0) is None
-    assert retry(400, 1.0) is not None
-    assert retry(40, 2.0) is None
-    assert retry(100, 2.0) is not None  # by drafts it is to have 307, and 303 tokens take too long
+    assert retry(4, 0.0) is None
+    assert retry(100, 0.0) is None
+    assert retry(400, 0.0) is not None
+
+
+def test_a_server_that_writes_more_with_drafts_takes_more_sessions_in() -> None:
+    running = [session(number, 0, rate=100.0) for number in range(300)]
+    refused, taken = (
+        retry_after_s(running, wanting(0, rate=100.0), exact(), tokens_per_s)
+        for tokens_per_s in (0.0, 26_000.0)
+    )
+    assert refused is not None
+    assert taken is None

@@ -49,18 +49,18 @@ def test_every_session_gets_all_its_text(name: PolicyName, seed: int) -> None:
 
 
 def test_nobody_starves_among_more_sessions_than_a_step_holds() -> None:
-    """48 sessions, 16 tokens a step: each is seated within 16 steps, drafts and prompts or not."""
+    """48 sessions, 16 tokens a step: each is seated within five periods, drafts or not."""
     world = make_world(max_step_tokens=16)
     for number in range(48):
         honesty = 0.9 if number % 2 else None
-        world.open(number, honesty=honesty, num_prompt=4, max_tokens=1000, rate=0.01)
+        world.open(number, honesty=honesty, num_prompt=4, max_tokens=1000, rate=20)
     world.run(60)
     first = len(world.batches)
-    world.run(200)
+    world.run(200)  # of 5.5 ms
     seen = dict.fromkeys(world.engine.sessions, first)
     for step, seats in enumerate(world.batches[first:], first):
         for number, _ in seats:
-            assert step - seen[number] <= 16, f"session {number} waited {step - seen[number]}"
+            assert step - seen[number] <= 45, f"session {number} waited {step - seen[number]}"
             seen[number] = step
 
 

@@ -11,11 +11,11 @@ from wisp.core.edge_stats import EdgeStats
 from wisp.core.request import Sampling
 from wisp.core.session import Session
 from wisp.core.slo import Slo
-from wisp.scheduler.speculation import Load, SpeculationController, gain, time_per_token_s
+from wisp.scheduler.speculation import Load, SpeculationController, gain
 
 FIRST = Directive(window=8, threshold=0.3)
-FREE = Load(plain_s=0.05, step_s=0.05, marginal_cost=0.02)
-SCARCE = Load(plain_s=0.1, step_s=0.05, marginal_cost=0.2, eager=False)
+FREE = Load(step_s=0.05, marginal_cost=0.02)
+SCARCE = Load(step_s=0.05, marginal_cost=0.2)
 
 
 @pytest.fixture
@@ -54,8 +54,10 @@ class Edge:
         return windows
 
 
-def test_an_edge_starts_with_the_first_directive(controller: SpeculationController) -> None:
-    assert controller.directive(Edge(0.8).session, Load()) == FIRST
+def test_an_edge_drafts_before_anything_is_known(controller: SpeculationController) -> None:
+    found = controller.directive(Edge(0.8).session, Load())
+    assert found.window == 4 + 4  # a block, and what is drafted in the round trip
+    assert found.threshold <= FIRST.threshold
 
 
 def test_without_an_edge_there_is_nothing_to_ask(controller: SpeculationController) -> None:
@@ -75,7 +77,6 @@ def test_drafts_that_pay_go_on(controller: SpeculationController, load: Load) ->
         (0.0, FREE),
         (0.05, FREE._replace(marginal_cost=0.1)),
         (0.5, SCARCE._replace(marginal_cost=0.9)),  # each draft costs others more
-        (0.8, SCARCE._replace(plain_s=0.007)),  # without waiting for drafts it is faster
     ],
 )
 def test_the_edge_rests_when_drafts_do_not_pay(
@@ -94,17 +95,17 @@ def test_an_edge_whose_drafts_never_come_in_time_rests(controller: SpeculationCo
 def test_it_comes_back_when_the_price_falls(controller: SpeculationController) -> None:
     edge = Edge(0.8)
     assert edge.run(controller, FREE._replace(marginal_cost=1.0), 4.0)[-1] == 0
-    assert edge.run(controller, FREE, 2.0)[-1] > 0
+    assert edge.run(controller, FREE, 6.0)[-1] > 0
 
 
-def test_it_comes_back_when_a_probe_is_accepted(controller: SpeculationController) -> None:
+def test_it_comes_back_when_a_trial_succeeds(controller: SpeculationController) -> None:
     edge = Edge(0.0)
     assert edge.run(controller, FREE, 4.9)[-1] == 0
     edge.acceptance = 0.9
     assert edge.run(controller, FREE, 10.0)[-1] > 4
 
 
-def test_a_probe_that_fails_is_repeated_ever_more_rarely(
+def test_a_trial_that_fails_is_repeated_ever_more_rarely(
     controller: SpeculationController,
 ) -> None:
     windows = Edge(0.0).run(controller, FREE, 120.0)
@@ -119,15 +120,15 @@ def test_noise_does_not_make_it_flap(seed: int, acceptance: float) -> None:
     controller = SpeculationController(FIRST, block_tokens=4, max_window=64)
     chance, edge = random.Random(seed), Edge(acceptance, seed=seed)
     edge.run(controller, FREE, 5.0)
-    # The load at which drafting neither pays nor costs: the worst case for a switch.
-    level = time_per_token_s(edge.stats, SCARCE)
+    # The price at which drafting neither pays nor costs: the worst case for a switch.
+    level = edge.stats.from_edge / max(1.0, edge.stats.verified)
     switches, before = 0, True
     for _ in range(1200):  # one minute
-        load = SCARCE._replace(plain_s=level * chance.uniform(0.95, 1.05))
+        load = SCARCE._replace(marginal_cost=level * chance.uniform(0.95, 1.05))
         (window,) = edge.run(controller, load, 0.05)
         switches += (window > 0) != before
         before = window > 0
-    assert switches <= 60  # of 1200 verdicts: no more than one for each second of dwelling
+    assert switches <= 10  # a rest is of 5 s at least, and twice as long each time
 
 
 @given(st.floats(0.001, 0.1), st.floats(0.0, 0.5), st.floats(0.001, 0.1))
@@ -144,12 +145,11 @@ def test_the_threshold_is_the_price(controller: SpeculationController) -> None:
     assert controller.directive(edge.session, FREE._replace(marginal_cost=0.4)).threshold == 0.4
 
 
-def test_gain_rises_with_acceptance_and_falls_with_price_and_distance(
+def test_gain_rises_with_acceptance_and_falls_with_the_price(
     controller: SpeculationController,
 ) -> None:
-    near, far, poor = Edge(0.8), Edge(0.8, rtt_s=0.2), Edge(0.4)
-    for edge in (near, far, poor):
+    good, poor = Edge(0.8), Edge(0.4)
+    for edge in (good, poor):
         edge.run(controller, FREE, 5.0)
-    assert gain(near.stats, FREE) > gain(poor.stats, FREE)
-    assert gain(near.stats, FREE) > gain(near.stats, SCARCE._replace(eager=True))
-    assert gain(near.stats, SCARCE) > gain(far.stats, SCARCE)
+    assert gain(good.stats, FREE) > gain(poor.stats, FREE)
+    assert gain(good.stats, FREE) > gain(good.stats, SCARCE)

@@ -58,9 +58,9 @@ class EdgeStats:
     num_committed: int = 0  # as `committed`, but never fades
     draft_time_s: float | None = None  # of one token
     round_trip_s: float | None = None  # without the drafting
-    switched_s: float | None = None  # when drafting was last switched on or off, or probed
-    probed_from: int | None = None  # num_committed when the probe that goes on began
-    num_failed_probes: int = 0  # since the last one that paid
+    switched_s: float | None = None  # when it last began to rest or was tried; None: never
+    num_rests: int = 0  # how often its drafts were found to gain too little
+    _tried_from: int = 0  # num_committed when its trial began
     _sent_s: dict[int, float] = field(default_factory=dict)  # of verdicts, by where they ended
 
     def usual_s(self, num_tokens: int) -> float:
@@ -112,15 +112,17 @@ class EdgeStats:
         self.predicted *= factor
         self.committed = self.from_edge = self.verified = 0.0
 
-    def switched(self, now: float) -> None:
-        """Its drafting was switched on or off."""
+    @property
+    def on_trial(self) -> bool:
+        """It has not drafted for as many tokens yet as are remembered."""
+        return self.num_committed - self._tried_from < 1.0 / (1.0 - _KEPT)
+
+    def rested(self, now: float) -> None:
+        """It is asked to draft nothing from now on."""
         self.switched_s = now
+        self.num_rests += 1
 
-    def probe_begun(self, now: float) -> None:
-        """It drafts for a while, to be judged by that alone."""
+    def tried(self, now: float) -> None:
+        """It drafts again, to be judged by that alone."""
         self.forget()
-        self.probed_from, self.switched_s = self.num_committed, now
-
-    def probe_ended(self, now: float, *, paid: bool) -> None:
-        self.probed_from, self.switched_s = None, now
-        self.num_failed_probes = 0 if paid else self.num_failed_probes + 1
+        self.switched_s, self._tried_from = now, self.num_committed

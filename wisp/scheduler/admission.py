@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection
-from operator import mul
 from typing import NamedTuple
 
 from wisp.core.session import Session
@@ -127,43 +126,23 @@ def _without(sessions: Collection[Session], gone: list[Session]) -> list[Session
 
 
 def retry_after_s(
-    sessions: Collection[Session],
-    slo: Slo,
-    estimator: Estimator,
-    tokens_per_seat: float,
-    committed_per_seat: float,
-    prefill_per_token: float,
+    sessions: Collection[Session], slo: Slo, estimator: Estimator, tokens_per_s: float
 ) -> float | None:
     """None: it may join; else how long until, by its rate, a session will have ended.
 
-    In a period 1 / (fastest rate) all promised tokens together are (sum of rates) / (fastest rate);
-    a step that commits them must take no longer than that period. Plainly a token is a seat of one
-    token; with drafts a seat holds `tokens_per_seat` and commits `committed_per_seat`, as lately
-    measured: a part of the sessions in each step, or all of them in steps that take so many periods
-    as they commit tokens (where the target's floor is longer than a period, nothing else helps).
-    The cheapest of the three decides. Sessions that end make room for others, whose prompts are
-    then computed: `prefill_per_token` prompt tokens for each that is committed. A rate that not
-    even a session alone could have counts as the most that it could.
+    All promised tokens of a second must be written in it: as many are as steps lately committed,
+    `tokens_per_s`, or as plain steps of all sessions would, if that is more. A rate that not even a
+    session alone could have counts as the most that it could.
     """
     if not sessions:
         return None
-    alone_s = estimator.predict_s(StepShape(1, 0, 0.0, 1)) / committed_per_seat
-    max_rate = 1.0 / max(alone_s, 1e-9)
-    rates = [min(max_rate, each.tokens_per_s) for each in (slo, *(s.slo for s in sessions))]
-    fastest = max(rates)
-    num_seats = sum(rates) / fastest
-    lengths = [len(session.tokens) for session in sessions]
-    context = sum(map(mul, lengths, rates[1:])) / sum(rates[1:])
-
-    def time_s(seats: float, tokens: float, periods: float) -> float:
-        new = round(seats * tokens + periods * num_seats * prefill_per_token)
-        shape = StepShape(new, round(seats * context), 0.0, round(seats))
-        return estimator.predict_s(shape) / periods
-
-    plain_s = time_s(num_seats, 1.0, 1.0)
-    some_s = time_s(num_seats / committed_per_seat, tokens_per_seat, 1.0)
-    all_s = time_s(num_seats, tokens_per_seat, committed_per_seat)
+    max_rate = 1.0 / max(estimator.predict_s(StepShape(1, 0, 0.0, 1)), 1e-9)
+    max_rate = max(max_rate, tokens_per_s / len(sessions))
+    promised = sum(min(max_rate, each.tokens_per_s) for each in (slo, *(s.slo for s in sessions)))
+    count = len(sessions) + 1
+    context = sum(len(session.tokens) for session in sessions)
+    plain_s = estimator.predict_s(StepShape(count, context, 0.0, count))
     # By what is expected: a rate is kept over many steps, not in each.
-    if min(plain_s, some_s, all_s) <= _USABLE / fastest:
+    if promised <= _USABLE * max(tokens_per_s, count / max(plain_s, 1e-9)):
         return None
     return until_one_ends_s(sessions)

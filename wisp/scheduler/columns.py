@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from array import array
 from collections.abc import Collection
 
 import numpy as np
@@ -10,85 +11,84 @@ from numpy.typing import NDArray
 
 from wisp.core.acceptance import cumulative_acceptance
 from wisp.core.session import Session
+from wisp.estimator.shape import StepShape
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
-# An edge is late once it takes so many times as long as it usually does. Chosen: half as long
-# again, so that usual jitter makes none late.
-_LATE = 1.5
-# Periods of its session that an edge is waited for at most. Chosen: what is lost then can be made
-# good again before the next deadline.
-_MAX_PERIODS = 2.0
-# Draft tokens of one session in one step. Chosen: behind 32 tokens hardly any are accepted, even at
-# an acceptance of 0.9 for each.
-_MAX_DRAFTS = 32
-
 
 class Columns:
     """One array for each fact; struct packs lists several times as fast as numpy."""
 
-    def __init__(self, sessions: Collection[Session], block_tokens: int) -> None:
-        self.sessions = list(sessions)
-        rows = self.sessions
+    def __init__(self, sessions: Collection[Session]) -> None:
+        rows = self.sessions = list(sessions)
         self.period_s: Floats = 1.0 / _floats([s.slo.tokens_per_s for s in rows])
-        self._pending = _ints([s.num_pending for s in rows])
+        self.pending: Ints = _ints([s.num_pending for s in rows])
         # Of the token behind the one that a step in flight chooses for certain.
-        self.due_s: Floats = _floats([s.aimed_s for s in rows]) + self.period_s * (
-            self._pending > 0
-        )
-        self.length = _ints([len(s.tokens) for s in rows]) + self._pending
-        self.missing = self.length - _ints([s.num_computed for s in rows])
+        self.due_s: Floats = _floats([s.aimed_s for s in rows]) + self.period_s * (self.pending > 0)
+        self.served_s: Floats = _floats([s.committed_s for s in rows])
+        self.length: Ints = _ints([len(s.tokens) for s in rows]) + self.pending
+        self.missing: Ints = self.length - _ints([s.num_computed for s in rows])
         self.decoding: Bools = self.missing == 1
-        buffered = _ints([len(s.stream.tokens) for s in rows])
-        self.buffered: Ints = np.maximum(0, buffered - self._pending)
-        self._drafts = [s.drafts.acceptance for s in rows]
-        self._num_drafts = _ints([len(drafts) for drafts in self._drafts])
-        self._calibration = [s.drafts.calibration for s in rows]
+        drafts = [s.drafts.acceptance for s in rows]
+        num_drafts = _ints([len(each) for each in drafts])
         # The last token is the target's own; drafts behind a prompt wait for its first token.
-        max_drafts = _ints([s.end for s in rows]) - self.length - 1
-        at_hand = np.clip(self._num_drafts - self._pending, 0, _MAX_DRAFTS)
-        self.usable: Ints = np.minimum(at_hand, max_drafts) * self.decoding
-        # As Session.waits_for_edge and edge_resting, which cost a call for each session.
-        hoped = [
-            0 if s.stream.complete or s.edge_late or not s.has_edge else s.directive.window
-            for s in rows
-        ]
-        wanted = np.minimum(np.minimum(_ints(hoped), block_tokens), max_drafts)
-        self.waiting: Bools = self.decoding & (self.buffered < wanted)
-        self._block_tokens = block_tokens
+        room = np.maximum(0, _ints([s.end for s in rows]) - self.length - 1)
+        self.at_hand: Ints = np.clip(num_drafts - self.pending, 0, room) * self.decoding
+        self._accept(drafts, num_drafts)
 
-    def expected_s(self) -> Floats:
-        """When the drafts waited for should be here: by the edge's own habit, and within two
-        periods at the most."""
-        found = np.full(len(self.sessions), -np.inf)
-        for row in np.flatnonzero(self.waiting).tolist():
-            session = self.sessions[row]
-            usual_s = _LATE * session.edge_stats.usual_s(self._block_tokens)
-            found[row] = session.committed_s + min(usual_s, _MAX_PERIODS / session.slo.tokens_per_s)
-        return found
+    def _accept(self, drafts: list[array[float]], num_drafts: Ints) -> None:
+        """`cumulative` [sessions, drafts at hand]: P(accepted with all before it, those in flight
+        included), 0 where there is none. `unbroken` [sessions]: that of the last draft here."""
+        here = np.minimum(num_drafts, self.at_hand + self.pending) * self.decoding
+        width = int(here.max(initial=0))
+        table = np.ones((len(self.sessions), width + 1))
+        if width:
+            flat = np.frombuffer(b"".join(drafts))
+            ahead = np.arange(width)
+            taken = ahead < here[:, None]
+            start = np.cumsum(num_drafts) - num_drafts
+            table[:, 1:][taken] = flat[(start[:, None] + ahead)[taken]]
+            calibration = _floats([s.drafts.calibration for s in self.sessions])
+            table[:, 1:] = cumulative_acceptance(table[:, 1:], calibration)
+        self.unbroken: Floats = table[np.arange(len(here)), here]
+        ahead = np.arange(1, int(self.at_hand.max(initial=0)) + 1)
+        behind = np.minimum((here - self.at_hand)[:, None] + ahead, width)
+        self.cumulative: Floats = np.take_along_axis(table, behind, axis=1)
+        self.cumulative *= ahead <= self.at_hand[:, None]
 
-    def cumulative_acceptance(self) -> Floats:
-        """[sessions, drafts at hand]: P(accepted with all before it, those in flight included); 0
-        where there is no draft."""
-        behind = self._pending * (self.usable > 0)
-        width = int((self.usable + behind).max(initial=0))
-        table = np.zeros((len(self.sessions), width))
-        if width == 0:
-            return table
-        flat = np.frombuffer(b"".join(self._drafts))
-        ahead = np.arange(width)
-        taken = ahead < (self.usable + behind)[:, None]
-        start = np.cumsum(self._num_drafts) - self._num_drafts
-        table[taken] = flat[(start[:, None] + ahead)[taken]]
-        cumulative = cumulative_acceptance(table, _floats(self._calibration))
-        if not behind.any():
-            return cumulative
-        shifted = np.pad(cumulative, ((0, 0), (0, int(behind.max()))))
-        columns = behind[:, None] + np.arange(int(self.usable.max()))
-        found: Floats = np.take_along_axis(shifted, columns, axis=1)
-        return found
+    def edges(self, now: float) -> tuple[Floats, Floats, Floats]:
+        """[sessions] each: seconds until the edge's next draft should be here, at least what one
+        takes, infinite if none is to come; P(it is accepted); and the round trip.
+
+        An edge that is overdue by some time is expected to take as long again.
+        """
+        found = np.zeros((3, len(self.sessions)))
+        found[0] = np.inf
+        for row, session in enumerate(self.sessions):
+            edge, stream = session.edge_stats, session.stream
+            draft_s = edge.draft_time_s
+            if draft_s is None or stream.complete or not session.directive.window:
+                continue
+            round_trip_s = edge.round_trip_s or 0.0
+            if stream.tokens:
+                since_s = now - max(stream.arrived_s + draft_s, session.committed_s)
+            else:  # the last verdict is on its way to it
+                since_s = now - session.committed_s - round_trip_s - draft_s
+            found[:, row] = max(draft_s, abs(since_s)), edge.acceptance.rate, round_trip_s
+        wait_s, acceptance, away_s = found
+        return wait_s, acceptance, away_s
+
+    def seats(self, rows: Ints) -> StepShape:
+        """Of a step in which these decode."""
+        return StepShape(len(rows), int(self.length[rows].sum()), 0.0, len(rows))
+
+    def chunk(self, row: int, num_tokens: int) -> StepShape:
+        """Of a step that computes so many tokens of a prompt."""
+        length = int(self.length[row] - self.missing[row]) + num_tokens
+        product = float(num_tokens * length) if num_tokens > 1 else 0.0
+        return StepShape(num_tokens, length, product, 1)
 
 
 def _floats(values: list[float]) -> Floats:

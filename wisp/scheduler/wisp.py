@@ -1,5 +1,11 @@
+"""The policy `wisp`: whom a step leaves out loses time, whom it holds takes time from all others.
+
+Every choice is that comparison, in seconds of sessions: docs/scheduler.md derives it.
+"""
+
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 
 import numpy as np
@@ -11,47 +17,33 @@ from wisp.core.session import Session
 from wisp.core.slo import Slo
 from wisp.core.smoothing import smoothed
 from wisp.estimator.base import Estimator
-from wisp.estimator.shape import StepShape, shape_of
+from wisp.estimator.shape import EMPTY, StepShape, shape_of
 from wisp.scheduler.admission import retry_after_s
 from wisp.scheduler.base import Policy, Situation
 from wisp.scheduler.columns import Columns
+from wisp.scheduler.guard import Guard
 from wisp.scheduler.knapsack import DraftPool
-from wisp.scheduler.plan import Plan
-from wisp.scheduler.speculation import Load, SpeculationController
+from wisp.scheduler.speculation import LEAST, Load, SpeculationController
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-# What remains, with every step, of the counts of seats, tokens and committed tokens that admission
-# goes by. Chosen: a memory of some 30 steps, a second or so.
-_STEPS_KEPT = 0.97
-# What remains, with every session that ends, of the counts of prompt and output tokens. Chosen: a
-# memory of some 50 sessions.
-_SESSIONS_KEPT = 0.98
+# What a second of a session that is about to be late weighs more than one of a session that has
+# time. Chosen: by the sensitivity rows of docs/scheduler.md; twice or half as much changes little.
+_URGENCY = 4.0
+# Times what its seat takes from the others that a session is left to its edge for. Chosen: above 1,
+# for the tokens that gather meanwhile save more than one seat; see docs/scheduler.md.
+_PATIENCE = 1.5
+# What is within a tenth is the same. Chosen: step times are known no better, and whoever is left
+# out for less waits for nothing.
+_SAME = 0.9
 # Weight of the newest step in the averages of `Load`. Chosen: a memory of some 5 steps, as drafts
 # come and go as fast.
 _NEW = 0.2
-# Share of the time between two tokens of the fastest SLO: while a plain step of all sessions takes
-# no more, sessions are decoded without waiting for drafts. Chosen: a fifth leaves room for
-# all that plain decoding does not count, such as prompts.
-_EAGER = 0.2
-# Share of a plain step's time: seats that take more of it beside their tokens are what is scarce.
-# Chosen: half, from where on they cost more than all else does.
-_HEAVY = 0.5
-# Share of the tokens in a step: a plain step of all sessions and of their prompts is to leave as
-# many for drafts. Chosen: half, so that each seat has room for a draft.
-_PLAIN_SHARE = 0.5
 
 
 class Wisp(Policy):
-    """SLO-aware batches over tokens, and a speculation controller that knows their marginal cost.
-
-    Urgent sessions first, earliest deadline first; then the next token of everybody else (while
-    the server has no time to lose, those who wait for drafts join free steps alone); then draft
-    tokens as long as they raise (expected committed tokens) / (predicted time); then prefill in the
-    room left. Every deadline seated is checked with the estimator's upper quantile; where plain
-    decoding cannot hold them all but drafts, cheaper than seats, can, none keeps drafts out.
-    """
+    """Seats by weight, worth and time; drafts by a knapsack; prompts at the pace they need."""
 
     def __init__(
         self,
@@ -64,12 +56,10 @@ class Wisp(Policy):
     ) -> None:
         super().__init__(estimator)
         self._controller = SpeculationController(first, block_tokens, max_window)
-        self._block_tokens = block_tokens
         self._max_step_tokens = max_step_tokens
-        # Seats that decoded, their tokens, and those committed, faded.
-        self._recent: Floats = np.zeros(3)
-        self._num_prefilled = self._num_committed = 0.0  # tokens of ended sessions, faded
-        self.load = Load()  # what was learned, and as the last decision saw the server
+        # Learned in `observe` alone.
+        self.load = Load()
+        self._guard = Guard()
 
     @property
     def marginal_cost(self) -> float:
@@ -81,108 +71,171 @@ class Wisp(Policy):
     def wake_s(self, situation: Situation) -> float | None:
         return situation.now if situation.sessions else None
 
-    def admits(self, sessions: Collection[Session], slo: Slo) -> float | None:
-        num_seats, num_tokens, num_committed = np.maximum(self._recent, 1.0).tolist()
-        seat = num_tokens / num_seats, max(1.0, num_committed / num_seats)
-        return retry_after_s(sessions, slo, self.estimator, *seat, self._prefill_per_token)
-
-    def ended(self, session: Session) -> None:
-        self._num_prefilled = _SESSIONS_KEPT * self._num_prefilled + session.num_prefilled
-        self._num_committed = _SESSIONS_KEPT * self._num_committed + session.num_output
-
-    @property
-    def _prefill_per_token(self) -> float:
-        """Prompt tokens computed for each one committed, over the sessions that ended of late."""
-        return self._num_prefilled / max(1.0, self._num_committed)
-
     def observe(
         self, batch: Batch, num_committed: Sequence[int], step_time_s: float, now: float
     ) -> None:
-        self._learn_cost(batch)
+        if batch.value:
+            shape, curve = shape_of(batch), self.estimator.curve
+            tokens_per_s = batch.value / max(curve.time_s(shape), 1e-9)
+            cost = curve.slope_s(shape.num_tokens) * tokens_per_s
+            self.load = self.load._replace(
+                marginal_cost=smoothed(self.load.marginal_cost, cost, _NEW)
+            )
+        load, tokens_per_s = self.load, sum(num_committed) / max(step_time_s, 1e-9)
+        self.load = load._replace(
+            step_s=smoothed(load.step_s or step_time_s, step_time_s, _NEW),
+            tokens_per_s=smoothed(load.tokens_per_s, tokens_per_s, LEAST),
+        )
+        self._guard.observe(batch, num_committed, step_time_s, now)
         super().observe(batch, num_committed, step_time_s, now)
-        step_s = smoothed(self.load.step_s or step_time_s, step_time_s, _NEW)
-        self.load = self.load._replace(step_s=step_s)
-        decodes = [
-            (1, seat.num_tokens, number)
-            for seat, number in zip(batch.seats, num_committed, strict=True)
-            if seat.num_context == 1
-        ]
-        if decodes:
-            self._recent = _STEPS_KEPT * self._recent + np.sum(decodes, axis=0)
+
+    def admits(self, sessions: Collection[Session], slo: Slo) -> float | None:
+        return retry_after_s(sessions, slo, self.estimator, self.load.tokens_per_s)
 
     def schedule(self, situation: Situation) -> Batch:
         if not situation.sessions:
             return Batch()
-        columns = Columns(situation.sessions, self._block_tokens)
-        cumulative = columns.cumulative_acceptance()
-        num_open = len(situation.sessions) + situation.num_away
-        # Kept for directives alone: the next decision begins with what was learned again.
-        load = self.load = self._gauged(columns, cumulative, num_open, self.load)
-        plan = Plan(columns, self.estimator, self._max_step_tokens, load, situation.now, cumulative)
-        plan.seat_urgent()
-        plan.seat_ready()
-        if load.scarce:
-            plan.lift_limit()
-        drafts = DraftPool(cumulative * plan.decodes[:, None])
-        num_drafts = plan.best_drafts(drafts)
-        if plan.fill_prompts(num_drafts):
-            num_drafts = min(num_drafts, plan.best_drafts(drafts))
-        batch = _batch(columns, plan, drafts.by_row(num_drafts))
-        batch.value = float(plan.decodes.sum() + drafts.value(num_drafts))
+        columns, now = Columns(situation.sessions), situation.now
+        decision = _Decision(columns, self.estimator, self.load, now)
+        plain = self._guard.plain(len(columns.sessions), now)
+        return decision.batch(self._max_step_tokens, plain=plain)
+
+
+class _Decision:
+    """On one step."""
+
+    def __init__(self, columns: Columns, estimator: Estimator, load: Load, now: float) -> None:
+        self._columns = columns
+        self._curve = curve = estimator.curve
+        self._load = load
+        self._now = now
+        count = len(columns.sessions)
+        # Of the step that is decided on, as those before it.
+        self._step_s = load.step_s or curve.time_s(columns.seats(np.arange(count)))
+        self._token_s = curve.slope_s(count)
+        self._slack_s = columns.due_s - now
+        horizon_s = 2.0 * (columns.period_s + self._step_s)  # it is in this step or the next
+        near = np.clip(1.0 - self._slack_s / horizon_s, 0.0, 1.0)
+        self._weight: Floats = 1.0 + _URGENCY * near + _starved(columns, now, horizon_s)
+
+    def batch(self, max_tokens: int, *, plain: bool) -> Batch:
+        columns, curve = self._columns, self._curve
+        columns.cumulative *= not plain
+        chunks = self._needed(max_tokens - 1)
+        room = max_tokens - sum(chunks.values())
+        rows = self._seats(room, all_of_them=plain)
+        shape = columns.seats(rows)
+        for row, chunk in chunks.items():
+            shape = shape.joined(columns.chunk(row, chunk)) if chunk else shape
+        decodes = np.zeros((len(columns.sessions), 1))
+        decodes[rows] = 1.0
+        drafts = DraftPool(columns.cumulative * decodes)
+        most = min(max_tokens - shape.num_tokens, drafts.num_tokens)
+        count = drafts.best_count(shape, float(len(rows)), curve, most) if most > 0 else 0
+        self._fill(chunks, shape.with_drafts(count), max_tokens)
+        batch = _batch(columns, rows, drafts.by_row(count), chunks)
+        batch.value = float(len(rows) + drafts.value(count))
+        batch.num_sessions, batch.plain = len(columns.sessions), plain
         return batch
 
-    def _gauged(self, columns: Columns, cumulative: Floats, count: int, load: Load) -> Load:
-        """How far the server is from what plain decoding of everybody can just do.
+    def _seats(self, room: int, *, all_of_them: bool) -> Ints:
+        """Who decodes: nobody who had better wait for drafts, and no seat worth less than the
+        whole step is in the same time."""
+        columns, curve = self._columns, self._curve
+        seat_s: Floats = np.asarray(curve.seat_s + curve.context_s * columns.length, np.float64)
+        if all_of_them:
+            return np.flatnonzero(columns.decoding)[: max(0, room)]
+        rows = np.flatnonzero(columns.decoding & ~self._waits(seat_s))
+        taken = columns.cumulative[rows] > self._load.marginal_cost
+        tokens = 1 + taken.sum(axis=1)
+        worth = self._weight[rows] * (1.0 + (columns.cumulative[rows] * taken).sum(axis=1))
+        density = worth / np.maximum(seat_s[rows] + self._token_s * tokens, 1e-9)
+        order = np.argsort(-density, kind="stable")[: max(0, room)]
+        rows = rows[order]
+        time_s = curve.tokens_s(np.cumsum(tokens[order])) + curve.rest_s(EMPTY)
+        time_s += np.cumsum(seat_s[rows])
+        return rows[: _num_worth_it(density[order], np.cumsum(worth[order]) / time_s)]
 
-        Seats are dear if a plain one takes longer than a token does on average, or would with the
-        drafts that are here: where nobody's drafts are taken, the average does not show it.
-        `count`: of all sessions that are open.
+    def _waits(self, seat_s: Floats) -> NDArray[np.bool_]:
+        """Whose drafts probably go on: a later seat holds more of them, and this one is saved.
+
+        Left out, a session loses the step if its drafts are contradicted, or if its next one would
+        come after a verdict could have been answered.
         """
-        with_prompts = round(count * (1.0 + self._prefill_per_token))
-        context = round(columns.length.mean() * count)
-        plain = StepShape(with_prompts, context, 0.0, count)
-        curve = self.estimator.curve
-        plain_s = curve.time_s(plain)
-        use = plain_s / float(columns.period_s.min())
-        seat_s = curve.seat_s + curve.context_s * float(columns.length.mean())
-        heavy = count * seat_s > _HEAVY * plain_s
-        token_s = curve.slope_s(count)
-        per_token_s = load.per_token_s or seat_s + token_s
-        taken = cumulative > load.marginal_cost
-        num_seats, num_drafts = int(taken.any(axis=1).sum()), int(taken.sum())
-        if heavy and num_seats:
-            offered_s = num_seats * (seat_s + token_s) + num_drafts * token_s
-            per_token_s = min(per_token_s, offered_s / (num_seats + float(cumulative[taken].sum())))
-        dear = per_token_s < seat_s + token_s
-        return load._replace(
-            plain_s=plain_s,
-            fits=use <= 1.0 and with_prompts < _PLAIN_SHARE * self._max_step_tokens and not dear,
-            eager=use <= _EAGER or not dear,
-            scarce=use > 1.0 and heavy,
-        )
+        columns = self._columns
+        wait_s, acceptance, away_s = columns.edges(self._now)
+        right = columns.unbroken * acceptance
+        saved = right * np.minimum(1.0, self._step_s / wait_s)
+        lost = 1.0 - right * np.minimum(1.0, (self._step_s + away_s) / wait_s)
+        others_s = saved * (seat_s + self._token_s) * float(self._weight.sum())
+        waits: NDArray[np.bool_] = self._weight * lost * self._step_s < _PATIENCE * others_s
+        return waits
 
-    def _learn_cost(self, batch: Batch) -> None:
-        """What a step's time and a draft token of it are worth, by what was expected of it."""
-        if batch.value:
-            shape, curve, load = shape_of(batch), self.estimator.curve, self.load
-            per_token_s = curve.time_s(shape) / batch.value
-            marginal_cost = curve.slope_s(shape.num_tokens) / max(per_token_s, 1e-9)
-            self.load = load._replace(
-                marginal_cost=smoothed(load.marginal_cost, marginal_cost, _NEW),
-                per_token_s=smoothed(load.per_token_s or per_token_s, per_token_s, _NEW),
-            )
+    def _needed(self, max_tokens: int) -> dict[int, int]:
+        """Prompt tokens by row, 0 included: at the pace at which all that can be in time will be.
+
+        A chunk is at least so large that its seat takes no more than a tenth of it.
+        """
+        columns, step_s = self._columns, self._step_s
+        rows = np.flatnonzero(~columns.decoding)
+        if not len(rows):
+            return {}
+        left_s = self._slack_s[rows] - 2.0 * step_s
+        order = np.lexsort((left_s, left_s < 0.0))  # whoever is late anyway comes last
+        rows, left_s = rows[order], left_s[order]
+        pace = self._pace(np.cumsum(columns.missing[rows]), left_s)
+        share = 1.0 - pace * self._token_s  # chunks lengthen the step that they must fit
+        need = max(1.0, 2.0 * pace * step_s / share) if share > 0.0 else math.inf
+        least = self._least_chunk(float(columns.length[rows].mean()), max_tokens)
+        chunks = dict.fromkeys(rows.tolist(), 0)
+        room = max_tokens
+        for row in chunks:
+            chunks[row] = int(min(max(need, least), columns.missing[row], room))
+            need, room = need - chunks[row], room - chunks[row]
+            if need < 1.0 or room <= 0:
+                break
+        return chunks
+
+    def _pace(self, behind: Ints, left_s: Floats) -> float:
+        """Prompt tokens a second. `behind`: those up to each prompt's end."""
+        in_time = left_s >= 0.0
+        return float((behind / np.maximum(left_s, self._step_s))[in_time].max(initial=0.0))
+
+    def _least_chunk(self, length: float, max_tokens: int) -> float:
+        seat_s = self._curve.seat_s + self._curve.context_s * length
+        return seat_s / (1.0 - _SAME) / max(self._curve.slope_s(0, max_tokens), 1e-9)
+
+    def _fill(self, chunks: dict[int, int], shape: StepShape, max_tokens: int) -> None:
+        """More of the prompts, as long as the step takes about the same time."""
+        curve, columns = self._curve, self._columns
+        limit_s = curve.time_s(shape) / _SAME if shape.num_tokens else math.inf
+        for row, chunk in chunks.items():
+            more = min(max_tokens - shape.num_tokens, int(columns.missing[row]) - chunk)
+            while more > 0 and curve.time_s(shape.joined(columns.chunk(row, more))) > limit_s:
+                more //= 2
+            if more <= 0:
+                return
+            chunks[row] += more
+            shape = shape.joined(columns.chunk(row, more))
 
 
-def _batch(columns: Columns, plan: Plan, num_drafts: Ints) -> Batch:
+def _starved(columns: Columns, now: float, horizon_s: Floats) -> Floats:
+    """It has no bound, so that everybody's turn comes."""
+    found: Floats = np.maximum(0.0, (now - columns.served_s) / horizon_s - 1.0)
+    return found
+
+
+def _num_worth_it(density: Floats, of_all: Floats) -> int:
+    """Of seats in falling order: up to the last one that is worth as much for its time as all up to
+    it together are."""
+    return int(np.flatnonzero(density >= _SAME * of_all).max(initial=-1)) + 1
+
+
+def _batch(columns: Columns, rows: Ints, num_drafts: Ints, chunks: dict[int, int]) -> Batch:
     sessions = columns.sessions
-    rows = np.flatnonzero(plan.decodes)
-    counts = num_drafts[rows].tolist()
     seats = [
-        Seat(session, 1, session.at_hand[:count], session.drafts.source)
-        for session, count in zip(map(sessions.__getitem__, rows.tolist()), counts, strict=True)
+        Seat(sessions[row], 1, sessions[row].at_hand[:count], sessions[row].drafts.source)
+        for row, count in zip(rows.tolist(), num_drafts[rows].tolist(), strict=True)
     ]
-    late = plan.urgent & columns.waiting & (columns.buffered == 0)
-    for index in np.flatnonzero(late[rows]).tolist():
-        seats[index].edge_late = True
-    seats += [Seat(sessions[row], chunk) for row, chunk in plan.chunks.items()]
+    seats += [Seat(sessions[row], chunk) for row, chunk in chunks.items() if chunk]
     return Batch(seats)

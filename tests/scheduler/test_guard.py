@@ -1,0 +1,75 @@
+"""What steps committed decides whether drafts go on, whatever the estimate said."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.sim.fleet import Setup, simulate
+from benchmarks.sim.regimes import LAWS
+from benchmarks.sim.step_times import LinearTimes
+from benchmarks.sim.text import BetaTexts
+from tests.scheduler.worlds import make_session
+from wisp.core.batch import Batch, Seat
+from wisp.scheduler.guard import Guard
+from wisp.scheduler.tuning import Tuning
+from wisp.testing.floor_and_slope import FloorAndSlope
+
+
+class Server:
+    """8 sessions; a step with drafts commits 3 tokens a session."""
+
+    def __init__(self, drafted_s: float, plain_s: float) -> None:
+        self.guard = Guard()
+        self.now = 0.0
+        self.times_s = {False: drafted_s, True: plain_s}
+        self.seats = [Seat(make_session(n, due_s=1.0), 1) for n in range(8)]
+
+    def run(self, until_s: float) -> float:
+        """The share of the time in plain steps."""
+        start_s, plain_s = self.now, 0.0
+        while self.now < until_s:
+            plain = self.guard.plain(8, self.now)
+            time_s = self.times_s[plain]
+            self.now += time_s
+            plain_s += time_s * plain
+            batch = Batch(self.seats, num_sessions=8, plain=plain)
+            self.guard.observe(batch, [1 if plain else 3] * 8, time_s, self.now)
+        return plain_s / (self.now - start_s)
+
+
+def test_drafts_that_gain_go_on_and_trials_cost_next_to_nothing() -> None:
+    server = Server(drafted_s=0.04, plain_s=0.03)
+    server.run(10.0)
+    assert 0.0 < server.run(300.0) < 0.005
+
+
+def test_drafts_that_lose_rest_within_seconds_and_for_ever_longer() -> None:
+    server = Server(drafted_s=0.04, plain_s=0.01)
+    assert server.run(7.0) < 0.5
+    assert server.run(20.0) > 0.6
+    assert server.run(300.0) > 0.9
+
+
+def test_they_come_back_when_they_gain() -> None:
+    server = Server(drafted_s=0.04, plain_s=0.01)
+    server.run(60.0)
+    server.times_s[False] = 0.02
+    server.run(200.0)
+    assert server.run(300.0) < 0.05
+
+
+@pytest.mark.parametrize("acceptance", [0.2, 0.7])
+def test_an_estimate_that_takes_drafts_for_free_costs_little(acceptance: float) -> None:
+    """Of a target that takes 4 ms for each token."""
+    law = LAWS["half"]
+    assert isinstance(law, LinearTimes)
+    setup = Setup(
+        step_times=law._replace(token_s=4e-3, seat_s=1e-4),
+        texts=BetaTexts(acceptance),
+        warm_up_s=20.0,
+        measured_s=20.0,
+    )
+    wrong = FloorAndSlope(floor_s=0.05, token_s=1e-6, context_s=0.0)
+    plain = simulate("centralized", 8, setup, Tuning()).tokens_per_s
+    found = simulate("wisp", 8, setup, Tuning(), estimator=wrong).tokens_per_s
+    assert found > 0.95 * plain
