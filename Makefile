@@ -8,6 +8,9 @@ VLLM_PINS := $(shell sha256sum constraints-vllm.txt | cut -c1-12)
 VLLM_VENV ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/wisp/venv-vllm-$(VLLM_PINS)
 VLLM_READY := $(VLLM_VENV)/.ready
 
+LLAMA_PIN := $(shell grep -i '^llama.cpp.python==' constraints.txt)
+LLAMA_WHEELS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/wisp/wheels-$(LLAMA_PIN)
+
 export HF_HUB_OFFLINE = 1
 
 # What deploy/ is checked with: Helm, Envoy, buf and the like, as packages. 0.5 GB.
@@ -17,7 +20,7 @@ DEPLOY_READY := $(DEPLOY_VENV)/.ready
 
 FIGURES_READY := $(VENV)/.figures
 
-.PHONY: figures demo test test-vllm deploy-test lint format proto bench clean
+.PHONY: figures demo test test-llama test-vllm deploy-test lint format proto bench clean
 
 demo: $(READY)
 	$(RUN) -m wisp.cli demo
@@ -37,6 +40,14 @@ deploy-test: $(READY)
 	@mkdir -p $(dir $(DEPLOY_VENV))
 	@flock $(DEPLOY_VENV).lock $(MAKE) --no-print-directory $(DEPLOY_READY)
 	WISP_DEPLOY_TOOLS=$(DEPLOY_VENV) $(RUN) -m pytest tests/deploy -rs
+
+# Drafters on llama.cpp. Its binding comes as source: built once, for all checkouts of this machine.
+test-llama: $(READY)
+	@mkdir -p $(LLAMA_WHEELS)
+	@flock $(LLAMA_WHEELS).lock $(MAKE) --no-print-directory $(LLAMA_WHEELS)/.ready
+	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+	  --find-links $(LLAMA_WHEELS) -e '.[llama]'
+	$(RUN) -m pytest tests/llama
 
 lint: $(READY)
 	$(RUN) -m ruff check .
@@ -91,4 +102,10 @@ $(VLLM_READY):
 	$(PYTHON) -m venv --clear $(VLLM_VENV)
 	$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
 	  -r constraints-vllm.txt
+	@touch $@
+
+# Without its library for images, which takes a third of the time and which no drafter needs.
+$(LLAMA_WHEELS)/.ready:
+	CMAKE_ARGS="-DLLAVA_BUILD=OFF" $(RUN) -m pip wheel --quiet --disable-pip-version-check --no-deps \
+	  --wheel-dir $(LLAMA_WHEELS) $(LLAMA_PIN)
 	@touch $@

@@ -25,10 +25,10 @@ from benchmarks.setting import describe, setting
 from wisp.config import TINY, EdgeConfig
 from wisp.core.drafts import Verdict
 from wisp.core.request import Request, Sampling
+from wisp.edge.drafter.load import load_drafter
 from wisp.edge.drafting import DraftLoop
 from wisp.edge.edge_backend import EdgeBackend
 from wisp.edge.link import Link
-from wisp.edge.main import load_drafter
 from wisp.edge.predictor import ConfidencePredictor, LogisticPredictor, Predictor
 from wisp.launch import Process
 from wisp.metrics import EdgeMetrics
@@ -48,7 +48,7 @@ async def measure(
     """The verdicts of one generation after another, and the seconds they took."""
     config = EdgeConfig(server=address, draft=draft)
     metrics, tokenizer, link = EdgeMetrics(), Tokenizer(draft), Link(address)
-    loop = DraftLoop(load_drafter(config), predictor, 1, metrics)
+    loop = DraftLoop(load_drafter(config, Tokenizer(config.draft)), predictor, 1, metrics)
     backend = EdgeBackend(link, loop, tokenizer, config, metrics)
     card = await backend.model()
     found = []

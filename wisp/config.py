@@ -207,7 +207,14 @@ ClassName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 class DrafterSettings(_Section):
     device: str = Field("cpu", description="torch device, e.g. cpu or cuda:0")
     dtype: Dtype | None = Field(None, description="null: float32 on the CPU, bfloat16 on a GPU")
-    num_threads: int = Field(1, ge=1, description="CPU threads of the drafter")
+    num_threads: int | None = Field(
+        1, ge=1, description="CPU threads of the drafter; null: llama.cpp's by a short timing, or 1"
+    )
+    max_model_len: int | None = Field(
+        None,
+        ge=2,
+        description="longest text drafted behind; null: the model's; GGUF: 4096",
+    )
     max_sessions: int = Field(8, ge=1, description="generations drafted at once")
     max_branches: int = Field(
         4, ge=1, description="branches of drafts in one step, if that pays; 1: one"
@@ -286,7 +293,12 @@ class EdgeConfig(BaseSettings):
         "127.0.0.1:8001",
         description="gRPC address of the wisp-server; of several, with commas between",
     )
-    draft: LocalPath = Field(TINY / "draft", description="Hugging Face directory of the drafter")
+    draft: LocalPath = Field(
+        TINY / "draft", description="the drafter: a Hugging Face directory, or a GGUF file"
+    )
+    tokenizer: LocalPath | None = Field(
+        None, description="directory of the target's tokenizer; null: what comes with the drafter"
+    )
     http: Listen = Listen(port=8010)
     tls: EdgeTls = EdgeTls()
     allowed_hosts: list[str] = Field(

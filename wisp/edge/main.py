@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 
 from wisp.access.gate import Gate
 from wisp.config import EdgeConfig
-from wisp.edge.drafter.base import Drafter
+from wisp.edge.drafter.load import load_drafter, load_tokenizer
 from wisp.edge.drafting import DraftLoop
 from wisp.edge.edge_backend import EdgeBackend
 from wisp.edge.hosts import HostsMiddleware
@@ -22,7 +22,6 @@ from wisp.edge.security import Security
 from wisp.errors import ConfigError
 from wisp.launch import StopSignal, announce, feed_watchdog
 from wisp.metrics import EdgeMetrics, metrics_router
-from wisp.models.tokenizer import Tokenizer
 from wisp.openai.access import AccessMiddleware, paths_of
 from wisp.openai.http_front import HttpFront
 from wisp.openai.routes import create_app
@@ -43,14 +42,14 @@ async def serve(config: EdgeConfig) -> int:
     tls = config.tls
     check_plain_text([config.http.host], bool(tls.http_cert), config.insecure, "HTTP on")
     security = Security(config)
-    tokenizer = Tokenizer(config.draft)
+    tokenizer = await asyncio.to_thread(load_tokenizer, config)
     metrics = EdgeMetrics()
-    drafter = await asyncio.to_thread(load_drafter, config)
+    drafter = await asyncio.to_thread(load_drafter, config, tokenizer)
     link = Link(config.server, security=security)
     predictor = LogisticPredictor()
     folder = config.state_dir
-    memory = Memory(folder, tokenizer.name, predictor) if folder else None
-    rounds = open_log(config, tokenizer.name)
+    memory = Memory(folder, config.draft.name, predictor) if folder else None
+    rounds = open_log(config, config.draft.name)
     logged = LoggedPredictor(predictor, rounds) if rounds else predictor
     loop = DraftLoop(drafter, logged, config.drafter.max_sessions, metrics)
     loop.measure()
@@ -122,21 +121,6 @@ def open_log(config: EdgeConfig, draft: str) -> RoundLog | None:
         return RoundLog(path, draft, int(config.log_rounds_mib * 2**20))
     except OSError as error:
         raise ConfigError(f"cannot log rounds to {path}: {error.strerror}") from error
-
-
-def load_drafter(config: EdgeConfig) -> Drafter:
-    from wisp.edge.drafter.transformers import TransformersDrafter
-
-    options = config.drafter
-    drafter: Drafter = TransformersDrafter(
-        config.draft,
-        max_sessions=options.max_sessions,
-        max_branches=options.max_branches,
-        device=options.device,
-        dtype=options.dtype,
-        num_threads=options.num_threads,
-    )
-    return drafter
 
 
 def _operators(

@@ -153,6 +153,10 @@ class Tokenizer:
         )
         return str(text)
 
+    def token_ids(self) -> dict[str, int]:
+        """The id of each token, as the tokenizer writes tokens."""
+        return dict(self._hf.get_vocab())
+
     def token_text(self, token: int) -> str:
         """One token alone, special tokens as they are written."""
         return str(self._hf.decode([token], skip_special_tokens=False))

@@ -34,9 +34,16 @@ class Ranked(NamedTuple):
 
 
 def rank(
-    logits: Floats, samplings: Sequence[Sampling | None], positions: Sequence[int], num: int
+    logits: Floats,
+    samplings: Sequence[Sampling | None],
+    positions: Sequence[int],
+    num: int,
+    ids: Tokens | None = None,
 ) -> list[Ranked]:
     """The `num` likeliest choices of each row, and more; logits: the drafter's, [rows, vocab].
+
+    `ids` [vocab] are the target's ids of the columns, for a drafter that knows only some of its
+    tokens; what is returned are columns.
 
     A choice is the argmax of logits / temperature + noise, and the noise is known. The first of a
     row equals the target's choice for the same logits when temperature is all that its sampling
@@ -55,8 +62,8 @@ def rank(
     }
     found = {}
     if logits.shape[1] > _SMALL:
-        found = _among_few(logits, noisy, num)
-    found |= _among_all(logits, {i: key for i, key in noisy.items() if i not in found})
+        found = _among_few(logits, noisy, num, ids)
+    found |= _among_all(logits, {i: key for i, key in noisy.items() if i not in found}, ids)
     for index, row in enumerate(logits):
         if index not in noisy:
             tokens = _near(row, _DEPTH, num)
@@ -73,7 +80,7 @@ Keys = dict[int, tuple[Sampling, int]]  # by row: whose noise, and at which posi
 Scored = dict[int, tuple[Tokens, Floats]]
 
 
-def _among_few(logits: Floats, keys: Keys, num: int) -> Scored:
+def _among_few(logits: Floats, keys: Keys, num: int, ids: Tokens | None) -> Scored:
     """Rows for which hardly any other token can be the first."""
     near = {i: _near(logits[i], _DEPTH * s.temperature, num) for i, (s, _) in keys.items()}
     near = {i: tokens for i, tokens in near.items() if len(tokens) <= _FEW * logits.shape[1]}
@@ -82,10 +89,11 @@ def _among_few(logits: Floats, keys: Keys, num: int) -> Scored:
     keys = {index: keys[index] for index in near}
     counts = [len(tokens) for tokens in near.values()]
     # For all rows at once: a call of numpy costs more than its work here.
+    columns = np.concatenate(list(near.values()))
     noise = gumbel_of(
         np.repeat(np.array([s.seed for s, _ in keys.values()], np.uint64), counts),
         np.repeat(np.array([position for _, position in keys.values()]), counts),
-        np.concatenate(list(near.values())),
+        columns if ids is None else ids[columns],
     )
     found: Scored = {}
     for (index, tokens), part in zip(
@@ -107,14 +115,16 @@ def _chance_beyond(scaled: Floats, tokens: Tokens, first: float) -> float:
     return float(-np.expm1(-mass.sum(dtype=np.float64)))
 
 
-def _among_all(logits: Floats, keys: Keys) -> Scored:
+def _among_all(logits: Floats, keys: Keys, ids: Tokens | None) -> Scored:
     if not keys:
         return {}
     noise = gumbel_numpy(
         np.array([s.seed for s, _ in keys.values()], np.uint64),
         np.array([position for _, position in keys.values()]),
-        logits.shape[1],
+        logits.shape[1] if ids is None else int(ids.max()) + 1,
     )
+    if ids is not None:
+        noise = noise[:, ids]
     every = np.arange(logits.shape[1])
     return {
         index: (every, logits[index] + np.float32(sampling.temperature) * row)

@@ -15,14 +15,21 @@ from wisp.sampling.philox import GREEDY_BELOW
 _LOWEST = 200.0
 
 
-def propose(logits: NDArray[np.float32], jobs: Sequence[DraftJob]) -> list[Proposal]:
-    """One proposal for each job, of its row of logits [jobs, vocab], with its alternatives."""
+def propose(
+    logits: NDArray[np.float32], jobs: Sequence[DraftJob], ids: NDArray[np.int64] | None = None
+) -> list[Proposal]:
+    """One proposal for each job, of its row of logits [jobs, vocab], with its alternatives.
+
+    `ids` [vocab] are the target's ids of the columns; None: they are the columns' numbers.
+    """
     positions = [len(job.tokens) for job in jobs]
-    ranked = rank(logits, [job.sampling for job in jobs], positions, NUM_CANDIDATES)
-    return [_proposal(*of_job) for of_job in zip(logits, ranked, jobs, strict=True)]
+    ranked = rank(logits, [job.sampling for job in jobs], positions, NUM_CANDIDATES, ids)
+    return [_proposal(*of_job, ids) for of_job in zip(logits, ranked, jobs, strict=True)]
 
 
-def _proposal(row: NDArray[np.float32], ranked: Ranked, job: DraftJob) -> Proposal:
+def _proposal(
+    row: NDArray[np.float32], ranked: Ranked, job: DraftJob, ids: NDArray[np.int64] | None
+) -> Proposal:
     shifted = np.maximum(row - row.max(), -_LOWEST)
     mass = np.exp(shifted)
     total = float(mass.sum())
@@ -40,7 +47,7 @@ def _proposal(row: NDArray[np.float32], ranked: Ranked, job: DraftJob) -> Propos
         rest = max(left[index], shares[index], 1e-9)
         runner_up = shares[index + 1] if index + 1 < len(shares) else 0.0
         candidate = Proposal(
-            token=int(ranked.tokens[index]),
+            token=int(ranked.tokens[index] if ids is None else ids[ranked.tokens[index]]),
             confidence=shares[index] / rest,
             entropy=entropy,
             margin=(shares[index] - runner_up) / rest,

@@ -10,6 +10,7 @@ import torch
 from wisp.edge.drafter.base import DraftJob, Proposal
 from wisp.edge.drafter.propose import propose
 from wisp.edge.drafter.sequences import Cached, Sequences
+from wisp.models.draft_vocabulary import read_vocabulary
 from wisp.models.slots import Item, SlotModel
 
 # The most tokens of one sequence in one forward. It bounds the memory that a long prompt takes, and
@@ -36,7 +37,8 @@ class TransformersDrafter:
         num_spare = max_branches - 1
         num_slots = max_sessions + num_spare
         self._model = SlotModel(directory, num_slots, max_model_len, device, dtype, num_threads)
-        self.vocab_size = self._model.vocab_size
+        self.vocabulary = read_vocabulary(Path(directory), self._model.vocab_size)
+        self.vocab_size = self.vocabulary.bound(self._model.vocab_size)
         self.max_model_len = self._model.max_len
         self.max_branches = max_branches
         self._sequences = Sequences(max_sessions, num_spare, self._model.copy)
@@ -53,7 +55,7 @@ class TransformersDrafter:
         slots = self._sequences.assign(jobs)
         pending = [(slot, job.tokens) for slot, job in zip(slots, jobs, strict=True)]
         while True:
-            items = [_next_item(slot, tokens) for slot, tokens in pending]
+            items = [self._next_item(slot, tokens) for slot, tokens in pending]
             longer = [item for item in items if item.num_logits == 0]
             if not longer:
                 break
@@ -61,16 +63,16 @@ class TransformersDrafter:
             _remember(pending, longer)
         logits = self._model.forward(items)
         _remember(pending, items)
-        return propose(logits.float().cpu().numpy(), jobs)
+        return propose(logits.float().cpu().numpy(), jobs, self.vocabulary.ids)
 
-
-def _next_item(slot: Cached, tokens: Sequence[int]) -> Item:
-    start = len(slot.held)
-    rest = tokens[start : start + CHUNK]
-    return Item(slot.index, start, rest, int(start + len(rest) == len(tokens)))
+    def _next_item(self, slot: Cached, tokens: Sequence[int]) -> Item:
+        start = len(slot.held)
+        rest = self.vocabulary.own(tokens[start : start + CHUNK])
+        return Item(slot.index, start, rest, int(start + len(rest) == len(tokens)))
 
 
 def _remember(pending: Sequence[tuple[Cached, Sequence[int]]], items: Sequence[Item]) -> None:
-    computed = {item.slot: item.tokens for item in items}
-    for slot, _ in pending:
-        slot.held.extend(computed.get(slot.index, ()))
+    counts = {item.slot: len(item.tokens) for item in items}
+    for slot, tokens in pending:
+        start = len(slot.held)
+        slot.held.extend(tokens[start : start + counts.get(slot.index, 0)])

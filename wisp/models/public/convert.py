@@ -36,31 +36,19 @@ _OF_MODEL = {"token_embd": "model.embed_tokens", "output_norm": "model.norm"}
 _CONTROL = 3
 
 
+Fact = Callable[[str], Any]
+
+
 def convert(gguf_file: Path, directory: Path, report: Callable[[float], None]) -> None:
     """Write config, weights and tokenizer; `report` gets the share of the work that is done.
 
     Raises ConfigError if the extra `demo` is not installed or the file is not such a model.
     """
-    try:
-        from gguf import GGUFReader
-        from safetensors.numpy import save_file
-    except ImportError as error:
-        raise ConfigError(
-            f"converting a GGUF file needs {error.name}: pip install 'wisp-serving[demo]'"
-        ) from error
-    try:
-        reader = GGUFReader(gguf_file)
-    except ValueError as error:
-        raise ConfigError(f"{gguf_file} is no GGUF file: {error}") from error
-    facts = reader.fields
-
-    def fact(name: str) -> Any:
-        if name not in facts:
-            raise ConfigError(f"{gguf_file} does not say its {name}: it cannot be converted")
-        return facts[name].contents()
-
+    reader, fact = _open(gguf_file)
     if (kind := fact("general.architecture")) != "llama":
         raise ConfigError(f"{gguf_file} is of the architecture {kind}: only llama is converted")
+    from safetensors.numpy import save_file
+
     directory.mkdir(parents=True, exist_ok=True)
     config = _config(fact)
     _write_json(directory / "config.json", config)
@@ -75,7 +63,35 @@ def convert(gguf_file: Path, directory: Path, report: Callable[[float], None]) -
     save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
 
 
-def _config(fact: Callable[[str], Any]) -> dict[str, Any]:
+def convert_tokenizer(gguf_file: Path, directory: Path) -> None:
+    """Write the tokenizer alone. Raises ConfigError as `convert` does."""
+    _, fact = _open(gguf_file)
+    directory.mkdir(parents=True, exist_ok=True)
+    _write_tokenizer(fact, directory)
+
+
+def _open(gguf_file: Path) -> tuple[Any, Fact]:
+    """The file, and what it says of itself by name."""
+    try:
+        from gguf import GGUFReader
+    except ImportError as error:
+        raise ConfigError(
+            f"reading a GGUF file needs {error.name}: pip install 'wisp-serving[demo]'"
+        ) from error
+    try:
+        reader = GGUFReader(gguf_file)
+    except ValueError as error:
+        raise ConfigError(f"{gguf_file} is no GGUF file: {error}") from error
+
+    def fact(name: str) -> Any:
+        if name not in reader.fields:
+            raise ConfigError(f"{gguf_file} does not say its {name}: it cannot be converted")
+        return reader.fields[name].contents()
+
+    return reader, fact
+
+
+def _config(fact: Fact) -> dict[str, Any]:
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -119,7 +135,7 @@ def _halves(values: NDArray[np.float32], num_heads: int) -> NDArray[np.float32]:
     return np.ascontiguousarray(pairs.swapaxes(1, 2).reshape(rows, columns))
 
 
-def _write_tokenizer(fact: Callable[[str], Any], directory: Path) -> None:
+def _write_tokenizer(fact: Fact, directory: Path) -> None:
     if (kind := fact("tokenizer.ggml.pre")) != "smollm":
         raise ConfigError(f"the GGUF file splits text as {kind}: only smollm is converted")
     tokens = fact("tokenizer.ggml.tokens")

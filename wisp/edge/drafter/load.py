@@ -1,0 +1,72 @@
+"""The drafter and the tokenizer of an edge, of what its settings name."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from wisp.config import EdgeConfig
+from wisp.edge.drafter.base import Drafter
+from wisp.errors import ConfigError
+from wisp.models.draft_vocabulary import match
+from wisp.models.tokenizer import Tokenizer
+
+
+def is_gguf(draft: Path) -> bool:
+    return draft.suffix == ".gguf"
+
+
+def load_tokenizer(config: EdgeConfig) -> Tokenizer:
+    """The target's: of the setting, of what lies beside the drafter, or of its GGUF file.
+
+    Raises ConfigError if there is none.
+    """
+    draft = config.draft
+    if config.tokenizer:
+        return Tokenizer(config.tokenizer)
+    if not is_gguf(draft):
+        return Tokenizer(draft)
+    if (draft.parent / "tokenizer.json").is_file():
+        return Tokenizer(draft.parent)
+    if not draft.is_file():
+        raise ConfigError(f"there is no file '{draft}': give a GGUF file or a directory")
+    from wisp.models.public.convert import convert_tokenizer
+
+    try:
+        with tempfile.TemporaryDirectory(prefix="wisp-tokenizer-") as folder:
+            directory = Path(folder) / draft.stem
+            convert_tokenizer(draft, directory)
+            return Tokenizer(directory)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{error}: set `tokenizer` to a Hugging Face directory with the target's"
+        ) from error
+
+
+def load_drafter(config: EdgeConfig, tokenizer: Tokenizer) -> Drafter:
+    """llama.cpp for a GGUF file, else transformers. Raises ConfigError if it cannot be loaded."""
+    options = config.drafter
+    if is_gguf(config.draft):
+        from wisp.edge.drafter.llama import LlamaDrafter
+
+        llama = LlamaDrafter(
+            config.draft,
+            max_sessions=options.max_sessions,
+            max_branches=options.max_branches,
+            max_model_len=options.max_model_len,
+            device=options.device,
+            num_threads=options.num_threads,
+        )
+        llama.speak(match(llama.tokens(), tokenizer.token_ids(), config.draft.name))
+        return llama
+    from wisp.edge.drafter.transformers import TransformersDrafter
+
+    return TransformersDrafter(
+        config.draft,
+        max_sessions=options.max_sessions,
+        max_branches=options.max_branches,
+        max_model_len=options.max_model_len,
+        device=options.device,
+        dtype=options.dtype,
+        num_threads=options.num_threads or 1,
+    )
