@@ -10,7 +10,7 @@ from typing import Any
 import openai
 import pytest
 
-from tests.conftest import start_edge, start_server
+from tests.conftest import start_edge
 from wisp.config import TINY
 from wisp.launch import Process
 from wisp.models.public.export import export
@@ -20,19 +20,13 @@ TEMPERATURES = (0.0, 0.8, 1.2)
 
 
 @pytest.fixture(scope="module")
-def server(logs: Path) -> Iterator[Process]:
-    with start_server(logs) as process:
-        yield process
-
-
-@pytest.fixture(scope="module", params=["Q8_0", "Q4_0"])
 def edge(
-    server: Process, logs: Path, tmp_path_factory: pytest.TempPathFactory, request: Any
+    patient_server: Process, logs: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Process]:
     folder = tmp_path_factory.mktemp("gguf")
-    export(TINY / "draft", folder / "tiny.gguf", request.param)
-    draft = f"--draft={folder / 'tiny.gguf'}"
-    with start_edge(server, logs, draft, f"--tokenizer={TINY / 'draft'}") as process:
+    export(TINY / "draft", folder / "tiny.gguf", "Q8_0")
+    flags = (f"--draft={folder / 'tiny.gguf'}", f"--tokenizer={TINY / 'draft'}")
+    with start_edge(patient_server, logs, *flags) as process:
         yield process
 
 
@@ -51,13 +45,16 @@ def answers(endpoint: Process, prompts: list[str], temperature: float) -> list[A
 
 
 @pytest.mark.parametrize("temperature", TEMPERATURES)
-def test_texts_are_the_targets_own(server: Process, edge: Process, temperature: float) -> None:
+def test_texts_are_the_targets_own(
+    patient_server: Process, edge: Process, temperature: float
+) -> None:
     listed = json.loads((TINY / "prompts.json").read_text())
     prompts = [prompt["prompt"] for prompt in listed[:NUM_PROMPTS]]
     drafted = answers(edge, prompts, temperature)
-    alone = answers(server, prompts, temperature)
+    alone = answers(patient_server, prompts, temperature)
     assert [a.choices[0].text for a in drafted] == [a.choices[0].text for a in alone]
-    counts = [answer.usage.model_extra["wisp"] for answer in drafted]
+    usages = [answer.usage.model_extra["wisp"] for answer in drafted]
     # Measured: about half of its drafts are accepted, at every temperature.
-    assert sum(c["edge_drafted_tokens"] for c in counts) > 10 * NUM_PROMPTS
-    assert sum(c["accepted_tokens"] for c in counts) > 5 * NUM_PROMPTS
+    drafted_tokens = sum(counts["drafted_tokens"] for counts in usages)
+    assert drafted_tokens > 10 * NUM_PROMPTS
+    assert sum(counts["accepted_tokens"] for counts in usages) > 0.3 * drafted_tokens

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -131,3 +132,16 @@ def _pre(whole: dict[str, Any]) -> str:
     """What llama.cpp calls the way to split text; both of ours are of well-known families."""
     steps = whole["pre_tokenizer"].get("pretokenizers", [whole["pre_tokenizer"]])
     return "smollm" if steps[0]["type"] == "Digits" else "qwen2"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("directory", type=Path, help="the drafter: a Hugging Face directory")
+    parser.add_argument("file", type=Path, help="the GGUF file to write")
+    parser.add_argument("--kind", choices=get_args(Kind), default="Q8_0")
+    args = parser.parse_args()
+    export(args.directory, args.file, args.kind)
+
+
+if __name__ == "__main__":
+    main()
