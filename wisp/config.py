@@ -33,6 +33,7 @@ from wisp.logs import LogFormat
 from wisp.scheduler.tuning import MAX_WINDOW, PolicyName, Tuning
 
 TINY = Path(__file__).parent / "models" / "tiny"
+SMOLLM2 = TINY.with_name("smollm2")  # a drafter; its target is fetched
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 

@@ -11,9 +11,10 @@ import random
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +25,21 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from wisp.config import TINY, EngineKind, LocalPath, load
+from wisp.config import EngineKind, LocalPath, load
 from wisp.demo_trust import Trust
 from wisp.errors import ConfigError
 from wisp.launch import Process
+from wisp.pairs import Pair, PairName, find_pair
 
 # Chooses the prompts and the noise of every run, so that all runs show the same. Chosen: the date
 # on which it was written.
 SEED = 20260111
 _DRAFT_STYLE, _TARGET_STYLE = "green", "bold yellow"
-_GENERAL_PROMPTS = [  # for pairs other than the bundled one
-    "Explain speculative decoding to a programmer in a few sentences.",
-    "Write a Python function that merges two sorted lists.",
-    "What does a heap give that a sorted list does not?",
-    "List three reasons why a test may pass alone and fail in a suite.",
+_GENERAL_PROMPTS = [  # for pairs of the user's own
+    {"kind": "chat", "prompt": "Explain speculative decoding to a programmer in a few sentences."},
+    {"kind": "chat", "prompt": "Write a Python function that merges two sorted lists."},
+    {"kind": "chat", "prompt": "What does a heap give that a sorted list does not?"},
+    {"kind": "chat", "prompt": "List three reasons why a test may pass alone and fail in a suite."},
 ]
 
 
@@ -48,8 +50,15 @@ class DemoConfig(BaseSettings):
         env_prefix="WISP_DEMO_", env_nested_delimiter="__", extra="forbid"
     )
 
-    target: LocalPath = Field(TINY / "target", description="Hugging Face directory of the target")
-    draft: LocalPath = Field(TINY / "draft", description="Hugging Face directory of the drafter")
+    pair: PairName = Field(
+        "smollm2", description="a real chat model, fetched once, or the bundled tiny pair"
+    )
+    target: LocalPath | None = Field(
+        None, description="another target: a Hugging Face directory; null: the pair's"
+    )
+    draft: LocalPath | None = Field(
+        None, description="its drafter: a directory or a GGUF file; null: the pair's"
+    )
     engine: EngineKind = Field("torch", description="the verifier behind the engine: torch or vllm")
     requests: int = Field(6, ge=1, description="requests, shared out to the two edges")
     max_tokens: int = Field(96, ge=2, description="tokens of an answer at most")
@@ -61,16 +70,16 @@ class DemoConfig(BaseSettings):
 
 @dataclass(frozen=True)
 class Question:
-    kind: str  # "chat" or "text"
+    kind: str  # "text" goes on with the prompt; any other is a question to answer
     prompt: str
     temperature: float
     seed: int
 
     @property
     def body(self) -> dict[str, Any]:
-        if self.kind == "chat":
-            return {"messages": [{"role": "user", "content": self.prompt}]}
-        return {"prompt": self.prompt}
+        if self.kind == "text":
+            return {"prompt": self.prompt}
+        return {"messages": [{"role": "user", "content": self.prompt}]}
 
 
 @dataclass(frozen=True)
@@ -107,38 +116,51 @@ def run(arguments: Sequence[str]) -> int:
     """The exit code: 0 when every text equals what the target writes alone."""
     config = load(DemoConfig, arguments, "wisp demo")
     console = Console(stderr=config.as_json)
+    pair = _pair(config, console)
     with ExitStack() as stack:
         logs = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="wisp-demo-")))
         with console.status("loading the target and two drafters"):
-            server, edges = _start(config, logs, stack)
+            server, edges = _start(pair, config.engine, logs, stack)
         console.print(f"server {server.url}, edges {', '.join(edge.url for edge in edges)}")
         if not config.as_json:
-            _explain(console, config)
-        pairs = [
+            _explain(console, pair)
+        compared = [
             _compare(number % 2, edges[number % 2], server, request, config, console)
-            for number, request in enumerate(_requests(config))
+            for number, request in enumerate(_requests(pair, config.requests))
         ]
-        summary = _summarise(pairs)
+        summary = {"pair": pair.name} | _summarise(compared)
         if config.as_json:
             print(json.dumps(summary))
         else:
-            _report(console, pairs, summary)
+            _report(console, compared, summary)
         if config.serve:
             _stay(console, server, edges)
     return 0 if summary["lossless"] else 1
 
 
-def _start(config: DemoConfig, logs: Path, stack: ExitStack) -> tuple[Process, list[Process]]:
-    for directory in (config.target, config.draft):
-        if not directory.is_dir():
-            raise ConfigError(f"there is no directory '{directory}': give a local model")
+def _pair(config: DemoConfig, console: Console) -> Pair:
+    """Raises ConfigError if one of two own models is missing."""
+    if config.target is None and config.draft is None:
+        return find_pair(config.pair, console.print)
+    if config.target is None or config.draft is None:
+        raise ConfigError("a target needs its drafter: give --target and --draft, or neither")
+    for path in (config.target, config.draft):
+        if not path.exists():
+            raise ConfigError(f"there is no '{path}': give a local model")
+    return Pair("own", config.target, config.draft, tuple(_GENERAL_PROMPTS))
+
+
+def _start(
+    pair: Pair, engine: EngineKind, logs: Path, stack: ExitStack
+) -> tuple[Process, list[Process]]:
     trust = Trust(logs)
     server = stack.enter_context(
         Process(
             "server",
             *trust.server_flags,
-            f"--target={config.target}",
-            f"--engine.kind={config.engine}",
+            f"--target={pair.target}",
+            f"--engine.kind={engine}",
+            *pair.server_flags,
             "--http.port=0",
             "--grpc.port=0",
             log=logs / "server",
@@ -149,7 +171,7 @@ def _start(config: DemoConfig, logs: Path, stack: ExitStack) -> tuple[Process, l
             Process(
                 "edge",
                 *trust.edge_flags,
-                f"--draft={config.draft}",
+                f"--draft={pair.draft}",
                 f"--server=127.0.0.1:{server.facts['grpc']}",
                 "--http.port=0",
                 log=logs / f"edge{number}",
@@ -161,25 +183,18 @@ def _start(config: DemoConfig, logs: Path, stack: ExitStack) -> tuple[Process, l
     return server, edges
 
 
-def _requests(config: DemoConfig) -> list[Question]:
+def _requests(pair: Pair, num: int) -> list[Question]:
+    """Questions of each kind in turn."""
     chooser = random.Random(SEED)
-    if config.target == TINY / "target":
-        prompts = json.loads((TINY / "prompts.json").read_text())
-        chosen = [
-            chooser.choice([p for p in prompts if p["kind"] == kind])
-            for kind, _ in zip(_alternate("chat", "text"), range(config.requests), strict=False)
-        ]
-    else:
-        chosen = [{"kind": "chat", "prompt": p} for p in _GENERAL_PROMPTS * config.requests]
+    kinds = cycle(dict.fromkeys(prompt["kind"] for prompt in pair.prompts))
+    chosen = [
+        chooser.choice([p for p in pair.prompts if p["kind"] == kind])
+        for kind in islice(kinds, num)
+    ]
     return [
         Question(prompt["kind"], prompt["prompt"], 0.0 if number % 4 < 2 else 0.8, SEED + number)
-        for number, prompt in enumerate(chosen[: config.requests])
+        for number, prompt in enumerate(chosen)
     ]
-
-
-def _alternate(*values: str) -> Iterator[str]:
-    while True:
-        yield from values
 
 
 def _compare(
@@ -215,7 +230,7 @@ def _ask(
 ) -> Reply:
     key = process.facts.get("key", "none")
     client: Any = OpenAI(base_url=f"{process.url}/v1", api_key=key, max_retries=0)
-    create = client.chat.completions if request.kind == "chat" else client.completions
+    create = client.completions if request.kind == "text" else client.chat.completions
     start_s = time.monotonic()
     text, usage = "", {}
     for chunk in create.create(
@@ -257,8 +272,8 @@ def _summarise(pairs: list[Comparison]) -> dict[str, Any]:
     }
 
 
-def _explain(console: Console, config: DemoConfig) -> None:
-    if config.target == TINY / "target":
+def _explain(console: Console, pair: Pair) -> None:
+    if pair.name == "tiny":
         console.print("The bundled pair is tiny: it shows the mechanism, not good answers.")
     legend = Text("Written by ")
     legend.append("the edge's accepted drafts", _DRAFT_STYLE).append(" and ")

@@ -98,9 +98,14 @@ def round_up(number: int, multiple: int) -> int:
 
 
 def lay_out(
-    items: Sequence[Item], shape: Shape, *, dtype: torch.dtype, device: torch.device
+    items: Sequence[Item],
+    shape: Shape,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    rows_of_tile: int = ROWS,
 ) -> Layout:
-    """Flatten the items, and cut them into tiles."""
+    """Flatten the items, and cut them into tiles; T is a multiple of `rows_of_tile`."""
     ids: list[int] = []
     positions: list[int] = []
     rows: list[int] = []
@@ -115,10 +120,10 @@ def lay_out(
         wanted.extend(range(len(ids) - item.num_logits, len(ids)))
         tiles.extend(_tiles(item, first, shape))
     num_tokens, num_logits = len(ids), len(wanted)
-    padding = round_up(num_tokens, ROWS) - num_tokens
+    padding = round_up(num_tokens, rows_of_tile) - num_tokens
     ids.extend([0] * padding)
     positions.extend([0] * padding)
-    wanted.extend([0] * (round_up(num_logits, ROWS) - num_logits))
+    wanted.extend([0] * (round_up(num_logits, rows_of_tile) - num_logits))
     tiles.sort(key=lambda tile: tile.num_blocks)
     queries, places = _queries(tiles, len(ids), shape.queries)
     batch = SlotBatch(

@@ -36,7 +36,9 @@ class TransformersDrafter:
         """`max_branches`: sequences of one generation in a step, beside one of each other."""
         num_spare = max_branches - 1
         num_slots = max_sessions + num_spare
-        self._model = SlotModel(directory, num_slots, max_model_len, device, dtype, num_threads)
+        self._model = SlotModel(
+            directory, num_slots, max_model_len, device, dtype, num_threads, exact=False
+        )
         self.vocabulary = read_vocabulary(Path(directory), self._model.vocab_size)
         self.vocab_size = self.vocabulary.bound(self._model.vocab_size)
         self.max_model_len = self._model.max_len
