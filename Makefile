@@ -20,7 +20,7 @@ DEPLOY_READY := $(DEPLOY_VENV)/.ready
 
 FIGURES_READY := $(VENV)/.figures
 
-.PHONY: figures demo test test-llama test-vllm deploy-test lint format proto bench clean
+.PHONY: hashes figures demo test test-llama test-vllm deploy-test lint format proto bench clean
 
 demo: $(READY)
 	$(RUN) -m wisp.cli demo
@@ -70,6 +70,14 @@ bench: $(READY)
 	$(RUN) -m benchmarks.forecast
 	$(RUN) -m benchmarks.simulate --quick
 	$(RUN) -m benchmarks.load --devices 8 --warm-s 2 --measure-s 5
+
+# The pins with the hashes of their files, after a change of constraints.txt.
+hashes: $(READY)
+	$(RUN) -m pip install --quiet --disable-pip-version-check uv==0.13.9
+	echo '# The pins of constraints.txt with the hashes of their files; `make hashes` makes it anew.' > constraints-hashed.txt
+	echo '# pip install --require-hashes --no-deps -r constraints-hashed.txt && pip install --no-deps -e .' >> constraints-hashed.txt
+	$(RUN) -m uv pip compile constraints.txt --no-deps --generate-hashes --no-annotate --no-header \
+	  --python-version 3.11 --universal --quiet --output-file - >> constraints-hashed.txt
 
 # From the CSV files in benchmarks/.
 figures: $(FIGURES_READY)

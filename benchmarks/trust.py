@@ -53,7 +53,8 @@ class Rounds:
     async def round(self) -> float:
         """How long it took, in seconds."""
         known = self._num_known
-        block = DraftBlock(known + 1, len(PROMPT) + known, [self._text[known]], [1.0])
+        draft = [self._text[known]]
+        block = DraftBlock(known + 1, len(PROMPT) + known, draft, [1.0], complete=True)
         start_s = time.perf_counter()
         self._outbox.put_nowait(block)
         await self._verdict()

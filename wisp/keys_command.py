@@ -9,6 +9,9 @@ from pathlib import Path
 from wisp.access.keys import KeyRecord, add, read, revoke
 from wisp.errors import ConfigError
 
+# Sessions at once of a key that is given no number. Chosen: as many as an edge drafts for.
+MAX_SESSIONS = 8
+
 
 def run(arguments: Sequence[str]) -> int:
     """Raises ConfigError."""
@@ -17,7 +20,7 @@ def run(arguments: Sequence[str]) -> int:
         record = KeyRecord(
             name=asked.name,
             operator=asked.operator,
-            max_sessions=asked.max_sessions,
+            max_sessions=asked.max_sessions or None,
             requests_per_minute=asked.requests_per_minute,
             tokens_per_minute=asked.tokens_per_minute,
             slo_classes=asked.slo_class,
@@ -61,9 +64,11 @@ def _parser() -> argparse.ArgumentParser:
     revoking.add_argument(
         "--certificate", action="store_true", help="it is the name in an edge's certificate"
     )
+    adding.add_argument(
+        "--max-sessions", type=int, default=MAX_SESSIONS, help="at once; 0: no limit (8)"
+    )
     adding.add_argument("--operator", action="store_true", help="may see and set what operators do")
     for name, what in (
-        ("--max-sessions", "sessions at once"),
         ("--requests-per-minute", "requests"),
         ("--tokens-per-minute", "tokens of prompts and answers"),
         ("--max-priority", "priority of its SLO class at most"),

@@ -109,7 +109,7 @@ def test_the_command_line(path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert run(["list", *file]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "phone  user  max_sessions=3  slo_classes=['batch']",
-        "ops  operator",
+        "ops  operator  max_sessions=8",
     ]
     assert run(["revoke", "phone", *file]) == 0
     with pytest.raises(NotAuthenticated):

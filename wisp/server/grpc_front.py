@@ -74,6 +74,10 @@ def server_options(
     ]
 
 
+class _Gone(Exception):
+    """The edge has left its stream: nobody reads why it ends."""
+
+
 class WispServicer(wisp_pb2_grpc.WispServicer):
     def __init__(
         self, service: Service, telemetry: Telemetry, gate: Gate, write_timeout_s: float
@@ -129,6 +133,8 @@ class WispServicer(wisp_pb2_grpc.WispServicer):
             finally:
                 reader.cancel()
                 session.close()
+        except _Gone:
+            return
         except WispError as error:
             status = code_of(error).name
             await _abort(context, error)
@@ -155,6 +161,10 @@ class WispServicer(wisp_pb2_grpc.WispServicer):
             raise Unavailable(
                 f"verdicts were left unread for {self._write_timeout_s:g} s: read them as they come"
             ) from None
+        except WispError:
+            raise
+        except Exception as error:  # of gRPC's own, which has no public name: the edge has gone
+            raise _Gone from error
 
     def _caller(self, context: Context) -> Caller:
         """Raises NotAuthenticated or Forbidden."""

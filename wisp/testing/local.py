@@ -138,6 +138,7 @@ class LocalServer:
             make_policy(choice, FloorAndSlope(floor_s=step_s), choice.first.window),
             max_window=self.config.speculation.max_window,
             max_ngram=self.config.speculation.max_ngram,
+            max_forks=self.config.speculation.max_forks,
             clock=monotonic,
         )
         classes = slo_classes(self.config).all
