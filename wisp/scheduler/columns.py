@@ -64,20 +64,20 @@ class Columns:
 
         An edge that is overdue by some time is expected to take as long again.
         """
-        found = np.zeros((3, len(self.sessions)))
-        found[0] = np.inf
-        for row, session in enumerate(self.sessions):
-            edge, stream = session.edge_stats, session.stream
-            draft_s = edge.draft_time_s
-            if draft_s is None or stream.complete or not session.directive.window:
-                continue
-            round_trip_s = edge.round_trip_s or 0.0
-            if stream.tokens:
-                since_s = now - max(stream.arrived_s + draft_s, session.committed_s)
-            else:  # the last verdict is on its way to it
-                since_s = now - session.committed_s - round_trip_s - draft_s
-            found[:, row] = max(draft_s, abs(since_s)), edge.acceptance.rate, round_trip_s
-        wait_s, acceptance, away_s = found
+        rows = self.sessions
+        edges = [s.edge_stats for s in rows]
+        draft_s = _floats([e.draft_time_s or 0.0 for e in edges])
+        away_s = _floats([e.round_trip_s or 0.0 for e in edges])
+        acceptance = _floats([e.acceptance.accepted for e in edges])
+        acceptance = acceptance / _floats([e.acceptance.examined for e in edges])
+        hopes = _ints([s.directive.window > 0 and not s.stream.complete for s in rows]) > 0
+        # The next draft follows the last one here; behind none the last verdict is on its way.
+        arrived_s = _floats([s.stream.arrived_s if s.stream.tokens else -np.inf for s in rows])
+        drafting_s = np.maximum(arrived_s + draft_s, self.served_s)
+        expected_s = np.where(arrived_s > -np.inf, drafting_s, self.served_s + away_s + draft_s)
+        hopes &= draft_s > 0.0  # as far as is known
+        wait_s = np.full(len(rows), np.inf)
+        wait_s[hopes] = np.maximum(draft_s, np.abs(expected_s - now))[hopes]
         return wait_s, acceptance, away_s
 
     def seats(self, rows: Ints) -> StepShape:
