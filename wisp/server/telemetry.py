@@ -12,7 +12,7 @@ from prometheus_client import Counter, Histogram
 from wisp.core.drafts import Rejection, Source, Verdict
 from wisp.core.slo import Attainment, Slo
 from wisp.engine.messages import StepReport
-from wisp.errors import Shed, WispError
+from wisp.errors import InternalError, Overloaded, Shed, Unavailable, WispError
 from wisp.metrics import ServerMetrics
 
 UNNAMED = "unnamed"
@@ -30,6 +30,10 @@ _MAX_DEVICES = 4096
 OTHERS = "others"
 # The longest name of a device that is kept. Chosen: a host name's label has at most 63 characters.
 _MAX_NAME = 64
+
+
+# What operators are told of by alerts, from the first time on.
+_REASONS = tuple(kind.__name__ for kind in (InternalError, Overloaded, Unavailable))
 
 
 class SlidingWindow:
@@ -120,9 +124,12 @@ class Telemetry:
         metrics.devices.set_function(lambda: self.num_devices(time.monotonic()))
         for source in Source:
             for drafts in (metrics.verified, metrics.accepted, metrics.rejected):
-                drafts.labels(source)  # shown before the first
+                drafts.labels(source)  # shown before the first: an alert hears of the first, too
         for rejection in Rejection:
             metrics.rejections.labels(rejection)
+        for reason in _REASONS:
+            metrics.refused.labels(reason)
+            metrics.failed.labels(reason)
         for slo in slos:
             self._add_class(slo.name, slo, slo.priority, now)
 
@@ -231,6 +238,14 @@ class Telemetry:
         return len(self.devices)
 
     def _add_class(self, name: str, slo: Slo | None, priority: int, now: float) -> None:
+        metrics = self.metrics
+        for counter in (
+            metrics.ended,
+            metrics.first_token_attained,
+            metrics.rate_attained,
+            metrics.shed,
+        ):
+            counter.labels(name)  # shown before the first
         self.classes[name] = ClassRecord(
             name,
             slo,
