@@ -206,14 +206,15 @@ class Edge:
         time_s = self._profile.draft_s(begun[0].position)
         time_s *= self._profile.branch_costs[len(begun) - 1]
         time_s *= self._speed.lognormvariate(0.0, self._profile.jitter)
-        self._events.at(self._events.now + time_s, self._drafted, stream, begun, time_s)
+        now = self._events.now
+        self._events.at(now + time_s, self._drafted, stream, self._text, begun, time_s)
 
-    def _drafted(self, stream: Stream, begun: list[Begun], time_s: float) -> None:
+    def _drafted(self, stream: Stream, text: Text, begun: list[Begun], time_s: float) -> None:
         self._drafting = False
         for token in begun:
             stream.finish_token(
                 token,
-                self._text.proposal(token.position, token.position - stream.num_prompt),
+                text.proposal(token.position, token.position - stream.num_prompt),
                 time_s / len(begun),
                 predictor=self._predictor,
                 temperature=self._texts.temperature,

@@ -189,4 +189,5 @@ def test_a_recorded_pair_is_replayed_with_the_edge_s_own_predictor() -> None:
     setup = replace(SETUP, texts=texts, predictor=LogisticPredictor, measured_s=30.0)
     report = simulate("wisp", 6, setup, Tuning())
     assert report.attainment == 1.0
-    assert 0.5 * texts.acceptance < report.acceptance < 1.0
+    # Drafts made in vain count, too, and edges draft on down to a cumulative acceptance of 0.02.
+    assert 0.4 * texts.acceptance < report.acceptance < texts.acceptance
