@@ -22,6 +22,7 @@ commands:
   top              what a running server does: devices, classes, goodput, batches, marginal cost
   edge             draft for a server, serve the applications of this device (also: wisp-edge)
   certs            make a small certificate authority, with certificates of servers and edges
+  edge-bench       what this device drafts, as JSON for the simulator and for sizing
   models           public models by name: fetched, converted and checked by hash
   keys             who may use a server: make, list and revoke keys
   train-predictor  learn from rounds that edges logged which drafts the target rejects
@@ -39,6 +40,7 @@ def main() -> int:
         "chat": _chat,
         "top": _top,
         "edge": _edge,
+        "edge-bench": _edge_bench,
         "certs": _certs,
         "models": _models,
         "keys": _keys,
@@ -96,6 +98,12 @@ def _edge(arguments: Sequence[str]) -> int:
 
 def _top(arguments: Sequence[str]) -> int:
     from wisp.top import run
+
+    return run(arguments)
+
+
+def _edge_bench(arguments: Sequence[str]) -> int:
+    from wisp.edge.bench import run
 
     return run(arguments)
 
