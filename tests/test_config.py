@@ -114,3 +114,16 @@ def test_help_explains_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().out
     assert "--drafter.block_tokens" in said
     assert "draft tokens gathered in one message" in said
+
+
+def test_a_variable_that_is_no_setting_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WISP_EDGE_DRAFTR__DEVICE", "cpu")
+    with pytest.raises(ConfigError, match="did you mean WISP_EDGE_DRAFT"):
+        load(EdgeConfig, [], "wisp-edge")
+
+
+def test_a_file_that_is_not_utf_8_is_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "edge.yaml"
+    path.write_bytes("device_name: é".encode("latin-1"))
+    with pytest.raises(ConfigError, match="is not UTF-8"):
+        load(EdgeConfig, ["--config", str(path)], "wisp-edge")

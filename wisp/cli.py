@@ -31,6 +31,10 @@ commands:
 """
 
 
+# Which extra of this package brings a library that a command needs.
+_EXTRAS = {"torch": "torch", "safetensors": "torch", "openai": "demo", "vllm": "vllm"}
+
+
 def main() -> int:
     arguments = sys.argv[1:]
     commands: dict[str, Callable[[Sequence[str]], int]] = {
@@ -75,6 +79,15 @@ def _run(name: str, command: Callable[[Sequence[str]], int], arguments: Sequence
         return command(arguments)
     except WispError as error:
         print(f"wisp {name}: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        print(
+            f"wisp {name}: '{error.name}' is not installed: pip install 'wisp-serving[{extra}]'",
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt:
         return 130

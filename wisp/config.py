@@ -5,6 +5,8 @@ Unknown keys are refused wherever they stand. `configs/*.yaml` lists every key w
 
 from __future__ import annotations
 
+import difflib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, cast
@@ -339,6 +341,7 @@ def load(kind: type[Config], arguments: Sequence[str], program: str) -> Config:
     Raises ConfigError with one sentence for each fault.
     """
     path, flags = _take_config_flag(list(arguments))
+    _check_environment(kind)
     in_file = _read(path) if path else {}
 
     class Layered(kind):  # type: ignore[misc, valid-type]
@@ -376,6 +379,18 @@ def load(kind: type[Config], arguments: Sequence[str], program: str) -> Config:
     return cast(Config, kind.model_construct(**values))
 
 
+def _check_environment(kind: type[BaseSettings]) -> None:
+    """Raises ConfigError for a variable of this program that is no setting."""
+    prefix = str(kind.model_config["env_prefix"])
+    names = {f"{prefix}{name}".upper() for name in kind.model_fields}
+    for variable in sorted(os.environ):
+        name = variable.upper()
+        if name.startswith(prefix) and name.partition("__")[0] not in names:
+            near = difflib.get_close_matches(name, names, 1)
+            hint = f": did you mean {near[0]}?" if near else ": see configs/ for those that exist"
+            raise ConfigError(f"the environment has '{variable}', which is no setting{hint}")
+
+
 def _take_config_flag(arguments: list[str]) -> tuple[Path | None, list[str]]:
     for index, argument in enumerate(arguments):
         if argument == "--config":
@@ -389,9 +404,11 @@ def _take_config_flag(arguments: list[str]) -> tuple[Path | None, list[str]]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8: save it in that encoding") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if content is None:

@@ -13,12 +13,12 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
-from openai import OpenAI
+from openai import BadRequestError, OpenAI
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from rich.console import Console
@@ -126,7 +126,7 @@ def run(arguments: Sequence[str]) -> int:
             _explain(console, pair)
         compared = [
             _compare(number % 2, edges[number % 2], server, request, config, console)
-            for number, request in enumerate(_requests(pair, config.requests))
+            for number, request in enumerate(_askable(server, pair, config.requests))
         ]
         summary = {"pair": pair.name} | _summarise(compared)
         if config.as_json:
@@ -181,6 +181,22 @@ def _start(
     ]
     server.facts["key"] = trust.key
     return server, edges
+
+
+def _askable(server: Process, pair: Pair, num: int) -> list[Question]:
+    """Without a chat template a model of the user's completes texts."""
+    questions = _requests(pair, num)
+    client = OpenAI(
+        base_url=f"{server.url}/v1", api_key=server.facts.get("key", "none"), max_retries=0
+    )
+    messages: Any = [{"role": "user", "content": "Hello"}]
+    try:
+        client.chat.completions.create(
+            model=server.facts["model"], messages=messages, max_completion_tokens=1
+        )
+    except BadRequestError:
+        return [replace(question, kind="text") for question in questions]
+    return questions
 
 
 def _requests(pair: Pair, num: int) -> list[Question]:

@@ -236,3 +236,23 @@ def test_a_sliding_window_forgets() -> None:
     assert list(window.per_s(105.0)) == pytest.approx([0.8, 1.2])
     assert window.sums(110.0) == [3.0, 4.0]
     assert window.sums(200.0) == [0.0, 0.0]
+
+
+def test_a_resumed_session_counts_once(telemetry: Telemetry, metrics: ServerMetrics) -> None:
+    for resumed in (False, True):
+        record = telemetry.opened(int(resumed) + 1, GOLD, "edge", 0.0, resumed=resumed)
+        telemetry.took(record, verdict(1, 0.5))
+        telemetry.closed(record)
+    assert telemetry.classes["gold"].num_ended == 1
+    value = metrics.registry.get_sample_value
+    assert value("wisp_first_token_seconds_count") == 1
+    assert value("wisp_sessions_ended_total", {"slo_class": "gold"}) == 1
+
+
+def test_gateways_read_who_waits_and_who_runs(telemetry: Telemetry, metrics: ServerMetrics) -> None:
+    first = telemetry.opened(1, GOLD, None, 0.0)
+    telemetry.opened(2, GOLD, None, 0.0)
+    telemetry.took(first, verdict(1, 0.5))
+    value = metrics.registry.get_sample_value
+    assert value("vllm:num_requests_running") == 1
+    assert value("vllm:num_requests_waiting") == 1

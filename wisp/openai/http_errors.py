@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
 from wisp import errors
@@ -24,6 +24,24 @@ class Code(NamedTuple):
     code: str | None
 
 
+class ErrorDetail(BaseModel):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(BaseModel):
+    """Of every answer that is an error."""
+
+    error: ErrorDetail
+
+
+# For the OpenAPI document: every route may answer so.
+DOCUMENTED: dict[int | str, dict[str, Any]] = {
+    "4XX": {"description": "The request is refused.", "model": ErrorBody},
+    "5XX": {"description": "It cannot be answered now.", "model": ErrorBody},
+}
 # What each error is over HTTP: the nearest class in its ancestry decides. Types and codes are those
 # of the OpenAI API as far as it has one.
 TABLE: dict[type[errors.WispError], Code] = {

@@ -11,7 +11,13 @@ from wisp.core.request import Request, Sampling
 from wisp.core.slo import Slo, SloChoice
 from wisp.errors import BadRequest, PromptTooLong
 from wisp.models.tokenizer import Tokenizer
-from wisp.openai.schemas import ChatRequest, CompletionRequest, GenerationFields, SloFields
+from wisp.openai.schemas import (
+    ChatRequest,
+    CompletionRequest,
+    GenerationFields,
+    SloFields,
+    TokenizeRequest,
+)
 
 SLO_HEADER = "x-wisp-slo"
 
@@ -52,6 +58,14 @@ def _chat_prompt(fields: ChatRequest, card: ModelCard, tokenizer: Tokenizer) -> 
     messages = [message.for_template() for message in fields.messages]
     tools = [tool.for_template() for tool in fields.usable_tools]
     return tokenizer.encode_chat(messages, fields.chat_template_kwargs, tools)
+
+
+def tokens_of(fields: TokenizeRequest, card: ModelCard, tokenizer: Tokenizer) -> list[int]:
+    """As a generation would have them. Raises BadRequest and its children."""
+    if fields.messages is None:
+        return _text_prompt(fields.prompt or "", card, tokenizer)
+    _check_chars(sum(len(message.content) for message in fields.messages), card, tokenizer)
+    return tokenizer.encode_chat([message.for_template() for message in fields.messages])
 
 
 def _text_prompt(prompt: str | list[int], card: ModelCard, tokenizer: Tokenizer) -> list[int]:

@@ -13,7 +13,7 @@ from msgspec import structs
 
 from wisp import __version__
 from wisp.core.card import ModelCard
-from wisp.core.request import CONVERSATION_HEADER, check_conversation
+from wisp.core.request import CONVERSATION_HEADER, check_conversation, check_tokens
 from wisp.core.request import Request as Asked
 from wisp.errors import Unavailable
 from wisp.models.tokenizer import Tokenizer
@@ -22,13 +22,19 @@ from wisp.openai.backend import Backend
 from wisp.openai.body import JsonRoute
 from wisp.openai.conversation import NamedTool
 from wisp.openai.fields import Json
-from wisp.openai.http_errors import HANDLERS
-from wisp.openai.parse import SLO_HEADER, to_requests
+from wisp.openai.http_errors import DOCUMENTED, HANDLERS
+from wisp.openai.parse import SLO_HEADER, to_requests, tokens_of
 from wisp.openai.render import ChatRendering, CompletionRendering, Rendering
 from wisp.openai.respond import Answering
 from wisp.openai.responses import ResponsesRendering
 from wisp.openai.responses_request import ResponsesRequest
-from wisp.openai.schemas import ChatRequest, CompletionRequest, GenerationFields
+from wisp.openai.schemas import (
+    ChatRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    GenerationFields,
+    TokenizeRequest,
+)
 from wisp.openai.tool_calls import FORMATS, ToolParser, WholeJson, format_of
 
 
@@ -39,7 +45,12 @@ def create_app(
 
     `routers` are what the half adds of its own.
     """
-    app = FastAPI(title="WISP", version=__version__, exception_handlers=HANDLERS)
+    app = FastAPI(
+        title="WISP",
+        version=__version__,
+        exception_handlers=HANDLERS,
+        responses=DOCUMENTED,
+    )
     app.state.backend = backend
     for router in (_openai(_Front(backend, tool_format)), *routers):
         app.include_router(router)
@@ -59,6 +70,9 @@ def _openai(front: _Front) -> APIRouter:
     router.post("/v1/chat/completions")(front.chat)
     router.post("/v1/completions")(front.complete)
     router.post("/v1/responses")(front.respond)
+    router.post("/tokenize")(front.tokenize)
+    router.post("/detokenize")(front.detokenize)
+    router.get("/version")(front.version)
     router.get("/v1/models")(front.models)
     router.get("/v1/models/{name:path}")(front.one_model)
     router.get("/live")(front.live)
@@ -127,6 +141,26 @@ class _Front:
         if reason is not None:
             raise Unavailable(reason)
         return JSONResponse({"status": "ok"})
+
+    async def version(self) -> Response:
+        """Of WISP."""
+        return JSONResponse({"version": __version__})
+
+    async def tokenize(self, fields: TokenizeRequest) -> Response:
+        """The tokens of a text, or of a conversation by the target's chat template."""
+        card, tokenizer = await self._backend.model(), self._backend.tokenizer
+        loop = asyncio.get_running_loop()
+        tokens = await loop.run_in_executor(self._thread, tokens_of, fields, card, tokenizer)
+        told = {"count": len(tokens), "max_model_len": card.max_model_len, "tokens": tokens}
+        return JSONResponse(told)
+
+    async def detokenize(self, fields: DetokenizeRequest) -> Response:
+        """The text of tokens, without special ones."""
+        card = await self._backend.model()
+        check_tokens(fields.tokens, card.vocab_size, "tokens")
+        loop, decode = asyncio.get_running_loop(), self._backend.tokenizer.decode
+        text = await loop.run_in_executor(self._thread, decode, fields.tokens)
+        return JSONResponse({"prompt": text})
 
     def _written(self, fields: GenerationFields) -> tuple[str, Tokenizer, int | None]:
         return fields.model, self._backend.tokenizer, fields.num_logprobs

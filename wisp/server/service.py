@@ -139,7 +139,9 @@ class Service:
             )
         )
         device = hello.device if hello else None
-        record = self._telemetry.opened(session.id, slo, device, time.monotonic())
+        record = self._telemetry.opened(
+            session.id, slo, device, time.monotonic(), resumed=bool(request.committed)
+        )
         opened = ServerSession(
             session,
             record,

@@ -108,6 +108,7 @@ class SessionRecord:
     num_arrived: int = 0  # draft tokens from its edge
     num_verified: int = 0
     closed: bool = False
+    resumed: bool = False  # it goes on with a session that has been counted already
 
 
 class Telemetry:
@@ -121,6 +122,8 @@ class Telemetry:
         self.classes: dict[str, ClassRecord] = {}
         self.last_step: StepReport | None = None
         self._steps: deque[tuple[float, StepReport]] = deque()
+        metrics.num_running.set_function(lambda: len(self.sessions) - self.num_waiting)
+        metrics.num_waiting.set_function(lambda: self.num_waiting)
         metrics.devices.set_function(lambda: self.num_devices(time.monotonic()))
         for source in Source:
             for drafts in (metrics.verified, metrics.accepted, metrics.rejected):
@@ -133,10 +136,24 @@ class Telemetry:
         for slo in slos:
             self._add_class(slo.name, slo, slo.priority, now)
 
+    @property
+    def num_waiting(self) -> int:
+        """Sessions without a token yet."""
+        sessions = list(self.sessions.values())
+        return sum(record.attainment.first_token_s is None for record in sessions)
+
     def refused(self, error: WispError) -> None:
         self.metrics.refused.labels(type(error).__name__).inc()
 
-    def opened(self, session_id: int, slo: Slo, device: str | None, now: float) -> SessionRecord:
+    def opened(
+        self,
+        session_id: int,
+        slo: Slo,
+        device: str | None,
+        now: float,
+        *,
+        resumed: bool = False,
+    ) -> SessionRecord:
         if slo.name not in self.classes:
             self._add_class(slo.name, None, slo.priority, now)
         if device is not None:
@@ -150,13 +167,14 @@ class Telemetry:
                 device, DeviceRecord(SlidingWindow(3, now), now)
             ).num_sessions += 1
         record = SessionRecord(session_id, device, Attainment(slo, now), now, SlidingWindow(1, now))
+        record.resumed = resumed
         self.sessions[session_id] = record
         return record
 
     def took(self, record: SessionRecord, verdict: Verdict) -> None:
         now, num_tokens = verdict.committed_s, len(verdict.tokens)
         slo = record.attainment.slo
-        if record.attainment.first_token_s is None:
+        if record.attainment.first_token_s is None and not record.resumed:
             self.metrics.first_token_s.observe(now - record.opened_s)
         in_time = record.attainment.add(num_tokens, now)
         record.recent.add(now, num_tokens)
@@ -193,7 +211,7 @@ class Telemetry:
         if record.device is not None:
             self.devices[record.device].num_sessions -= 1
         attainment = record.attainment
-        if attainment.first_token_s is None:
+        if attainment.first_token_s is None or record.resumed:
             return
         name = attainment.slo.name
         kind = self.classes[name]
