@@ -20,7 +20,7 @@ DEPLOY_READY := $(DEPLOY_VENV)/.ready
 
 FIGURES_READY := $(VENV)/.figures
 
-.PHONY: hashes figures demo test test-llama test-vllm deploy-test lint format proto bench clean
+.PHONY: hashes figures demo test test-llama test-real test-vllm deploy-test lint format proto bench clean
 
 demo: $(READY)
 	$(RUN) -m wisp.cli demo
@@ -48,6 +48,11 @@ test-llama: $(READY)
 	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt \
 	  --find-links $(LLAMA_WHEELS) -e '.[llama]'
 	$(RUN) -m pytest tests/llama
+
+# The lossless suite on SmolLM2-135M-Instruct, which is fetched once.
+test-real: $(READY)
+	$(RUN) -m wisp.cli models get smollm2
+	WISP_REAL_PAIR=1 $(RUN) -m pytest -s tests/test_real_pair.py
 
 lint: $(READY)
 	$(RUN) -m ruff check .

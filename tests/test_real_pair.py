@@ -1,12 +1,13 @@
 """Law 1 on the real pair: 20 questions, three temperatures, in one engine.
 
-Without the converted target on this machine (`wisp models get smollm2`) nothing here is run.
+`make test-real` fetches the target and runs it, in some minutes; `make test` leaves it out.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,6 +27,9 @@ from wisp.verifier.torch import TorchVerifier
 NUM_PROMPTS, NUM_TOKENS, MAX_LEN = 20, 16, 128
 TEMPERATURES = (0.0, 0.8, 1.2)
 Outputs = dict[float, list[list[int]]]
+
+
+pytestmark = pytest.mark.skipif("WISP_REAL_PAIR" not in os.environ, reason="make test-real")
 
 
 @pytest.fixture(scope="module")

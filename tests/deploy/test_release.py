@@ -113,7 +113,9 @@ def test_the_wheel_answers_without_the_repository(python: Path) -> None:
     for program in ("wisp", "wisp-server", "wisp-edge"):
         told = outside(python, str(python.parent / program), "--help")
         assert told.returncode == 0, told.stderr
-    told = outside(python, "-m", "wisp.cli", "demo", "--requests=1", "--max_tokens=8", "--json")
+    told = outside(
+        python, "-m", "wisp.cli", "demo", "--pair=tiny", "--requests=1", "--max_tokens=8", "--json"
+    )
     assert told.returncode == 0, told.stderr
     assert json.loads(told.stdout)["lossless"] is True
 
