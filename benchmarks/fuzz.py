@@ -48,6 +48,7 @@ HOSTILE: list[Any] = [
     [1] * 100,
     ["x"] * 20,
 ]
+MAX_MODEL_LEN = 100  # tokens; chosen: an answer without a limit of its own is short, too
 BODIES: list[tuple[str, dict[str, Any]]] = [
     (
         "/v1/completions",
@@ -169,7 +170,7 @@ async def ask(app: Any, path: str, body: bytes) -> tuple[int, bytes]:
 
 
 async def http(rng: Random, num_bodies: int) -> Counter[str]:
-    server = LocalServer(step_s=0.0)
+    server = LocalServer(step_s=0.0, max_model_len=MAX_MODEL_LEN)
     app = create_app(server.service)
     found: Counter[str] = Counter()
     for _ in range(num_bodies):
