@@ -39,7 +39,7 @@ test-vllm:
 deploy-test: $(READY)
 	@mkdir -p $(dir $(DEPLOY_VENV))
 	@flock $(DEPLOY_VENV).lock $(MAKE) --no-print-directory $(DEPLOY_READY)
-	WISP_DEPLOY_TOOLS=$(DEPLOY_VENV) $(RUN) -m pytest tests/deploy -rs
+	WISP_DEPLOY_TOOLS=$(DEPLOY_VENV) $(RUN) -m pytest tests/deploy -rs -n auto --dist loadfile
 
 # Drafters on llama.cpp. Its binding comes as source: built once, for all checkouts of this machine.
 test-llama: $(READY)

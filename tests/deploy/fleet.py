@@ -1,8 +1,9 @@
-"""Three servers behind HAProxy, each at an address of its own on this machine, and ten edges."""
+"""Three servers behind a balancer, each at an address of its own on this machine, and edges."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import csv
 import os
 import random
@@ -29,6 +30,7 @@ from wisp.testing.local import LocalEdge, expected_text
 
 ROOT = Path(__file__).parent.parent.parent
 CONFIG = ROOT / "deploy" / "haproxy" / "haproxy.cfg"
+ENVOY = ROOT / "deploy" / "envoy" / "envoy.yaml"
 HTTP, GRPC = 8000, 8001  # the ports of deploy/haproxy/haproxy.cfg, of replicas and balancer alike
 BACKENDS = ("grpc-sessions", "grpc-new", "http-sessions", "http-new")
 Row = dict[str, str]  # of HAProxy's statistics, by their own names
@@ -41,11 +43,12 @@ class Fleet:
         # Other tests on this machine have other addresses: 127.0.0.0/8 is all of it.
         self._network = f"127.{random.randint(1, 250)}.{random.randint(1, 250)}"
         self._folder = folder
-        self.address = f"{self._network}.100"
+        self.address, self.envoys_address = (f"{self._network}.{last}" for last in (100, 101))
         self.replicas: dict[int, Process] = {}
         self.certs = folder / "certs"
         hosts = [self.host(number) for number in range(1, 5)]
-        cert, key = Authority(self.certs).issue("server", [*hosts, self.address, "127.0.0.1"])
+        names = [*hosts, self.address, self.envoys_address, "127.0.0.1"]
+        cert, key = Authority(self.certs).issue("server", names)
         shutil.copy(key, f"{cert}.key")  # where HAProxy looks for it
         self.trust = ssl.create_default_context(cafile=str(self.certs / "ca.pem"))
         self._socket = folder / "haproxy.sock"
@@ -94,6 +97,34 @@ class Fleet:
         finally:
             self._balancer.terminate()
             self._balancer.wait()
+
+    @contextmanager
+    def balanced_by_envoy(self, program: Path) -> Iterator[None]:
+        """With Envoy in front, too."""
+        text = ENVOY.read_text().replace("/etc/wisp", str(self.certs))
+        for own in ("0.0.0.0", "127.0.0.1"):
+            text = text.replace(f"address: {own}", f"address: {self.envoys_address}")
+        for number in self.replicas:
+            text = text.replace(f"address: replica-{number}", f"address: {self.host(number)}")
+        config = self._folder / "envoy.yaml"
+        config.write_text(text)
+        command = [str(program), "-c", str(config), "--log-level", "warn", "--concurrency", "1"]
+        with open(self._folder / "envoy.log", "w") as log:
+            envoy = subprocess.Popen([*command, "--use-dynamic-base-id"], stderr=log)
+        url = f"http://{self.envoys_address}:9901/clusters"
+
+        def serves() -> bool:
+            with contextlib.suppress(httpx.TransportError):
+                healthy = httpx.get(url).text.count("health_flags::healthy")
+                return healthy == len(self.replicas) * len(BACKENDS)
+            return False
+
+        try:
+            wait_until(serves, "Envoy has found the replicas")
+            yield
+        finally:
+            envoy.terminate()
+            envoy.wait()
 
     def add(self, number: int) -> None:
         """As an operator does: its lines in the configuration, and a reload."""
@@ -154,9 +185,9 @@ class Fleet:
         text = httpx.get(f"https://127.0.0.1:{port}/metrics", verify=self.trust).text
         return sum(float(line.split()[-1]) for line in text.splitlines() if _name(line) == name)
 
-    def link(self) -> Link:
+    def link(self, address: str | None = None) -> Link:
         config = EdgeConfig(tls=EdgeTls(ca=self.certs / "ca.pem"))
-        return Link(f"{self.address}:{GRPC}", security=Security(config))
+        return Link(f"{address or self.address}:{GRPC}", security=Security(config))
 
 
 def _name(line: str) -> str:

@@ -20,7 +20,7 @@ from wisp.testing.floor_and_slope import FloorAndSlope
 from wisp.testing.verifier import ScriptedVerifier
 from wisp.verifier.base import Verifier
 
-VOCAB_SIZE = 4096  # of the bundled pair's tokenizer, see tests/deploy/test_haproxy.py
+VOCAB_SIZE = 4096  # of the bundled pair's tokenizer, see tests/deploy/test_balancers.py
 STEP_S = 0.02  # of every step; chosen: texts go on for seconds, so that what happens meets them
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import plistlib
 import re
 import shutil
 import site
@@ -178,6 +179,14 @@ def test_the_units_pass_systemds_own_check(image: Path) -> None:
                 check=False,
             )
             assert checked.returncode == 0, checked.stdout[-500:] + checked.stderr
+
+
+def test_the_property_list_starts_an_edge_as_the_unit_does() -> None:
+    with open(ROOT / "deploy" / "launchd" / "wisp-edge.plist", "rb") as file:
+        told = plistlib.load(file)
+    unit = (ROOT / "deploy" / "systemd" / "wisp-edge.service").read_text()
+    assert f"ExecStart={' '.join(told['ProgramArguments'])}\n" in unit
+    assert f"TimeoutStopSec={told['ExitTimeOut']}\n" in unit
 
 
 def test_the_wheel_brings_what_it_needs_and_its_licences(wheel: Path) -> None:

@@ -1,4 +1,4 @@
-"""A fleet behind HAProxy, with the configuration that is shipped: nothing is ever lost."""
+"""A fleet behind a balancer, with the configurations that are shipped: nothing is ever lost."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import pytest
@@ -13,10 +14,14 @@ import pytest
 from tests.deploy.fleet import Fleet, Load, text_of
 from tests.deploy.scripted import VOCAB_SIZE
 from wisp.config import EdgeConfig
-from wisp.core.request import Sampling
+from wisp.core.request import Request, Sampling
+from wisp.errors import BadRequest
 from wisp.testing.local import LocalEdge, expected_text, tokenizer
 
-pytestmark = pytest.mark.skipif(not shutil.which("haproxy"), reason="haproxy is not installed")
+pytestmark = [
+    pytest.mark.skipif(not shutil.which("haproxy"), reason="haproxy is not installed"),
+    pytest.mark.timeout(600),  # a dozen servers are started, one after the other
+]
 NUM_EDGES = 10
 ALL = (1, 2, 3)
 
@@ -37,39 +42,72 @@ def test_the_scripted_target_has_the_vocabulary_of_the_bundled_pair() -> None:
     assert len(tokenizer()) == VOCAB_SIZE
 
 
+PROMPT = [1, 2, 3]
+SAMPLING = Sampling(max_tokens=4, seed=0)
+EXPECTED = expected_text(PROMPT, SAMPLING)
+FIELDS = {"model": "scripted", "prompt": PROMPT, "max_tokens": 4, "seed": 0}
+NAMES = [f"conversation {number}" for number in range(12)]
+
+
+async def where(fleet: Fleet, edge: LocalEdge, name: str) -> int:
+    """The replica that answers in this conversation."""
+    before = {number: fleet.num_served(number) for number in ALL}
+    assert await text_of(edge, PROMPT, SAMPLING, name) == EXPECTED
+    (found,) = [number for number in ALL if fleet.num_served(number) > before[number]]
+    return found
+
+
+async def test_envoy_does_as_haproxy(fleet: Fleet, tools: Path) -> None:
+    with fleet.balanced_by_envoy(tools / "envoy"):
+        edge = LocalEdge(fleet.link(fleet.envoys_address))
+        replicas = {name: await where(fleet, edge, name) for name in NAMES}
+        assert set(replicas.values()) == set(ALL)
+        assert {name: await where(fleet, edge, name) for name in NAMES} == replicas
+        new = {await where(fleet, edge, "") for _ in range(12)}
+        assert len(new) > 1
+        url = f"https://{fleet.envoys_address}:8000/v1/completions"
+        async with httpx.AsyncClient(verify=fleet.trust) as client:
+            for name in NAMES[:4]:
+                before = fleet.num_served(replicas[name])
+                answer = await client.post(url, json=FIELDS, headers={"x-session-id": name})
+                assert answer.json()["usage"]["completion_tokens"] == 4
+                assert fleet.num_served(replicas[name]) == before + 1
+        request = Request(prompt=PROMPT, sampling=SAMPLING, slo="gold")
+        with pytest.raises(BadRequest, match="no SLO class 'gold'"):
+            _ = [verdict async for verdict in await edge.backend.generate(request)]
+        await edge.stop()
+
+
+async def test_a_refusal_comes_through_with_its_sentence(fleet: Fleet) -> None:
+    edge = LocalEdge(fleet.link())
+    request = Request(prompt=PROMPT, sampling=SAMPLING, slo="gold")
+    with pytest.raises(BadRequest, match="no SLO class 'gold'"):
+        _ = [verdict async for verdict in await edge.backend.generate(request)]
+    await edge.stop()
+
+
 async def test_a_conversation_stays_on_its_replica(fleet: Fleet) -> None:
     """By a hash of its name: on another one while its own is away, and back on its own then."""
     edge = LocalEdge(fleet.link(), EdgeConfig(reconnect_s=120.0))
-    sampling = Sampling(max_tokens=4, seed=edge.seed)
-    expected = expected_text([1, 2, 3], sampling)
-
-    async def where(name: str) -> int:
-        before = {number: fleet.num_served(number) for number in ALL}
-        assert await text_of(edge, [1, 2, 3], sampling, name) == expected
-        (found,) = [number for number in ALL if fleet.num_served(number) > before[number]]
-        return found
-
-    names = [f"conversation {number}" for number in range(12)]
-    replicas = {name: await where(name) for name in names}
+    replicas = {name: await where(fleet, edge, name) for name in NAMES}
     assert set(replicas.values()) == set(ALL)
-    assert {name: await where(name) for name in names} == replicas
+    assert {name: await where(fleet, edge, name) for name in NAMES} == replicas
 
     async with httpx.AsyncClient(verify=fleet.trust, base_url=fleet.url) as client:
-        for name in names[:4]:
+        for name in NAMES[:4]:
             before = fleet.num_served(replicas[name])
-            fields = {"model": "scripted", "prompt": [1, 2, 3], "max_tokens": 4, "seed": edge.seed}
             headers = {"x-session-id": name}
-            answer = await client.post("/v1/completions", json=fields, headers=headers)
+            answer = await client.post("/v1/completions", json=FIELDS, headers=headers)
             assert answer.json()["usage"]["completion_tokens"] == 4
             assert fleet.num_served(replicas[name]) == before + 1
         assert (await client.get("/metrics")).status_code == 404  # operators ask each replica
 
     name, lost = next(item for item in replicas.items() if item[1] == 1)
     fleet.kill(lost)
-    assert await text_of(edge, [1, 2, 3], sampling, name) == expected
+    assert await text_of(edge, PROMPT, SAMPLING, name) == EXPECTED
     await asyncio.to_thread(fleet.start, lost)
     await asyncio.to_thread(fleet.wait_for, lost, "UP")
-    assert await where(name) == lost
+    assert await where(fleet, edge, name) == lost
     await edge.stop()
 
 
