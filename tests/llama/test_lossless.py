@@ -1,60 +1,44 @@
-"""Law 1 over real sockets: an edge that drafts on llama.cpp changes no text."""
+"""Law 1 with a drafter on llama.cpp, forks included: it changes no text."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import openai
 import pytest
 
-from tests.conftest import start_edge
-from wisp.config import TINY
-from wisp.launch import Process
-from wisp.models.public.export import export
+from tests.world import NUM_BRANCHES, World, opened
+from wisp.config import TINY, EdgeConfig
+from wisp.core.request import Sampling
+from wisp.edge.drafter.load import load_drafter
+from wisp.models.public.export import Kind, export
+from wisp.models.tokenizer import Tokenizer
+from wisp.verifier.torch import TorchVerifier
 
-NUM_PROMPTS = 20
-TEMPERATURES = (0.0, 0.8, 1.2)
-
-
-@pytest.fixture(scope="module")
-def edge(
-    patient_server: Process, logs: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Process]:
-    folder = tmp_path_factory.mktemp("gguf")
-    export(TINY / "draft", folder / "tiny.gguf", "Q8_0")
-    flags = (f"--draft={folder / 'tiny.gguf'}", f"--tokenizer={TINY / 'draft'}")
-    with start_edge(patient_server, logs, *flags) as process:
-        yield process
+NUM_PROMPTS, NUM_TOKENS, MAX_LEN = 20, 24, 128
 
 
-def answers(endpoint: Process, prompts: list[str], temperature: float) -> list[Any]:
-    with openai.OpenAI(base_url=f"{endpoint.url}/v1", api_key="none") as client:
-        return [
-            client.completions.create(
-                model="target",
-                prompt=prompt,
-                max_tokens=40,
-                temperature=temperature,
-                seed=100 + number,
-            )
-            for number, prompt in enumerate(prompts)
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_0"])
+def test_texts_are_the_targets_own(tmp_path: Path, kind: Kind) -> None:
+    export(TINY / "draft", tmp_path / "tiny.gguf", kind)
+    tokenizer = Tokenizer(TINY / "target")
+    settings = {
+        "max_sessions": NUM_PROMPTS,
+        "max_branches": 1 + NUM_PROMPTS * (NUM_BRANCHES - 1),
+        "max_model_len": MAX_LEN,
+    }
+    config = EdgeConfig(draft=tmp_path / "tiny.gguf", drafter=settings)
+    drafter = load_drafter(config, tokenizer)
+    verifier = TorchVerifier(
+        TINY / "target", max_sessions=NUM_PROMPTS, max_model_len=MAX_LEN, num_threads=1
+    )
+    listed = json.loads((TINY / "prompts.json").read_text())[:NUM_PROMPTS]
+    prompts = [tokenizer.encode(prompt["prompt"])[:24] for prompt in listed]
+    for temperature in (0.0, 0.8, 1.2):
+        samplings = [
+            Sampling(max_tokens=NUM_TOKENS, temperature=temperature, seed=100 + number)
+            for number in range(NUM_PROMPTS)
         ]
-
-
-@pytest.mark.parametrize("temperature", TEMPERATURES)
-def test_texts_are_the_targets_own(
-    patient_server: Process, edge: Process, temperature: float
-) -> None:
-    listed = json.loads((TINY / "prompts.json").read_text())
-    prompts = [prompt["prompt"] for prompt in listed[:NUM_PROMPTS]]
-    drafted = answers(edge, prompts, temperature)
-    alone = answers(patient_server, prompts, temperature)
-    assert [a.choices[0].text for a in drafted] == [a.choices[0].text for a in alone]
-    usages = [answer.usage.model_extra["wisp"] for answer in drafted]
-    # Measured: about half of its drafts are accepted, at every temperature.
-    drafted_tokens = sum(counts["drafted_tokens"] for counts in usages)
-    assert drafted_tokens > 10 * NUM_PROMPTS
-    assert sum(counts["accepted_tokens"] for counts in usages) > 0.3 * drafted_tokens
+        with opened(drafter, NUM_PROMPTS) as propose:
+            drafted = World(verifier).generate(prompts, samplings, propose)
+        assert drafted == World(verifier).generate(prompts, samplings)
