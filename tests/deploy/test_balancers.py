@@ -46,7 +46,8 @@ PROMPT = [1, 2, 3]
 SAMPLING = Sampling(max_tokens=4, seed=0)
 EXPECTED = expected_text(PROMPT, SAMPLING)
 FIELDS = {"model": "scripted", "prompt": PROMPT, "max_tokens": 4, "seed": 0}
-NAMES = [f"conversation {number}" for number in range(12)]
+# So many that a hash over three replicas leaves none of them out: one run in 60,000 would.
+NAMES = [f"conversation {number}" for number in range(30)]
 
 
 async def where(fleet: Fleet, edge: LocalEdge, name: str) -> int:
