@@ -34,6 +34,24 @@ WASTE = {"blocking_ms": ("blocking", "#d55e00"), "overlapped_ms": ("overlapped",
 LANES = {"draft": "edge drafts", "up": "drafts travel", "step": "target", "down": "verdict travels"}
 LANE_COLOURS = {"draft": "#d55e00", "up": "#bbbbbb", "step": "#0072b2", "down": "#bbbbbb"}
 SHOWN_S = 2.5  # of the timeline
+# The second: plain vLLM, and vLLM with its own drafter, on another card of the kind.
+GPU_REGIMES = ("h100_32b_regimes", "h100_32b_regimes_earlier")
+# Of the figures of a GPU: the part and the policy of `benchmarks.load.suite`.
+PARTS = {
+    "plain vLLM": ("vllm", "vllm"),
+    "WISP": ("wisp", "wisp"),
+    "vLLM + 0.6B drafter, another run": ("vllm-spec", "vllm"),
+}
+PEERS = {
+    "WISP": "#d55e00",
+    "vLLM + 0.6B drafter, another run": "#0072b2",
+}
+REGIMES = {
+    "lan-fast-60": "fast laptops, LAN",
+    "lan-laptop-60": "laptops, LAN",
+    "wan30-fast-40": "fast laptops, 30 ms",
+    "wan-mix-8": "mixed fleet",
+}
 Rows = list[dict[str, str]]
 
 plt.rcParams.update(
@@ -171,6 +189,54 @@ def waste() -> Any:
     return figure
 
 
+def regimes() -> Any:
+    """Gain over plain vLLM under the same load on the same GPU, by regime."""
+    this, earlier = map(_read, GPU_REGIMES)
+    loads = list(dict.fromkeys((row["regime"], row["devices"]) for row in this if row["gain"]))
+    rows = [row for row in this + earlier if row["gain"]]
+    shown = {name: colour for name, colour in PEERS.items() if any(_is(row, name) for row in rows)}
+    figure, axis = plt.subplots(figsize=(9, 3.6), layout="constrained")
+    width = 0.8 / len(shown)
+    for index, (name, colour) in enumerate(shown.items()):
+        mine = {(row["regime"], row["devices"]): row for row in rows if _is(row, name)}
+        places = [at for at, load in enumerate(loads) if load in mine]
+        gains = [float(mine[loads[at]]["gain"]) for at in places]
+        at = [place + (index - (len(shown) - 1) / 2) * width for place in places]
+        axis.bar(at, gains, width, color=colour, label=name)
+    axis.axhline(1.0, color="black", linewidth=0.8)
+    labels = [f"{REGIMES[regime]}\n{devices} devices" for regime, devices in loads]
+    axis.set_xticks(range(len(loads)), labels, fontsize=8)
+    axis.set_ylabel("goodput over plain vLLM's")
+    axis.grid(axis="x", visible=False)
+    figure.legend(loc="outside upper center", ncols=len(shown))
+    return figure
+
+
+def fleet() -> Any:
+    """A mixed fleet that outgrows the KV memory: goodput and promises attained."""
+    rows = [row for name in GPU_REGIMES for row in _read(name) if row["regime"] == "wan-mix-8"]
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+    for name, colour in ({"plain vLLM": "#777777"} | PEERS).items():
+        # Of two runs of one load the last one in this order counts, which is this run's.
+        found = {int(row["devices"]): row for row in reversed(rows) if _is(row, name)}
+        devices = sorted(found)
+        mine = [found[number] for number in devices]
+        for axis, column, scale in ((axes[0], "goodput", 1.0), (axes[1], "attainment", 100.0)):
+            values = [scale * float(row[column]) for row in mine]
+            if values:
+                axis.plot(devices, values, "o-", color=colour, label=name, markersize=4)
+    axes[0].set(xlabel="devices", ylabel="goodput, tokens/s", ylim=(0, None))
+    axes[1].set(xlabel="devices", ylabel="promises attained, %", ylim=(0, 104))
+    axes[0].legend()
+    return figure
+
+
+def _is(row: dict[str, str], name: str) -> bool:
+    """Whether the row is of this column of the figures."""
+    part, policy = PARTS[name]
+    return row["part"] == part and row["policy"] == policy
+
+
 def _read(name: str) -> Rows:
     with (RESULTS / f"{name}.csv").open(newline="") as file:
         return list(csv.DictReader(file))
@@ -186,6 +252,8 @@ FIGURES: dict[str, Callable[[], Any]] = {
     "estimator": estimator,
     "timeline": timeline,
     "waste": waste,
+    "regimes": regimes,
+    "fleet": fleet,
 }
 
 if __name__ == "__main__":
