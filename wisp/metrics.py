@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Response
 from prometheus_client import (
     CollectorRegistry,
     Counter,
     Gauge,
     Histogram,
+    ProcessCollector,
     disable_created_metrics,
 )
-from prometheus_client.exposition import choose_encoder
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a time beside each counter, that nobody reads
 
 # The upper bounds of the buckets of histograms. Those of times go in the steps 1, 2, 5. Chosen:
 # from below the shortest step of a small target to where people give up.
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+# Of whole answers. Chosen: up to ten minutes, a long one at a slow rate.
+_LONG_SECONDS = (*_SECONDS, 20, 50, 100, 200, 500)
 # Errors of a prediction, relative to it. Chosen: one of 1 % is as good as none, and what is
 # beyond twice the prediction is plainly wrong.
 _SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2)
@@ -31,12 +34,24 @@ class ServerMetrics:
     def __init__(self) -> None:
         self.registry = r = CollectorRegistry()
         self.sessions = Gauge("wisp_sessions", "Open sessions", registry=r)
-        # By the names of vLLM's, which gateways read.
+        # By the names and the label of vLLM's, which gateways read.
         self.num_running = Gauge(
-            "vllm:num_requests_running", "Sessions whose text has begun", registry=r
+            "vllm:num_requests_running",
+            "Sessions whose text has begun",
+            ["model_name"],
+            registry=r,
         )
         self.num_waiting = Gauge(
-            "vllm:num_requests_waiting", "Sessions that wait for their first token", registry=r
+            "vllm:num_requests_waiting",
+            "Sessions that wait for their first token",
+            ["model_name"],
+            registry=r,
+        )
+        self.kv_used = Gauge(
+            "vllm:kv_cache_usage_perc",
+            "Share of the KV memory that sessions hold, 1 is all of it",
+            ["model_name"],
+            registry=r,
         )
         self.refused = Counter(
             "wisp_refused_total", "Sessions refused at the door", ["reason"], registry=r
@@ -146,9 +161,31 @@ class ServerMetrics:
             ["slo_class"],
             registry=r,
         )
+        self.prompt_tokens = Counter(
+            "wisp_prompt_tokens_total", "Tokens of the prompts of opened sessions", registry=r
+        )
+        self.finished = Counter(
+            "wisp_sessions_finished_total",
+            "Sessions by what ended them: the target's last token (stop), a limit (length), an "
+            "error, or their front (closed): at a stop string, or because the client had left",
+            ["reason"],
+            registry=r,
+        )
         self.first_token_s = Histogram(
             "wisp_first_token_seconds", "Open to first verdict", buckets=_SECONDS, registry=r
         )
+        self.inter_token_s = Histogram(
+            "wisp_inter_token_seconds",
+            "For each token after a session's first verdict, its share of the time since the "
+            "verdict before",
+            buckets=_SECONDS,
+            registry=r,
+        )
+        self.session_s = Histogram(
+            "wisp_session_seconds", "Open to last verdict", buckets=_LONG_SECONDS, registry=r
+        )
+        self.http_requests = _http_requests(r)
+        ProcessCollector(registry=r)
         self.round_overhead_s = Histogram(
             "wisp_round_overhead_seconds",
             "Draft block in to verdict out, less the verifier's time",
@@ -200,6 +237,18 @@ class EdgeMetrics:
             buckets=_SECONDS,
             registry=r,
         )
+        self.http_requests = _http_requests(r)
+        ProcessCollector(registry=r)
+
+
+def _http_requests(registry: CollectorRegistry) -> Counter:
+    return Counter(
+        "wisp_http_requests_total",
+        "Answered HTTP requests, by path as the OpenAPI document has it (else other) and status; "
+        "499: the client left before",
+        ["path", "status"],
+        registry=registry,
+    )
 
 
 def metrics_router(registry: CollectorRegistry) -> APIRouter:
@@ -207,9 +256,9 @@ def metrics_router(registry: CollectorRegistry) -> APIRouter:
 
     # On the loop, as whatever it reads changes there: a thread would meet it half changed.
     @router.get("/metrics")
-    async def metrics(request: Request) -> Response:
-        """For Prometheus, in the format that it accepts."""
-        encode, kind = choose_encoder(request.headers.get("accept", ""))
-        return Response(encode(registry), media_type=kind)
+    async def metrics() -> Response:
+        """For Prometheus, in the text format that all who read metrics take."""
+        # Whatever they accept: prometheus-client's OpenMetrics writes `vllm_` for `vllm:` (0.26).
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
     return router

@@ -11,6 +11,7 @@ import pytest
 
 from wisp.config import ApiSettings
 from wisp.logs import REQUEST_ID, json_line, request_id
+from wisp.metrics import ServerMetrics
 from wisp.openai.middleware import surrounded
 from wisp.openai.routes import create_app
 from wisp.testing.scripted_backend import ScriptedBackend
@@ -41,6 +42,23 @@ async def test_each_request_has_one_line(
         await client.get("/nowhere", headers={"x-request-id": "mine-1"})
     (line,) = [r for r in caplog.records if r.name == "wisp.access_log"]
     assert line.getMessage().startswith("GET /nowhere 404 ")
+
+
+async def test_requests_are_counted_by_route_and_status(backend: ScriptedBackend) -> None:
+    metrics = ServerMetrics()
+    app = surrounded(create_app(backend), ApiSettings(), metrics.http_requests)
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app), base_url="http://here"
+    ) as client:
+        for path in ("/health", "/health", "/nowhere", "/anywhere"):
+            await client.get(path)
+
+    def counted(path: str, status: str) -> float | None:
+        labels = {"path": path, "status": status}
+        return metrics.registry.get_sample_value("wisp_http_requests_total", labels)
+
+    assert counted("/health", "200") == 2
+    assert counted("other", "404") == 2
 
 
 async def test_cors_is_a_setting(client: httpx.AsyncClient) -> None:

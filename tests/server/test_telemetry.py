@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import httpx
 import pytest
+from fastapi import FastAPI
 from msgspec import structs
 
 from wisp.core.drafts import Directive, DraftCounts, Rejection, Source, Verdict
+from wisp.core.request import FinishReason
 from wisp.core.slo import Slo
 from wisp.engine.messages import Forecast, SessionState, Snapshot, StepReport
 from wisp.errors import Overloaded, Shed
-from wisp.metrics import ServerMetrics
+from wisp.metrics import ServerMetrics, metrics_router
 from wisp.server.report import report
-from wisp.server.telemetry import SessionRecord, SlidingWindow, Telemetry
+from wisp.server.sliding_window import SlidingWindow
+from wisp.server.telemetry import SessionRecord, Telemetry
 from wisp.stats import Stats
 from wisp.testing.verifier import ScriptedVerifier
 
@@ -250,9 +254,59 @@ def test_a_resumed_session_counts_once(telemetry: Telemetry, metrics: ServerMetr
 
 
 def test_gateways_read_who_waits_and_who_runs(telemetry: Telemetry, metrics: ServerMetrics) -> None:
+    telemetry.serves("m")
     first = telemetry.opened(1, GOLD, None, 0.0)
     telemetry.opened(2, GOLD, None, 0.0)
     telemetry.took(first, verdict(1, 0.5))
-    value = metrics.registry.get_sample_value
-    assert value("vllm:num_requests_running") == 1
-    assert value("vllm:num_requests_waiting") == 1
+    telemetry.stepped(structs.replace(step(), kv_used=0.25), 0.5)
+    assert sample(metrics, "vllm:num_requests_running", model_name="m") == 1
+    assert sample(metrics, "vllm:num_requests_waiting", model_name="m") == 1
+    assert sample(metrics, "vllm:kv_cache_usage_perc", model_name="m") == 0.25
+    for record in list(telemetry.sessions.values()):
+        telemetry.closed(record)
+    assert sample(metrics, "vllm:kv_cache_usage_perc", model_name="m") == 0.0
+
+
+def test_latencies_are_of_tokens_and_of_whole_sessions(
+    telemetry: Telemetry, metrics: ServerMetrics
+) -> None:
+    record = telemetry.opened(1, GOLD, None, 0.0, num_prompt=7)
+    telemetry.took(record, verdict(1, 0.5))
+    telemetry.took(record, verdict(4, 0.9))
+    telemetry.took(record, structs.replace(verdict(1, 1.0), finish_reason=FinishReason.LENGTH))
+    telemetry.closed(record)
+    assert sample(metrics, "wisp_prompt_tokens_total") == 7
+    assert sample(metrics, "wisp_inter_token_seconds_count") == 5
+    assert sample(metrics, "wisp_inter_token_seconds_sum") == pytest.approx(0.5)
+    assert sample(metrics, "wisp_session_seconds_sum") == pytest.approx(1.0)
+
+
+def test_what_ended_a_session_is_counted_once(telemetry: Telemetry, metrics: ServerMetrics) -> None:
+    left, failed, done = (telemetry.opened(number, GOLD, None, 0.0) for number in range(3))
+    telemetry.failed(failed, Overloaded("full"))
+    telemetry.took(done, structs.replace(verdict(1, 1.0), finish_reason=FinishReason.STOP))
+    for record in (left, failed, done, done):
+        telemetry.closed(record)
+    counted = {
+        reason: sample(metrics, "wisp_sessions_finished_total", reason=reason)
+        for reason in ("stop", "length", "error", "closed")
+    }
+    assert counted == {"stop": 1, "length": 0, "error": 1, "closed": 1}
+
+
+async def test_prometheus_gets_the_names_that_gateways_read(metrics: ServerMetrics) -> None:
+    metrics.kv_used.labels("m").set(0.5)
+    app = FastAPI()
+    app.include_router(metrics_router(metrics.registry))
+    transport = httpx.ASGITransport(app)
+    accept = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
+    async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
+        answer = await client.get("/metrics", headers={"accept": accept})
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    assert 'vllm:kv_cache_usage_perc{model_name="m"} 0.5\n' in answer.text
+
+
+def test_a_metric_of_the_process_is_shown(metrics: ServerMetrics) -> None:
+    memory = sample(metrics, "process_resident_memory_bytes")
+    assert memory is not None
+    assert memory > 0

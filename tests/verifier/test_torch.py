@@ -116,6 +116,7 @@ def test_a_full_verifier_refuses_and_a_closed_slot_serves_again(directory: Path)
     first, second, third = sessions(2, 3)
     truth = decode(small, sessions(2, 3)[2])
     small.open(first)
+    assert small.kv_used == 0.5
     small.open(second)
     with pytest.raises(Overloaded, match="all 2 sessions"):
         small.open(third)
@@ -123,6 +124,7 @@ def test_a_full_verifier_refuses_and_a_closed_slot_serves_again(directory: Path)
     small.close(first)
     small.close(first)
     assert decode(small, third) == truth
+    assert small.kv_used == 0.5
 
 
 def test_facts_are_read_from_the_directory(verifier: TorchVerifier, directory: Path) -> None:

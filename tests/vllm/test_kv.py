@@ -40,10 +40,12 @@ def test_a_seat_computes_no_more_than_it_asks_for(verifier: Any) -> None:
 
 def test_closing_frees_the_blocks_at_once(verifier: Any) -> None:
     free = verifier.scheduler.num_free_blocks
+    assert verifier.kv_used == 0.0
     driver = Driver(0, long_prompt(0), SAMPLING)
     verifier.open(driver.session)
     step(verifier, [(driver, driver.seat(256))])
     assert verifier.scheduler.num_free_blocks == free - 4
+    assert verifier.kv_used == pytest.approx(4 / verifier.scheduler.num_blocks)
     verifier.close(driver.session)
     assert verifier.scheduler.num_free_blocks == free
     verifier.close(driver.session)  # does nothing

@@ -69,7 +69,8 @@ async def serve(config: EdgeConfig) -> int:
     app = create_app(backend, routers=routers, tool_format=config.api.tool_format)
     guarded = AccessMiddleware(app, gate, paths_of(routers), operators_open=alone)
     served = HostsMiddleware(guarded, config.allowed_hosts)
-    http = HttpFront(served, config.http, https, settings=config.api)
+    counted = metrics.http_requests
+    http = HttpFront(served, config.http, https, settings=config.api, requests=counted)
     http.start()
     stop = StopSignal()
     announce("wisp-edge", server=config.server, http=http.port)

@@ -283,6 +283,7 @@ class Engine:
             step,
             [verdict for _, verdict in verdicts],
             self._policy.marginal_cost,
+            self._verifier.kv_used,
             step_time_s,
             loop_time_s=step_time_s + step.host_s + self._clock() - now,
         )

@@ -91,6 +91,7 @@ class StepReport(Struct, frozen=True, kw_only=True):
     loop_time_s: float  # of the whole turn of the engine loop, the step included
     forecast: Forecast | None = None  # None: the policy has no estimator
     marginal_cost: float | None = None  # of a draft token, in committed tokens; None: unknown
+    kv_used: float | None = None  # share of the KV memory after the step; None: unknown
 
     @property
     def num_plain(self) -> int:

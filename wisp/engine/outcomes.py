@@ -54,6 +54,7 @@ def step_report(
     step: InFlightStep,
     verdicts: Sequence[Verdict],
     marginal_cost: float | None,
+    kv_used: float | None,
     step_time_s: float,
     loop_time_s: float,
 ) -> StepReport:
@@ -67,6 +68,7 @@ def step_report(
         loop_time_s=loop_time_s,
         forecast=step.forecast,
         marginal_cost=marginal_cost,
+        kv_used=kv_used,
     )
 
 

@@ -9,6 +9,7 @@ from asyncio import constants
 from collections.abc import Iterator
 
 import uvicorn
+from prometheus_client import Counter
 from starlette.types import ASGIApp
 
 from wisp.config import ApiSettings, Listen
@@ -69,11 +70,12 @@ class HttpFront:
         https: HttpsFiles | None = None,
         *,
         settings: ApiSettings = DEFAULT,
+        requests: Counter | None = None,
         max_connections: int | None = None,
         head_timeout_s: float = HEAD_TIMEOUT_S,
         write_timeout_s: float = WRITE_TIMEOUT_S,
     ) -> None:
-        """Raises ConfigError if it cannot listen there."""
+        """`requests` counts by path and status. Raises ConfigError if it cannot listen there."""
         self._https = https
         try:
             self._socket = _bind(listen)
@@ -84,7 +86,7 @@ class HttpFront:
             ) from error
         self.port: int = self._socket.getsockname()[1]
         config = uvicorn.Config(
-            surrounded(app, settings),
+            surrounded(app, settings, requests),
             access_log=False,
             http=limited(
                 max_connections or default_max_connections(), head_timeout_s, write_timeout_s

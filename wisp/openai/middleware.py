@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 
+from prometheus_client import Counter
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -15,8 +16,8 @@ from wisp.logs import REQUEST_ID, REQUEST_ID_HEADER, request_id
 log = logging.getLogger("wisp.access_log")
 
 
-def surrounded(app: ASGIApp, settings: ApiSettings) -> ASGIApp:
-    """The endpoint as it is served."""
+def surrounded(app: ASGIApp, settings: ApiSettings, requests: Counter | None = None) -> ASGIApp:
+    """The endpoint as it is served; `requests` counts by path and status."""
     if settings.cors_origins:
         app = CORSMiddleware(
             app,
@@ -25,12 +26,12 @@ def surrounded(app: ASGIApp, settings: ApiSettings) -> ASGIApp:
             allow_headers=["*"],
             expose_headers=["*"],
         )
-    return _Requests(app)
+    return _Requests(app, requests)
 
 
 class _Requests:
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, requests: Counter | None) -> None:
+        self._app, self._requests = app, requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -51,6 +52,10 @@ class _Requests:
             await self._app(scope, receive, send_with_id)
         finally:
             time_s = round(time.monotonic() - begun_s, 6)
+            if self._requests:
+                # Paths that are none of the routes' may be any: each would be a time series.
+                path = getattr(scope.get("route"), "path", "other")
+                self._requests.labels(path, status).inc()
             fields = {"method": scope["method"], "path": scope["path"], "status": status}
             told = f"{scope['method']} {scope['path']} {status} {time_s:.3f} s"
             log.info("%s", told, extra={"fields": {**fields, "time_s": time_s}})

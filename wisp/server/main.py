@@ -72,7 +72,9 @@ async def _serve(
     gate, tls = Gate(config.keys), config.tls
     https = https_of(tls.cert, tls.key) if tls.http else None
     app = _app(service, routers, config, gate)
-    fronts = {"http": HttpFront(app, config.http, https, settings=config.api)}
+    counted = telemetry.metrics.http_requests
+    http = HttpFront(app, config.http, https, settings=config.api, requests=counted)
+    fronts = {"http": http}
     if config.admin.port is not None:
         listen = Listen(host=config.admin.host, port=config.admin.port)
         fronts["admin"] = HttpFront(create_operators_app(routers), listen, https)

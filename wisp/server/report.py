@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Sequence
 
 from wisp.core.drafts import Source
 from wisp.engine.messages import Forecast, SessionState, Snapshot, StepReport
+from wisp.server.sliding_window import seconds_seen
 from wisp.server.telemetry import (
     ClassRecord,
     DeviceRecord,
     SessionRecord,
     Telemetry,
-    seconds_seen,
 )
 from wisp.stats import (
     BatchStats,

@@ -75,6 +75,7 @@ class Service:
         )
         self._classes = slo_classes(config)
         telemetry.metrics.sessions.set_function(lambda: engine.num_sessions)
+        telemetry.serves(facts.model)
 
     @property
     def directive(self) -> Directive:
@@ -140,7 +141,12 @@ class Service:
         )
         device = hello.device if hello else None
         record = self._telemetry.opened(
-            session.id, slo, device, time.monotonic(), resumed=bool(request.committed)
+            session.id,
+            slo,
+            device,
+            time.monotonic(),
+            num_prompt=len(request.prompt),
+            resumed=bool(request.committed),
         )
         opened = ServerSession(
             session,

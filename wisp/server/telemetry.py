@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from prometheus_client import Counter, Histogram
@@ -14,14 +14,10 @@ from wisp.core.slo import Attainment, Slo
 from wisp.engine.messages import StepReport
 from wisp.errors import InternalError, Overloaded, Shed, Unavailable, WispError
 from wisp.metrics import ServerMetrics
+from wisp.server.sliding_window import BUCKET_S, HORIZON_S, SlidingWindow
 
 UNNAMED = "unnamed"
 
-# How far the figures "of late" look back. Chosen: a person who watches sees a change within it, and
-# a few hundred steps make a steady mean.
-HORIZON_S = 10.0
-# The grain in which a sliding window forgets. Chosen: forty sums for each of a thousand sessions.
-_BUCKET_S = 0.25
 # How long a device is shown after its last session. Chosen: a person between two requests.
 DEVICE_KEPT_S = 60.0
 # Devices that are told apart at once. Chosen: more than a server has sessions; whoever comes with a
@@ -32,44 +28,10 @@ OTHERS = "others"
 _MAX_NAME = 64
 
 
+# What ends a session: the engine by its `FinishReason`, an error, or its front.
+_FINISHES = ("stop", "length", "error", "closed")
 # What operators are told of by alerts, from the first time on.
 _REASONS = tuple(kind.__name__ for kind in (InternalError, Overloaded, Unavailable))
-
-
-class SlidingWindow:
-    """Sums of what happened in the last `HORIZON_S` seconds."""
-
-    def __init__(self, num_sums: int, now: float) -> None:
-        self._start_s = now
-        self._zeros = (0.0,) * num_sums
-        self._buckets: deque[tuple[int, list[float]]] = deque()
-
-    def add(self, now: float, *amounts: float) -> None:
-        bucket = int(now / _BUCKET_S)
-        if not self._buckets or self._buckets[-1][0] < bucket:
-            self._drop(now)
-            self._buckets.append((bucket, list(self._zeros)))
-        sums = self._buckets[-1][1]
-        for index, amount in enumerate(amounts):
-            sums[index] += amount
-
-    def sums(self, now: float) -> Sequence[float]:
-        self._drop(now)
-        rows = [self._zeros, *(sums for _, sums in self._buckets)]
-        return [sum(column) for column in zip(*rows, strict=True)]
-
-    def per_s(self, now: float) -> Sequence[float]:
-        elapsed_s = seconds_seen(self._start_s, now)
-        return [total / elapsed_s for total in self.sums(now)]
-
-    def _drop(self, now: float) -> None:
-        while self._buckets and self._buckets[0][0] <= (now - HORIZON_S) / _BUCKET_S:
-            self._buckets.popleft()
-
-
-def seconds_seen(start_s: float, now: float) -> float:
-    """How much of the last `HORIZON_S` seconds there was."""
-    return min(HORIZON_S, max(_BUCKET_S, now - start_s))
 
 
 @dataclass
@@ -108,6 +70,8 @@ class SessionRecord:
     num_arrived: int = 0  # draft tokens from its edge
     num_verified: int = 0
     closed: bool = False
+    finish: str = "closed"  # what ended it, as far as is known
+    last_s: float | None = None  # when its last verdict came
     resumed: bool = False  # it goes on with a session that has been counted already
 
 
@@ -122,19 +86,36 @@ class Telemetry:
         self.classes: dict[str, ClassRecord] = {}
         self.last_step: StepReport | None = None
         self._steps: deque[tuple[float, StepReport]] = deque()
-        metrics.num_running.set_function(lambda: len(self.sessions) - self.num_waiting)
-        metrics.num_waiting.set_function(lambda: self.num_waiting)
         metrics.devices.set_function(lambda: self.num_devices(time.monotonic()))
         for source in Source:
             for drafts in (metrics.verified, metrics.accepted, metrics.rejected):
                 drafts.labels(source)  # shown before the first: an alert hears of the first, too
         for rejection in Rejection:
             metrics.rejections.labels(rejection)
+        for finish in _FINISHES:
+            metrics.finished.labels(finish)
         for reason in _REASONS:
             metrics.refused.labels(reason)
             metrics.failed.labels(reason)
         for slo in slos:
             self._add_class(slo.name, slo, slo.priority, now)
+
+    def serves(self, model: str) -> None:
+        """Show what vLLM shows for each model, by its label."""
+        metrics = self.metrics
+        metrics.num_running.labels(model).set_function(
+            lambda: len(self.sessions) - self.num_waiting
+        )
+        metrics.num_waiting.labels(model).set_function(lambda: self.num_waiting)
+        metrics.kv_used.labels(model).set_function(lambda: self.kv_used)
+
+    @property
+    def kv_used(self) -> float:
+        """Share of the KV memory that sessions held after the last step; NaN: unknown."""
+        if not self.sessions:
+            return 0.0
+        used = self.last_step.kv_used if self.last_step else 0.0
+        return math.nan if used is None else used
 
     @property
     def num_waiting(self) -> int:
@@ -152,14 +133,17 @@ class Telemetry:
         device: str | None,
         now: float,
         *,
+        num_prompt: int = 0,
         resumed: bool = False,
     ) -> SessionRecord:
+        if not resumed:
+            self.metrics.prompt_tokens.inc(num_prompt)
         if slo.name not in self.classes:
             self._add_class(slo.name, None, slo.priority, now)
         if device is not None:
             # A name is shown in terminals, and anybody may send one.
             device = "".join(filter(str.isprintable, device))[:_MAX_NAME] or UNNAMED
-            if now - self._forgot_s >= _BUCKET_S:  # to look through all takes time
+            if now - self._forgot_s >= BUCKET_S:  # to look through all takes time
                 self._forget_devices(now)
             if device not in self.devices and len(self.devices) >= _MAX_DEVICES:
                 device = OTHERS
@@ -176,6 +160,14 @@ class Telemetry:
         slo = record.attainment.slo
         if record.attainment.first_token_s is None and not record.resumed:
             self.metrics.first_token_s.observe(now - record.opened_s)
+        if record.last_s is not None and num_tokens:
+            for _ in range(num_tokens):
+                self.metrics.inter_token_s.observe((now - record.last_s) / num_tokens)
+        record.last_s = now
+        if verdict.finish_reason:
+            record.finish = verdict.finish_reason
+            if not record.resumed:
+                self.metrics.session_s.observe(now - record.opened_s)
         in_time = record.attainment.add(num_tokens, now)
         record.recent.add(now, num_tokens)
         record.num_verified += verdict.edge_drafts.num_drafted
@@ -195,6 +187,7 @@ class Telemetry:
             kind.window.observe(verdict.directive.window)
 
     def failed(self, record: SessionRecord, error: Exception) -> None:
+        record.finish = "error"
         self.metrics.failed.labels(type(error).__name__).inc()
         if isinstance(error, Shed):
             name = record.attainment.slo.name
@@ -206,6 +199,7 @@ class Telemetry:
         if record.closed:
             return
         record.closed = True
+        self.metrics.finished.labels(record.finish).inc()
         del self.sessions[record.id]
         self.metrics.unverified.inc(max(0, record.num_arrived - record.num_verified))
         if record.device is not None:

@@ -98,6 +98,11 @@ class Verifier(ABC):
         draft tokens behind those. If it raises, nothing of the step is committed.
         """
 
+    @property
+    def kv_used(self) -> float | None:
+        """Share of the KV memory that sessions hold, 0 to 1; None: unknown."""
+        return None
+
     def overlaps(self, sampling: Sampling) -> bool:
         """Whether such sessions may be in a step that is launched while another runs."""
         return False

@@ -76,6 +76,11 @@ class TorchVerifier(Verifier):
         if slot is not None:
             self._free.append(slot)
 
+    @property
+    def kv_used(self) -> float:
+        """Share of the slots."""
+        return len(self._slots) / self.facts.max_sessions
+
     def shutdown(self) -> None:
         self._slots.clear()
         self._free.clear()

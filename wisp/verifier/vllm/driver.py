@@ -123,6 +123,10 @@ class VllmVerifier(Verifier):
     def overlaps(self, sampling: Sampling) -> bool:
         return self._overlap and not is_slow(sampling) and not sampling.structure
 
+    @property
+    def kv_used(self) -> float:
+        return 1.0 - self.scheduler.num_free_blocks / self.scheduler.num_blocks
+
     def fitting(self, sessions: Collection[Session]) -> Collection[Session]:
         waiting = self.scheduler.waiting_for_kv()
         if not waiting:
