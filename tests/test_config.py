@@ -7,6 +7,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
+from wisp import __version__, cli
 from wisp.config import EdgeConfig, ServerConfig, load
 from wisp.demo import DemoConfig
 from wisp.errors import ConfigError
@@ -127,3 +128,88 @@ def test_a_file_that_is_not_utf_8_is_one_sentence(tmp_path: Path) -> None:
     path.write_bytes("device_name: é".encode("latin-1"))
     with pytest.raises(ConfigError, match="is not UTF-8"):
         load(EdgeConfig, ["--config", str(path)], "wisp-edge")
+
+
+def test_null_means_null_wherever_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "server.yaml"
+    path.write_text("model: null\n")
+    assert load(ServerConfig, [f"--config={path}"], "wisp-server").model is None
+    for arguments in (["--estimator.state_dir", "null"], ["--estimator.state_dir=null"]):
+        assert load(ServerConfig, arguments, "wisp-server").estimator.state_dir is None
+    monkeypatch.setenv("WISP_SERVER_ESTIMATOR__STATE_DIR", "null")
+    monkeypatch.setenv("WISP_SERVER_MODEL", "null")
+    config = load(ServerConfig, [], "wisp-server")
+    assert (config.estimator.state_dir, config.model) == (None, None)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--engine.options", "tensor_parallel_size=4", "--engine.options", "enforce_eager=true"],
+        ["--engine.options=tensor_parallel_size=4,enforce_eager=true"],
+        ["--engine.options", "{tensor_parallel_size: 4, enforce_eager: true}"],
+        ["--engine.options", '{"tensor_parallel_size": 4, "enforce_eager": true}'],
+    ],
+)
+def test_values_of_dictionaries_keep_their_types(arguments: list[str]) -> None:
+    options = load(ServerConfig, arguments, "wisp-server").engine.options
+    assert options == {"tensor_parallel_size": 4, "enforce_eager": True}
+    assert type(options["tensor_parallel_size"]) is int
+
+
+def test_classes_may_be_given_as_a_flag() -> None:
+    flag = "--slo-classes={fast: {tokens_per_s: 30, priority: 2}}"
+    classes = load(ServerConfig, [flag], "wisp-server").slo_classes
+    assert (classes["fast"].tokens_per_s, classes["fast"].priority) == (30.0, 2)
+
+
+@pytest.mark.parametrize("value", ["four", "[1, 2]", "{a: "])
+def test_what_is_no_dictionary_gets_a_sentence(value: str) -> None:
+    with pytest.raises(ConfigError, match=r"^--engine\.options is "):
+        load(ServerConfig, ["--engine.options", value], "wisp-server")
+
+
+def test_hyphens_and_underscores_are_alike() -> None:
+    arguments = ["--drain-s=5", "--engine.max-sessions", "3", "--no-engine.overlap"]
+    config = load(ServerConfig, arguments, "wisp-server")
+    assert (config.drain_s, config.engine.max_sessions, config.engine.overlap) == (5, 3, False)
+    assert load(EdgeConfig, ["--device-name", "my-pi_4"], "wisp-edge").device_name == "my-pi_4"
+
+
+def test_the_file_is_a_flag_of_the_help_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        load(ServerConfig, ["--help"], "wisp-server")
+    assert "--config" in capsys.readouterr().out
+    path = tmp_path / "server.yaml"
+    path.write_text("config: other.yaml\n")
+    with pytest.raises(ConfigError, match="unknown key 'config'"):
+        load(ServerConfig, ["--config", str(path)], "wisp-server")
+
+
+@pytest.mark.parametrize("command", ["server", "edge", "top", "keys", "certs", "models"])
+def test_every_command_tells_its_version(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["wisp", command, "--version"])
+    assert cli.main() == 0
+    assert capsys.readouterr().out == f"wisp {command} {__version__}\n"
+
+
+@pytest.mark.parametrize("command", ["server", "edge"])
+def test_who_has_no_torch_is_told_the_extra(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def without_torch(arguments: object) -> int:
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+    monkeypatch.setattr(cli, f"_{command}", without_torch)
+    monkeypatch.setattr("sys.argv", ["wisp", command])
+    assert cli.main() == 2
+    said = capsys.readouterr().err
+    assert "pip install 'wisp-serving[torch]'" in said
+    assert ("a device without a GPU" in said) == (command == "edge")
+    assert said.count("\n") == 1

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 
 import httpx
 import msgspec
@@ -9,7 +10,7 @@ from rich.console import Console
 
 from wisp.errors import Unavailable
 from wisp.stats import BatchStats, ClassStats, DeviceStats, EstimatorStats, SessionStats, Stats
-from wisp.top import draw, look
+from wisp.top import draw, look, quits
 
 EMPTY = Stats(
     model="target",
@@ -164,3 +165,30 @@ def test_something_else_answers(status: int, body: bytes, sentence: str) -> None
 def test_nothing_answers(address: str) -> None:
     with httpx.Client() as client, pytest.raises(Unavailable, match="no wisp-server answers at"):
         look(client, address)
+
+
+def test_an_address_needs_no_scheme() -> None:
+    asked: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(str(request.url))
+        return httpx.Response(200, content=msgspec.json.encode(EMPTY))
+
+    with httpx.Client(transport=httpx.MockTransport(answer)) as client:
+        for address in ("gpu-node:8000", "http://gpu-node:8000/", "https://gpu-node:8000"):
+            assert look(client, address) == EMPTY
+    bare, plain, secure = asked
+    assert bare == plain == "http://gpu-node:8000/v1/stats"
+    assert secure == "https://gpu-node:8000/v1/stats"
+
+
+def test_q_quits_and_no_other_key_does() -> None:
+    read, write = os.pipe()
+    try:
+        os.write(write, b"xq")
+        assert quits(read, 60.0)
+        assert not quits(read, 0.0)
+    finally:
+        os.close(write)
+    assert not quits(read, 0.001)  # closed
+    os.close(read)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from wisp import __version__
 from wisp.config import EdgeConfig, ProfileConfig, ServerConfig, load
 from wisp.errors import WispError
+from wisp.flags import spelled
 from wisp.logs import log_to_stderr
 
 _USAGE = """usage: wisp COMMAND [flags]
@@ -33,6 +34,11 @@ commands:
 
 # Which extra of this package brings a library that a command needs.
 _EXTRAS = {"torch": "torch", "safetensors": "torch", "openai": "demo", "vllm": "vllm"}
+# PyPI's torch brings CUDA, 5.7 GB, which a device that drafts on its CPU has no use for.
+_ON_EDGES = (
+    ", with --extra-index-url https://download.pytorch.org/whl/cpu for a device without a GPU, "
+    "or draft with a GGUF file and wisp-serving[llama]"
+)
 
 
 def main() -> int:
@@ -74,6 +80,9 @@ def edge() -> int:
 
 def _run(name: str, command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:
     """The one place where an error becomes a sentence and an exit code."""
+    if "--version" in arguments:
+        print(f"wisp {name} {__version__}")
+        return 0
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # models are local directories, never fetched
     try:
         return command(arguments)
@@ -84,8 +93,10 @@ def _run(name: str, command: Callable[[Sequence[str]], int], arguments: Sequence
         extra = _EXTRAS.get((error.name or "").partition(".")[0])
         if extra is None:
             raise
+        hint = _ON_EDGES if extra == "torch" and name.startswith("edge") else ""
         print(
-            f"wisp {name}: '{error.name}' is not installed: pip install 'wisp-serving[{extra}]'",
+            f"wisp {name}: '{error.name}' is not installed: pip install 'wisp-serving[{extra}]'"
+            f"{hint}",
             file=sys.stderr,
         )
         return 2
@@ -138,7 +149,7 @@ def _profile(arguments: Sequence[str]) -> int:
 def _certs(arguments: Sequence[str]) -> int:
     from wisp.certs_command import run
 
-    return run(arguments)
+    return run(spelled(arguments, "-"))
 
 
 def _models(arguments: Sequence[str]) -> int:
@@ -150,13 +161,13 @@ def _models(arguments: Sequence[str]) -> int:
 def _keys(arguments: Sequence[str]) -> int:
     from wisp.keys_command import run
 
-    return run(arguments)
+    return run(spelled(arguments, "-"))
 
 
 def _train_predictor(arguments: Sequence[str]) -> int:
     from wisp.edge.predictor.train import run
 
-    return run(arguments)
+    return run(spelled(arguments))
 
 
 def _demo(arguments: Sequence[str]) -> int:

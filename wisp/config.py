@@ -9,7 +9,7 @@ import difflib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, cast
+from typing import Annotated, Any, Literal, TypeVar, cast, get_origin
 
 import yaml
 from pydantic import (
@@ -31,6 +31,7 @@ from pydantic_settings import (
 )
 
 from wisp.errors import ConfigError
+from wisp.flags import spelled, with_mappings
 from wisp.logs import LogFormat
 from wisp.scheduler.tuning import MAX_WINDOW, PolicyName, Tuning
 
@@ -340,12 +341,18 @@ def load(kind: type[Config], arguments: Sequence[str], program: str) -> Config:
 
     Raises ConfigError with one sentence for each fault.
     """
-    path, flags = _take_config_flag(list(arguments))
+    path, flags = _take_config_flag(spelled(arguments))
+    flags = with_mappings(flags, _mappings(kind))
     _check_environment(kind)
     in_file = _read(path) if path else {}
+    if "config" in in_file:
+        raise ConfigError("unknown key 'config': one file is read, that of --config")
 
     class Layered(kind):  # type: ignore[misc, valid-type]
         """"""
+
+        model_config = SettingsConfigDict(env_parse_none_str="null")
+        config: Path | None = Field(None, description="file with settings (YAML)")  # for --help
 
         @classmethod
         def settings_customise_sources(
@@ -361,13 +368,14 @@ def load(kind: type[Config], arguments: Sequence[str], program: str) -> Config:
                 cli_parse_args=flags,
                 cli_prog_name=program,
                 cli_hide_none_type=True,
+                cli_parse_none_str="null",
                 cli_avoid_json=True,
                 cli_implicit_flags=True,
             )
             return flag_settings, env_settings, init_settings
 
     prefix = kind.model_config["env_prefix"]
-    Layered.__doc__ = f"{kind.__doc__} Also: --config FILE (YAML), environment {prefix}*."
+    Layered.__doc__ = f"{kind.__doc__} Also: environment {prefix}*."
     try:
         layered = Layered(**in_file)
     except ValidationError as error:
@@ -377,6 +385,17 @@ def load(kind: type[Config], arguments: Sequence[str], program: str) -> Config:
     # Of the public class, not the local one, so that other processes can unpickle it.
     values = {name: getattr(layered, name) for name in kind.model_fields}
     return cast(Config, kind.model_construct(**values))
+
+
+def _mappings(kind: type[BaseModel], above: str = "") -> set[str]:
+    """The flags whose values are dictionaries."""
+    found = set()
+    for name, field in kind.model_fields.items():
+        if get_origin(field.annotation) is dict:
+            found.add(above + name)
+        elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            found |= _mappings(field.annotation, f"{above}{name}.")
+    return found
 
 
 def _check_environment(kind: type[BaseSettings]) -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import select
 import ssl
 import sys
+import termios
 import time
-from collections.abc import Sequence
+import tty
+from collections.abc import Iterator, Sequence
 
 import httpx
 import msgspec
@@ -49,7 +54,7 @@ class TopConfig(BaseSettings):
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Look until interrupted, or once. Raises Unavailable if there is no server to look at."""
+    """Look until `q` or an interrupt, or once. Raises Unavailable if there is no server."""
     config = load(TopConfig, arguments, "wisp top")
     with _client(config) as client:
         if config.as_json:
@@ -58,10 +63,43 @@ def run(arguments: Sequence[str]) -> int:
         if config.once:
             Console().print(draw(stats))
             return 0
-        with Live(draw(stats), screen=sys.stdout.isatty(), auto_refresh=False) as live:
-            while True:
-                time.sleep(config.interval_s)
+        with (
+            _keys() as keys,
+            Live(draw(stats), screen=sys.stdout.isatty(), auto_refresh=False) as live,
+        ):
+            while not quits(keys, config.interval_s):
                 live.update(draw(look(client, config.server)), refresh=True)
+        return 0
+
+
+@contextlib.contextmanager
+def _keys() -> Iterator[int | None]:
+    """The terminal's descriptor, which tells each key at once; None: there is no terminal."""
+    if not sys.stdin.isatty():
+        yield None
+        return
+    terminal = sys.stdin.fileno()
+    before = termios.tcgetattr(terminal)
+    tty.setcbreak(terminal)
+    try:
+        yield terminal
+    finally:
+        termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+
+
+def quits(keys: int | None, timeout_s: float) -> bool:
+    """Whether a `q` comes in `timeout_s` seconds from the descriptor `keys`; None: no keys do."""
+    end_s = time.monotonic() + timeout_s
+    while (left_s := end_s - time.monotonic()) > 0:
+        if keys is None:
+            time.sleep(left_s)
+        elif select.select([keys], [], [], left_s)[0]:
+            pressed = os.read(keys, 1)
+            if pressed in (b"q", b"Q"):
+                return True
+            if not pressed:  # it was closed: there is nothing to wait for any more
+                keys = None
+    return False
 
 
 def _client(config: TopConfig) -> httpx.Client:
@@ -84,7 +122,11 @@ def _print_json(client: httpx.Client, config: TopConfig) -> int:
 
 
 def look(client: httpx.Client, server: str) -> Stats:
-    """Raises Unavailable with a sentence that says what to do."""
+    """`server`: an HTTP address, with its scheme or without.
+
+    Raises Unavailable with a sentence that says what to do.
+    """
+    server = server if "://" in server else f"http://{server}"
     try:
         response = client.get(f"{server.rstrip('/')}/v1/stats")
     except (httpx.HTTPError, httpx.InvalidURL) as error:
