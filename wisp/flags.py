@@ -43,7 +43,9 @@ def with_mappings(arguments: Sequence[str], names: Collection[str]) -> list[str]
         if not equals:
             value = next(left, "")
         found.setdefault(name, {}).update(_mapping(name, value))
-    return others + [f"--{name}={json.dumps(mapping, default=str)}" for name, mapping in found.items()]
+    return others + [
+        f"--{name}={json.dumps(mapping, default=str)}" for name, mapping in found.items()
+    ]
 
 
 def _mapping(name: str, text: str) -> dict[str, Any]:
