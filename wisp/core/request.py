@@ -97,7 +97,7 @@ class _Range(NamedTuple):
 MAX_TOP_K = 2**31 - 1
 # The ranges of OpenAI's API where it has the parameter, and of vLLM's sampler where only that has.
 # What has no maximum here is bounded by the model's context, before anything is made of it.
-_RANGES = {
+RANGES = {
     "max_tokens": _Range(1, math.inf),
     "temperature": _Range(0, 2),
     "top_p": _Range(0, 1, above=True),
@@ -125,7 +125,7 @@ def check_conversation(name: str) -> str:
 
 def check_sampling(sampling: Sampling) -> None:
     """Raises BadRequest for a value that is out of range, or that contradicts another."""
-    for name, allowed in _RANGES.items():
+    for name, allowed in RANGES.items():
         value = getattr(sampling, name)
         if value is not None:
             _check_range(name, value, allowed)

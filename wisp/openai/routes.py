@@ -21,6 +21,7 @@ from wisp.openai.answers import Answers
 from wisp.openai.backend import Backend
 from wisp.openai.body import JsonRoute
 from wisp.openai.conversation import NamedTool
+from wisp.openai.documented import ChatCompletion, TextCompletion, answered
 from wisp.openai.fields import Json
 from wisp.openai.http_errors import DOCUMENTED, HANDLERS
 from wisp.openai.parse import SLO_HEADER, to_requests, tokens_of
@@ -67,8 +68,8 @@ def create_operators_app(routers: Sequence[APIRouter]) -> FastAPI:
 
 def _openai(front: _Front) -> APIRouter:
     router = APIRouter(route_class=JsonRoute, tags=["OpenAI"])
-    router.post("/v1/chat/completions")(front.chat)
-    router.post("/v1/completions")(front.complete)
+    router.post("/v1/chat/completions", responses=answered(ChatCompletion))(front.chat)
+    router.post("/v1/completions", responses=answered(TextCompletion))(front.complete)
     router.post("/v1/responses")(front.respond)
     router.post("/tokenize")(front.tokenize)
     router.post("/detokenize")(front.detokenize)

@@ -6,12 +6,13 @@ Types are checked here; the ranges of values are those of `wisp.core.request`, f
 from __future__ import annotations
 
 import json
+import math
 from abc import ABC, abstractmethod
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainValidator, model_validator
 
-from wisp.core.request import MAX_LOGPROBS, MAX_TOP_K, Structure
+from wisp.core.request import MAX_LOGPROBS, MAX_TOP_K, RANGES, Structure
 from wisp.openai.conversation import Message, NamedTool, Tool, ToolChoice
 from wisp.openai.fields import FieldsModel, is_asked_for, refuse
 from wisp.openai.formats import ResponseFormat, StructuredOutputs
@@ -69,6 +70,15 @@ def _top_k(value: Any) -> Any:
     return min(value, MAX_TOP_K) if type(value) is int else value
 
 
+def _ranged(name: str, default: Any) -> Any:
+    """A field whose bounds the OpenAPI document tells, and `wisp.core.request` checks."""
+    known = RANGES[name]
+    told: dict[str, Any] = {"exclusiveMinimum" if known.above else "minimum": known.min}
+    if known.max < math.inf:
+        told["maximum"] = known.max
+    return Field(default, json_schema_extra=told)
+
+
 _StopString = Annotated[str, Field(min_length=1)]
 
 
@@ -76,22 +86,22 @@ class GenerationFields(FieldsModel, ABC):
     """What both endpoints take. null means that a field is not there."""
 
     model: str
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: Annotated[int, BeforeValidator(_top_k)] = 0
-    min_p: float = 0.0
+    temperature: float = _ranged("temperature", 1.0)
+    top_p: float = _ranged("top_p", 1.0)
+    top_k: Annotated[int, BeforeValidator(_top_k)] = Field(0, json_schema_extra={"minimum": -1})
+    min_p: float = _ranged("min_p", 0.0)
     n: int = Field(1, ge=1, le=MAX_CHOICES)
     best_of: int | None = Field(None, ge=1, le=MAX_CHOICES)
     stream: bool = False
     stream_options: StreamOptions | None = None
     stop: Annotated[list[_StopString], BeforeValidator(_listed)] = Field([], max_length=4)
     seed: int | None = Field(None, ge=_INT64_MIN, le=_UINT64_MAX)
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    repetition_penalty: float = 1.0
+    presence_penalty: float = _ranged("presence_penalty", 0.0)
+    frequency_penalty: float = _ranged("frequency_penalty", 0.0)
+    repetition_penalty: float = _ranged("repetition_penalty", 1.0)
     logit_bias: Annotated[dict[int, float], BeforeValidator(_token_ids_as_keys)] = Field({})
-    max_tokens: int | None = None
-    min_tokens: int = 0
+    max_tokens: int | None = _ranged("max_tokens", None)
+    min_tokens: int = _ranged("min_tokens", 0)
     stop_token_ids: list[int] = Field([])
     ignore_eos: bool = False
     response_format: ResponseFormat = ResponseFormat()
@@ -150,7 +160,7 @@ class GenerationFields(FieldsModel, ABC):
 
 class ChatRequest(GenerationFields):
     messages: list[Message] = Field(min_length=1, fail_fast=True)
-    max_completion_tokens: int | None = None
+    max_completion_tokens: int | None = _ranged("max_tokens", None)
     logprobs: bool = False
     # The range is checked here as well as in `wisp.core.request`, which has another name for it.
     top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
