@@ -179,9 +179,13 @@ def test_a_token_outside_the_vocabulary_is_refused(endpoint: Process) -> None:
         client(endpoint).completions.create(prompt=[1, 4096], **sampling())
 
 
-def test_more_than_one_choice_is_refused(endpoint: Process) -> None:
+def test_several_choices_have_texts_of_their_own_and_too_many_are_refused(
+    endpoint: Process,
+) -> None:
+    answer = client(endpoint).completions.create(prompt=PROMPT, n=2, **sampling(temperature=1.0))
+    assert len({choice.text for choice in answer.choices}) == 2
     with pytest.raises(openai.BadRequestError, match="n"):
-        client(endpoint).completions.create(prompt=PROMPT, n=2, **sampling())
+        client(endpoint).completions.create(prompt=PROMPT, n=17, **sampling())
 
 
 def test_a_cancelled_stream_frees_its_session(server: Process, endpoint: Process) -> None:

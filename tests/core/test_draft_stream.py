@@ -72,6 +72,16 @@ def test_a_choice_that_is_a_forks_token_makes_it_the_live_stream() -> None:
     assert session.buffer == [31]
 
 
+def test_a_fork_that_takes_over_is_waited_for_no_longer() -> None:
+    """Its edge may have nothing to add, and would not say so."""
+    session = forked()
+    assert not session.stream.complete
+    session.commit([10, 20], now=0)
+    assert session.stream.complete
+    session.offer(block(2, 6, 22), now=0)
+    assert not session.stream.complete  # it had
+
+
 def test_a_choice_that_no_fork_has_kills_all() -> None:
     session = forked()
     session.commit([10, 99], now=0)

@@ -92,6 +92,10 @@ class DraftStream(Drafts):
             self._check_room(len(each.tokens))  # of a stale one, too: it is refused at any moment
         branch = self._take(block, committed, now)
         forks = [self._take(fork, committed, now) for fork in block.forks]
+        for fork in filter(None, forks):
+            # Should it take the place of the likeliest path, its edge may have no more to send, and
+            # says of that path alone whether it has.
+            fork.rests(True)
         if branch:
             branch.rests(block.complete)
             if branch.tokens and block.tokens:
