@@ -201,7 +201,7 @@ def test_a_cancelled_stream_frees_its_session(server: Process, endpoint: Process
 
 def test_a_cancelled_whole_answer_frees_its_session(server: Process, endpoint: Process) -> None:
     body = json.dumps({"prompt": PROMPT, **sampling(**LONG)})
-    head = f"POST /v1/completions HTTP/1.1\r\nhost: wisp\r\ncontent-length: {len(body)}\r\n"
+    head = f"POST /v1/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: {len(body)}\r\n"
     with held(server):
         with socket.create_connection(("127.0.0.1", endpoint.facts["http"])) as connection:
             connection.sendall(f"{head}content-type: application/json\r\n\r\n{body}".encode())
