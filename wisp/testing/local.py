@@ -113,7 +113,10 @@ class LocalEngine(EngineClient):
         if not self._messages and timeout_s != 0.0:
             self._came.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._came.wait(), timeout_s)
+                # Not `wait_for`: before Python 3.12 it forgets a cancellation that comes with a
+                # message.
+                async with asyncio.timeout(timeout_s):
+                    await self._came.wait()
 
 
 class LocalServer:
