@@ -1,7 +1,8 @@
-"""`python -m benchmarks.trust`: what TLS, a key and its quotas cost a round.
+"""`python -m benchmarks.trust`: what TLS, a key and its quotas, or padding, cost a round.
 
 Two streams of one server in this process, one plain and one with all of it, take rounds in turn: a
-draft block goes up, its verdict comes back. Both ends' work counts.
+draft block goes up, its verdict comes back. Both ends' work counts. With `--padding` both are
+secure, and the second is padded.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from wisp.core.request import Request, Sampling
 from wisp.core.slo import Slo
 from wisp.edge.link import Link, Outbox
 from wisp.edge.security import Security
+from wisp.padding import Padding
 from wisp.server.grpc_front import GrpcFront
+from wisp.testing.line import Line
 from wisp.testing.local import LocalServer, expected_text, tokenizer
 from wisp.v1 import wisp_pb2 as pb
 
@@ -69,7 +72,10 @@ class Rounds:
         self._num_known += len(message.verdict.tokens)
 
 
-async def measure(folder: Path, num_rounds: int) -> tuple[list[float], list[float]]:
+async def measure(
+    folder: Path, num_rounds: int, padding: Padding | None
+) -> tuple[tuple[list[float], list[float]], list[float]]:
+    """Times of both streams' rounds; with padding, bytes of a round on the line as well."""
     server = LocalServer(
         ServerConfig(scheduling=SchedulingSettings(policy="fcfs")),
         step_s=0.0,
@@ -80,48 +86,65 @@ async def measure(folder: Path, num_rounds: int) -> tuple[list[float], list[floa
     keys, key_file = folder / "keys", folder / "key"
     record = KeyRecord(name="one", max_sessions=9, requests_per_minute=9, tokens_per_minute=10**9)
     key_file.write_text(add(keys, record))
-    fronts = [
-        GrpcFront(server.service, server.telemetry, Listen(port=0)),
-        GrpcFront(
-            server.service,
-            server.telemetry,
-            Listen(port=0),
-            ServerTls(cert=cert, key=key),
-            Gate(keys),
-        ),
-    ]
+    tls, gate = ServerTls(cert=cert, key=key), Gate(keys)
+    listen = Listen(port=0)
+    if padding:
+        first = GrpcFront(server.service, server.telemetry, listen, tls, gate)
+    else:
+        first = GrpcFront(server.service, server.telemetry, listen)
+    second = GrpcFront(server.service, server.telemetry, listen, tls, gate, padding=padding)
+    fronts = [first, second]
     for front in fronts:
         await front.start()
+    lines = [Line(front.port) for front in fronts] if padding else []
+    for line in lines:
+        await line.start()
+    ports = [end.port for end in lines or fronts]
     config = EdgeConfig(tls=EdgeTls(ca=authority.cert_path), key_file=key_file)
     sampling = Sampling(max_tokens=3 * num_rounds, seed=1)
     streams = [
-        Rounds(Link(f"127.0.0.1:{fronts[0].port}"), sampling),
-        Rounds(Link(f"localhost:{fronts[1].port}", security=Security(config)), sampling),
+        Rounds(
+            Link(f"localhost:{ports[0]}", security=Security(config) if padding else None),
+            sampling,
+        ),
+        Rounds(Link(f"localhost:{ports[1]}", security=Security(config), padding=padding), sampling),
     ]
     for stream in streams:
         await stream.begin()
+    before = [line.num_bytes for line in lines]
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(num_rounds):
         for stream, found in zip(streams, times, strict=True):
             found.append(await stream.round())
+    sizes = [
+        (line.num_bytes - begun) / num_rounds for line, begun in zip(lines, before, strict=True)
+    ]
     for stream in streams:
         await stream.close()
+    for line in lines:
+        await line.stop()
     for front in fronts:
         await front.stop(0)
     await server.stop()
-    return times
+    return times, sizes
 
 
 def main() -> None:
     parser = argparse.ArgumentParser("python -m benchmarks.trust", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3000)
+    parser.add_argument("--padding", type=int, default=0, help="bytes of a message; 0: none")
+    parser.add_argument("--interval-s", type=float, default=0.05)
     asked = parser.parse_args()
+    padding = Padding(asked.padding, asked.interval_s) if asked.padding else None
+    names = ("secure", "secure, padded") if padding else ("plain text", "TLS, key, quotas")
     with tempfile.TemporaryDirectory() as folder:
-        plain, secure = asyncio.run(measure(Path(folder), asked.rounds))
-    differences = [1000 * (s - p) for p, s in zip(plain, secure, strict=True)]
-    for name, found in (("plain text", plain), ("TLS, key, quotas", secure)):
-        p95 = statistics.quantiles(found, n=20)[-1]
-        print(f"{name}: median {1000 * statistics.median(found):.3f} ms, p95 {1000 * p95:.3f} ms")
+        found, sizes = asyncio.run(measure(Path(folder), asked.rounds, padding))
+    differences = [1000 * (s - p) for p, s in zip(*found, strict=True)]
+    for name, times in zip(names, found, strict=True):
+        p95 = statistics.quantiles(times, n=20)[-1]
+        print(f"{name}: median {1000 * statistics.median(times):.3f} ms, p95 {1000 * p95:.3f} ms")
+    for name, size in zip(names, sizes, strict=False):
+        print(f"{name}: {size:.0f} bytes a round, both ways")
     print(f"difference of neighbours: median {statistics.median(differences):.3f} ms")
 
 

@@ -98,6 +98,15 @@ def _check_pair(cert: Path | None, key: Path | None) -> None:
         raise ValueError("a certificate and its key go together: give both")
 
 
+class PaddingSettings(_Section):
+    message_bytes: int = Field(
+        0, ge=0, le=65536, description="size of every message after the first; 0: no padding"
+    )
+    interval_s: float = Field(
+        0.05, ge=0.005, le=1, description="between two messages, if they are padded"
+    )
+
+
 class Admin(_Section):
     host: str = Field("127.0.0.1", description="address to bind")
     port: int | None = Field(
@@ -242,6 +251,7 @@ class ServerConfig(BaseSettings):
     grpc: Listen = Listen(port=8001)
     admin: Admin = Admin()
     tls: ServerTls = ServerTls()
+    padding: PaddingSettings = PaddingSettings()
     keys: LocalPath | None = Field(
         None, description="file of keys that `wisp keys` makes; null: nobody is asked for one"
     )
@@ -305,6 +315,7 @@ class EdgeConfig(BaseSettings):
     )
     http: Listen = Listen(port=8010)
     tls: EdgeTls = EdgeTls()
+    padding: PaddingSettings = PaddingSettings()
     allowed_hosts: list[str] = Field(
         [], description="names that its endpoint answers to, beside addresses and its own"
     )

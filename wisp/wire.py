@@ -58,6 +58,7 @@ class Hello(Struct, frozen=True, kw_only=True):
     protocol: int = PROTOCOL
     # Of this generation: whoever opens with it again takes the place of the stream before.
     resume_key: bytes = b""
+    padding: bool = True  # it takes messages that hold padding alone
 
 
 def encode_open(request: Request, hello: Hello) -> pb.EdgeMessage:
@@ -74,6 +75,7 @@ def encode_open(request: Request, hello: Hello) -> pb.EdgeMessage:
             speculation=request.speculation,
             device=hello.device,
             resume_key=hello.resume_key,
+            padding=hello.padding,
         )
     )
 
@@ -98,6 +100,7 @@ def decode_open(message: pb.EdgeMessage) -> tuple[Request, Hello]:
         device=opening.device,
         protocol=opening.protocol,
         resume_key=opening.resume_key,
+        padding=opening.padding,
     )
     if len(hello.resume_key) > _MAX_RESUME_KEY:
         raise ProtocolError(f"a resume key has at most {_MAX_RESUME_KEY} bytes: 16 are enough")

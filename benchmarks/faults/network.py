@@ -12,6 +12,7 @@ import grpc
 
 from wisp.edge.link import Link
 from wisp.edge.security import Security
+from wisp.padding import Padding
 from wisp.server.grpc_front import WispServicer
 from wisp.v1 import wisp_pb2 as pb
 
@@ -277,8 +278,10 @@ class MemoryLink(Link):
         address: str,
         rng: Random,
         metadata: Callable[[], tuple[tuple[str, str], ...]],
+        padding: Padding | None = None,
     ) -> None:
         self.address = address
+        self.padding = padding
         order = list(replicas)
         rng.shuffle(order)
         self._peers: list[Any] = [_Peer(replica, address, rng) for replica in order]

@@ -23,6 +23,7 @@ class FakeLink:
     """A server that can be away, or come back with another target."""
 
     address = "server:1"
+    padding = None
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.served = "one"

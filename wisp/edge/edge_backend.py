@@ -74,6 +74,11 @@ class EdgeBackend:
                 f"target '{card.id}' ({model.vocabulary_fingerprint}): use a drafter with the "
                 "target's tokenizer"
             )
+        if self._link.padding and not model.padding:
+            raise HandshakeError(
+                "this edge pads its drafts, and the server no verdicts: set "
+                "--padding.message_bytes there, too, or 0 here"
+            )
         if model.tokenizer_fingerprint != own.fingerprint:
             # The target's chat template and rules decide its prompts, whatever the drafter's are.
             self.tokenizer = await asyncio.to_thread(own.with_rules, model.prompt_rules)

@@ -13,9 +13,11 @@ from wisp import wire
 from wisp.core.card import ModelCard
 from wisp.core.drafts import DraftBlock
 from wisp.core.request import CONVERSATION_HEADER, Request
+from wisp.edge.pending import Pending
 from wisp.edge.security import Security
 from wisp.errors import HandshakeError, NotAuthenticated, Unavailable, WispError
 from wisp.logs import REQUEST_ID, REQUEST_ID_HEADER
+from wisp.padding import Padding, Ticks, is_cover
 from wisp.status import error_of
 from wisp.tls import RELOAD_S
 from wisp.v1 import wisp_pb2 as pb
@@ -95,9 +97,11 @@ class Link:
         address: str,
         options: list[tuple[str, int]] | None = None,
         security: Security | None = None,
+        padding: Padding | None = None,
     ) -> None:
         """Raises ConfigError if the connection would not be secure enough."""
         self.address = address
+        self.padding = padding
         self._security = security or Security()
         names = [name.strip() for name in address.split(",") if name.strip()]
         random.shuffle(names)  # so that a fleet is spread over them
@@ -152,9 +156,11 @@ class Link:
         if request.conversation:
             metadata = (*metadata, (CONVERSATION_HEADER, request.conversation))
         call = peer.stub.Generate(metadata=metadata)
-        writer = asyncio.create_task(_write(call, opening, outbox))
+        writer = asyncio.create_task(_write(call, opening, outbox, self.padding))
         try:
             async for message in call:
+                if is_cover(message):
+                    continue
                 if message.verdict.finish_reason:
                     outbox.put_nowait(None)  # the server ends the stream when it has heard that
                 yield message
@@ -227,17 +233,35 @@ class Link:
             peer.renewed.clear()
 
 
-async def _write(call: Any, opening: pb.EdgeMessage, outbox: Outbox) -> None:
+async def _write(
+    call: Any, opening: pb.EdgeMessage, outbox: Outbox, padding: Padding | None
+) -> None:
     try:
         await call.write(opening)
-        while block := await outbox.get():
-            await call.write(wire.encode_draft(block))
+        if padding:
+            await _write_padded(call, outbox, padding)
+        else:
+            while block := await outbox.get():
+                await call.write(wire.encode_draft(block))
         await call.done_writing()
     except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
         return  # the stream has ended; whoever reads it learns why
     except Exception:
         call.cancel()  # nothing more can be sent: whoever reads must not wait for an answer
         raise
+
+
+async def _write_padded(call: Any, outbox: Outbox, padding: Padding) -> None:
+    """A message at each tick: what waits, or padding alone."""
+    ticks, pending = Ticks(padding.interval_s), Pending(padding)
+    while True:
+        await ticks.wait()
+        while not outbox.empty():
+            block = outbox.get_nowait()
+            if block is None:
+                return
+            pending.add(block)
+        await call.write(pending.take())
 
 
 def _told_to_an_edge(error: WispError) -> WispError:

@@ -25,6 +25,7 @@ from wisp.metrics import EdgeMetrics, metrics_router
 from wisp.openai.access import AccessMiddleware, paths_of
 from wisp.openai.http_front import HttpFront
 from wisp.openai.routes import create_app
+from wisp.padding import padding_of
 from wisp.tls import RELOAD_S, check_plain_text, https_of, is_loopback
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ async def serve(config: EdgeConfig) -> int:
     tokenizer = await asyncio.to_thread(load_tokenizer, config)
     metrics = EdgeMetrics()
     drafter = await asyncio.to_thread(load_drafter, config, tokenizer)
-    link = Link(config.server, security=security)
+    link = Link(config.server, security=security, padding=padding_of(config.padding))
     predictor = LogisticPredictor()
     folder = config.state_dir
     memory = Memory(folder, config.draft.name, predictor) if folder else None

@@ -19,6 +19,7 @@ from wisp.config import Listen, ServerTls
 from wisp.core.drafts import Verdict
 from wisp.errors import ConfigError, InternalError, ProtocolError, Unavailable, WispError
 from wisp.logs import REQUEST_ID, REQUEST_ID_HEADER, request_id
+from wisp.padding import Padding, Ticks, is_cover
 from wisp.server.server_session import ServerSession
 from wisp.server.service import Service
 from wisp.server.telemetry import Telemetry
@@ -54,6 +55,9 @@ _MAX_CONNECTIONS = 4096
 # In `Open` beside its tokens: a structure and its sampling. Chosen: four times the bounds of
 # wisp/core/request.py for these.
 _MAX_OTHER_BYTES = 2**20
+# Messages of padding alone that an edge may send in a second. Chosen: twice what its settings
+# allow (wisp/config.py).
+_MAX_COVERS_PER_S = 400
 
 
 def server_options(
@@ -80,8 +84,14 @@ class _Gone(Exception):
 
 class WispServicer(wisp_pb2_grpc.WispServicer):
     def __init__(
-        self, service: Service, telemetry: Telemetry, gate: Gate, write_timeout_s: float
+        self,
+        service: Service,
+        telemetry: Telemetry,
+        gate: Gate,
+        write_timeout_s: float,
+        padding: Padding | None = None,
     ) -> None:
+        self._padding = padding
         self._service = service
         self._write_timeout_s = write_timeout_s
         self._gate = gate
@@ -106,6 +116,7 @@ class WispServicer(wisp_pb2_grpc.WispServicer):
             prompt_rules="" if known else tokenizer.rules,
             protocol=wire.PROTOCOL,
             adapters=card.adapters,
+            padding=bool(self._padding),
         )
 
     async def Generate(self, requests: AsyncIterator[pb.EdgeMessage], context: Context) -> None:
@@ -115,7 +126,7 @@ class WispServicer(wisp_pb2_grpc.WispServicer):
         requests = _parsed(requests)
         try:
             caller = self._caller(context)
-            session = await self._open(requests, caller)
+            session, padded = await self._open(requests, caller)
             reader = asyncio.create_task(_read_drafts(requests, session))
             try:
                 opened = wire.encode_opened(
@@ -125,8 +136,11 @@ class WispServicer(wisp_pb2_grpc.WispServicer):
                     self._service.max_forks,
                 )
                 await self._write(context, opened)
-                async for verdict in session:
-                    await self._write(context, wire.encode_verdict(self._stamp(verdict)))
+                if self._padding and padded:
+                    await self._write_padded(context, session, self._padding)
+                else:
+                    async for verdict in session:
+                        await self._write(context, self._encode(verdict))
                 status = "OK"
                 session.close()
                 await asyncio.wait([reader], timeout=_LAST_WORD_S)
@@ -148,6 +162,26 @@ class WispServicer(wisp_pb2_grpc.WispServicer):
             time_s = time.monotonic() - begun_s
             fields = {"method": "Generate", "status": status, "time_s": round(time_s, 6)}
             log.info("Generate %s %.3f s", status, time_s, extra={"fields": fields})
+
+    async def _write_padded(
+        self, context: Context, session: ServerSession, padding: Padding
+    ) -> None:
+        """A message at each tick: a verdict that waits, or padding alone."""
+        ticks, verdicts = Ticks(padding.interval_s), aiter(session)
+        coming = asyncio.ensure_future(anext(verdicts, None))
+        try:
+            while True:
+                await ticks.wait()
+                message = pb.ServerMessage()
+                if coming.done():
+                    verdict = coming.result()
+                    if verdict is None:
+                        return
+                    message = self._encode(verdict)
+                    coming = asyncio.ensure_future(anext(verdicts, None))
+                await self._write(context, padding.pad(message))
+        finally:
+            coming.cancel()
 
     async def _write(self, context: Context, message: pb.ServerMessage) -> None:
         """Raises Unavailable if the edge leaves it unread for long.
@@ -177,7 +211,10 @@ class WispServicer(wisp_pb2_grpc.WispServicer):
             address=context.peer().rpartition(":")[0],
         )
 
-    async def _open(self, requests: AsyncIterator[pb.EdgeMessage], caller: Caller) -> ServerSession:
+    async def _open(
+        self, requests: AsyncIterator[pb.EdgeMessage], caller: Caller
+    ) -> tuple[ServerSession, bool]:
+        """The session, and whether its edge takes padding."""
         try:
             first = await asyncio.wait_for(anext(requests), _OPEN_TIMEOUT_S)
         except StopAsyncIteration as error:
@@ -186,7 +223,11 @@ class WispServicer(wisp_pb2_grpc.WispServicer):
             raise Unavailable(
                 f"no Open came within {_OPEN_TIMEOUT_S:g} s: send it as the first message"
             ) from error
-        return self._service.open(*wire.decode_open(first), caller)
+        request, hello = wire.decode_open(first)
+        return self._service.open(request, hello, caller), hello.padding
+
+    def _encode(self, verdict: Verdict) -> pb.ServerMessage:
+        return wire.encode_verdict(self._stamp(verdict))
 
     def _stamp(self, verdict: Verdict) -> Verdict:
         """With the time until it leaves this process, where it answers a block of the edge's."""
@@ -216,8 +257,17 @@ async def _parsed(requests: AsyncIterator[pb.EdgeMessage]) -> AsyncIterator[pb.E
 
 
 async def _read_drafts(requests: AsyncIterator[pb.EdgeMessage], session: ServerSession) -> None:
+    begun_s, num_covers = time.monotonic(), 0
     try:
         async for message in requests:
+            if is_cover(message):
+                num_covers += 1
+                if num_covers > _MAX_COVERS_PER_S * (1 + time.monotonic() - begun_s):
+                    raise ProtocolError(
+                        f"more than {_MAX_COVERS_PER_S} messages of padding alone came in a "
+                        "second: send fewer"
+                    )
+                continue
             session.draft(wire.decode_draft(message))
     except WispError as error:
         session.fail(error)
@@ -254,6 +304,7 @@ class GrpcFront:
         tls: ServerTls | None = None,
         gate: Gate | None = None,
         write_timeout_s: float = _WRITE_TIMEOUT_S,
+        padding: Padding | None = None,
     ) -> None:
         """Raises ConfigError if it cannot listen there."""
         limits = [
@@ -262,7 +313,7 @@ class GrpcFront:
         ]
         self._server = grpc.aio.server(options=[*server_options(), *limits])
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
-        servicer = WispServicer(service, telemetry, gate or Gate(), write_timeout_s)
+        servicer = WispServicer(service, telemetry, gate or Gate(), write_timeout_s, padding)
         wisp_pb2_grpc.add_WispServicer_to_server(servicer, self._server)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)

@@ -25,6 +25,7 @@ from wisp.openai.access import AccessMiddleware, paths_of
 from wisp.openai.body import JsonRoute
 from wisp.openai.http_front import HttpFront
 from wisp.openai.routes import create_app, create_operators_app
+from wisp.padding import padding_of
 from wisp.server.grpc_front import GrpcFront
 from wisp.server.page import page_router
 from wisp.server.service import Service, slo_classes
@@ -78,7 +79,7 @@ async def _serve(
     if config.admin.port is not None:
         listen = Listen(host=config.admin.host, port=config.admin.port)
         fronts["admin"] = HttpFront(create_operators_app(routers), listen, https)
-    grpc = GrpcFront(service, telemetry, config.grpc, tls, gate)
+    grpc = GrpcFront(service, telemetry, config.grpc, tls, gate, padding=padding_of(config.padding))
     for front in fronts.values():
         front.start()
     await grpc.start()

@@ -15,6 +15,7 @@ class Line:
         self.server_port = server_port
         self.port = 0
         self.num_connections = 0
+        self.num_bytes = 0  # passed on, both ways
         self.delay_s = 0.0  # of everything, each way
         self._pairs: set[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = set()
         self._flows = asyncio.Event()
@@ -71,6 +72,7 @@ class Line:
                     await asyncio.sleep(self.delay_s)
                 if self._left is not None:
                     data, self._left = data[: self._left], self._left - len(data)
+                self.num_bytes += len(data)
                 sink.write(data)
                 await sink.drain()
                 if self._left is not None and self._left <= 0:

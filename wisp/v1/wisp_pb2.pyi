@@ -35,23 +35,27 @@ FINISH_REASON_STOP: FinishReason
 FINISH_REASON_LENGTH: FinishReason
 
 class EdgeMessage(_message.Message):
-    __slots__ = ("open", "draft")
+    __slots__ = ("open", "draft", "padding")
     OPEN_FIELD_NUMBER: _ClassVar[int]
     DRAFT_FIELD_NUMBER: _ClassVar[int]
+    PADDING_FIELD_NUMBER: _ClassVar[int]
     open: Open
     draft: Draft
-    def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., draft: _Optional[_Union[Draft, _Mapping]] = ...) -> None: ...
+    padding: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., draft: _Optional[_Union[Draft, _Mapping]] = ..., padding: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class ServerMessage(_message.Message):
-    __slots__ = ("opened", "verdict")
+    __slots__ = ("opened", "verdict", "padding")
     OPENED_FIELD_NUMBER: _ClassVar[int]
     VERDICT_FIELD_NUMBER: _ClassVar[int]
+    PADDING_FIELD_NUMBER: _ClassVar[int]
     opened: Opened
     verdict: Verdict
-    def __init__(self, opened: _Optional[_Union[Opened, _Mapping]] = ..., verdict: _Optional[_Union[Verdict, _Mapping]] = ...) -> None: ...
+    padding: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, opened: _Optional[_Union[Opened, _Mapping]] = ..., verdict: _Optional[_Union[Verdict, _Mapping]] = ..., padding: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class Open(_message.Message):
-    __slots__ = ("protocol", "model", "tokenizer_name", "tokenizer_fingerprint", "prompt", "committed", "sampling", "slo", "speculation", "device", "resume_key")
+    __slots__ = ("protocol", "model", "tokenizer_name", "tokenizer_fingerprint", "prompt", "committed", "sampling", "slo", "speculation", "device", "resume_key", "padding")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     TOKENIZER_NAME_FIELD_NUMBER: _ClassVar[int]
@@ -63,6 +67,7 @@ class Open(_message.Message):
     SPECULATION_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     RESUME_KEY_FIELD_NUMBER: _ClassVar[int]
+    PADDING_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     model: str
     tokenizer_name: str
@@ -74,7 +79,8 @@ class Open(_message.Message):
     speculation: bool
     device: str
     resume_key: bytes
-    def __init__(self, protocol: _Optional[int] = ..., model: _Optional[str] = ..., tokenizer_name: _Optional[str] = ..., tokenizer_fingerprint: _Optional[str] = ..., prompt: _Optional[_Iterable[int]] = ..., committed: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., slo: _Optional[_Union[Slo, _Mapping]] = ..., speculation: bool = ..., device: _Optional[str] = ..., resume_key: _Optional[bytes] = ...) -> None: ...
+    padding: bool
+    def __init__(self, protocol: _Optional[int] = ..., model: _Optional[str] = ..., tokenizer_name: _Optional[str] = ..., tokenizer_fingerprint: _Optional[str] = ..., prompt: _Optional[_Iterable[int]] = ..., committed: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., slo: _Optional[_Union[Slo, _Mapping]] = ..., speculation: bool = ..., device: _Optional[str] = ..., resume_key: _Optional[bytes] = ..., padding: bool = ...) -> None: ...
 
 class Sampling(_message.Message):
     __slots__ = ("max_tokens", "seed", "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias", "min_tokens", "stop_token_ids", "num_logprobs", "structure")
@@ -232,7 +238,7 @@ class GetModelRequest(_message.Message):
     def __init__(self, tokenizer_fingerprint: _Optional[str] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("id", "created", "max_model_len", "vocab_size", "eos_token_ids", "tokenizer_name", "tokenizer_fingerprint", "protocol", "adapters", "vocabulary_fingerprint", "prompt_rules")
+    __slots__ = ("id", "created", "max_model_len", "vocab_size", "eos_token_ids", "tokenizer_name", "tokenizer_fingerprint", "protocol", "adapters", "vocabulary_fingerprint", "prompt_rules", "padding")
     ID_FIELD_NUMBER: _ClassVar[int]
     CREATED_FIELD_NUMBER: _ClassVar[int]
     MAX_MODEL_LEN_FIELD_NUMBER: _ClassVar[int]
@@ -244,6 +250,7 @@ class Model(_message.Message):
     ADAPTERS_FIELD_NUMBER: _ClassVar[int]
     VOCABULARY_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     PROMPT_RULES_FIELD_NUMBER: _ClassVar[int]
+    PADDING_FIELD_NUMBER: _ClassVar[int]
     id: str
     created: int
     max_model_len: int
@@ -255,4 +262,5 @@ class Model(_message.Message):
     adapters: _containers.RepeatedScalarFieldContainer[str]
     vocabulary_fingerprint: str
     prompt_rules: str
-    def __init__(self, id: _Optional[str] = ..., created: _Optional[int] = ..., max_model_len: _Optional[int] = ..., vocab_size: _Optional[int] = ..., eos_token_ids: _Optional[_Iterable[int]] = ..., tokenizer_name: _Optional[str] = ..., tokenizer_fingerprint: _Optional[str] = ..., protocol: _Optional[int] = ..., adapters: _Optional[_Iterable[str]] = ..., vocabulary_fingerprint: _Optional[str] = ..., prompt_rules: _Optional[str] = ...) -> None: ...
+    padding: bool
+    def __init__(self, id: _Optional[str] = ..., created: _Optional[int] = ..., max_model_len: _Optional[int] = ..., vocab_size: _Optional[int] = ..., eos_token_ids: _Optional[_Iterable[int]] = ..., tokenizer_name: _Optional[str] = ..., tokenizer_fingerprint: _Optional[str] = ..., protocol: _Optional[int] = ..., adapters: _Optional[_Iterable[str]] = ..., vocabulary_fingerprint: _Optional[str] = ..., prompt_rules: _Optional[str] = ..., padding: bool = ...) -> None: ...
