@@ -37,7 +37,7 @@ def test_it_prints_one_object_and_keeps_what_it_measured(
 
 
 def test_it_tells_people_more(capsys: pytest.CaptureFixture[str]) -> None:
-    assert profiled("--estimator.state_dir=None", "--scheduling.max_step_tokens=64") == 0
+    assert profiled("--estimator.state_dir=null", "--scheduling.max_step_tokens=64") == 0
     said = capsys.readouterr().out
     assert "floor" in said
     assert "95 % bound" in said
