@@ -13,6 +13,7 @@ import pytest
 
 from tests.deploy.fleet import Fleet, Load, text_of
 from tests.deploy.scripted import VOCAB_SIZE
+from tests.waiting import wait_until
 from wisp.config import EdgeConfig
 from wisp.core.request import Request, Sampling
 from wisp.errors import BadRequest
@@ -52,9 +53,21 @@ NAMES = [f"conversation {number}" for number in range(30)]
 
 async def where(fleet: Fleet, edge: LocalEdge, name: str) -> int:
     """The replica that answers in this conversation."""
-    before = {number: fleet.num_served(number) for number in ALL}
+    before = served(fleet)
     assert await text_of(edge, PROMPT, SAMPLING, name) == EXPECTED
-    (found,) = [number for number in ALL if fleet.num_served(number) > before[number]]
+    return await that_served(fleet, before)
+
+
+def served(fleet: Fleet) -> dict[int, float]:
+    return {number: fleet.num_served(number) for number in ALL}
+
+
+async def that_served(fleet: Fleet, before: dict[int, float]) -> int:
+    """The replica of the one text since then: it counts a text behind its last token."""
+    await asyncio.to_thread(wait_until, lambda: served(fleet) != before, "a text is counted")
+    after = served(fleet)
+    (found,) = [number for number in ALL if after[number] != before[number]]
+    assert after[found] == before[found] + 1
     return found
 
 
@@ -69,10 +82,10 @@ async def test_envoy_does_as_haproxy(fleet: Fleet, tools: Path) -> None:
         url = f"https://{fleet.envoys_address}:8000/v1/completions"
         async with httpx.AsyncClient(verify=fleet.trust) as client:
             for name in NAMES[:4]:
-                before = fleet.num_served(replicas[name])
+                before = served(fleet)
                 answer = await client.post(url, json=FIELDS, headers={"x-session-id": name})
                 assert answer.json()["usage"]["completion_tokens"] == 4
-                assert fleet.num_served(replicas[name]) == before + 1
+                assert await that_served(fleet, before) == replicas[name]
         request = Request(prompt=PROMPT, sampling=SAMPLING, slo="gold")
         with pytest.raises(BadRequest, match="no SLO class 'gold'"):
             _ = [verdict async for verdict in await edge.backend.generate(request)]
@@ -96,11 +109,11 @@ async def test_a_conversation_stays_on_its_replica(fleet: Fleet) -> None:
 
     async with httpx.AsyncClient(verify=fleet.trust, base_url=fleet.url) as client:
         for name in NAMES[:4]:
-            before = fleet.num_served(replicas[name])
+            before = served(fleet)
             headers = {"x-session-id": name}
             answer = await client.post("/v1/completions", json=FIELDS, headers=headers)
             assert answer.json()["usage"]["completion_tokens"] == 4
-            assert fleet.num_served(replicas[name]) == before + 1
+            assert await that_served(fleet, before) == replicas[name]
         assert (await client.get("/metrics")).status_code == 404  # operators ask each replica
 
     name, lost = next(item for item in replicas.items() if item[1] == 1)
