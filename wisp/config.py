@@ -127,6 +127,12 @@ class EngineSettings(_Section):
     dtype: Dtype | None = Field(None, description="null: float32 on the CPU, bfloat16 on a GPU")
     num_threads: int = Field(1, ge=1, description="CPU threads of the target")
     max_sessions: int = Field(32, ge=1, description="sessions open at once; more are refused")
+    num_slots: int | None = Field(
+        None, ge=1, description="torch: sessions whose KV has room at once; null: max_sessions"
+    )
+    host_kv_gib: float = Field(
+        0.0, ge=0, description="host memory for the KV of sessions that have time; 0: none"
+    )
     patience_s: float = Field(
         60.0, gt=0, description="an engine that says nothing for so long is given up"
     )

@@ -53,6 +53,23 @@ class ServerMetrics:
             ["model_name"],
             registry=r,
         )
+        self.sessions_parked = Gauge(
+            "wisp_sessions_parked", "Sessions whose KV is in host memory", registry=r
+        )
+        self.sessions_waiting_for_kv = Gauge(
+            "wisp_sessions_waiting_for_kv", "Sessions that have no KV yet, or none left", registry=r
+        )
+        self.parked_tokens = Counter(
+            "wisp_kv_parked_tokens_total", "Tokens whose KV went to host memory", registry=r
+        )
+        self.loaded_tokens = Counter(
+            "wisp_kv_loaded_tokens_total", "Tokens whose KV came back from there", registry=r
+        )
+        self.evicted_tokens = Counter(
+            "wisp_kv_evicted_tokens_total",
+            "Tokens whose KV was given up, to be computed again",
+            registry=r,
+        )
         self.refused = Counter(
             "wisp_refused_total", "Sessions refused at the door", ["reason"], registry=r
         )

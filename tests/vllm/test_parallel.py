@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.vllm.conftest import second_engine
+from tests.vllm.conftest import HOST_KV_BYTES, second_engine
 from tests.vllm.crowd import Crowd
 from wisp.core.request import Sampling
 
@@ -22,16 +22,21 @@ SPLITS = {
 @pytest.fixture(scope="module", params=SPLITS)
 def verifier(request: pytest.FixtureRequest) -> Iterator[Any]:
     """In place of the one in this process."""
-    with second_engine(SPLITS[request.param]) as loaded:
+    with second_engine(SPLITS[request.param], host_kv_bytes=HOST_KV_BYTES) as loaded:
         yield loaded
 
 
-def test_sessions_that_draft_and_are_evicted(verifier: Any, hoard: Callable[[int], None]) -> None:
+def test_sessions_that_draft_and_are_evicted(
+    verifier: Any, hoard: Callable[[int], None], request: pytest.FixtureRequest
+) -> None:
     """All workers know what was chosen, whatever was accepted; steps overlap where they may."""
     evictions = verifier.scheduler.num_evictions
     hoard(20)
     crowd = Crowd(verifier, 11, 16, 24, overlapped=verifier.overlaps(GREEDY))
     crowd.run()
     assert crowd.num_ties <= 1
+    parks = verifier.scheduler.parking is not None
+    assert parks == (request.node.callspec.params["verifier"] == "tensor")
+    assert bool(crowd.num_loaded) == parks  # each worker copies its share; stages do not park
     assert crowd.num_right + crowd.num_ties + crowd.num_aborted == 24
     assert verifier.scheduler.num_evictions > evictions

@@ -57,6 +57,7 @@ class Session:
 
         # Tokens whose KV the verifier holds, and those that steps in flight compute.
         self.num_computed = 0
+        self.parked = False  # the KV of these is in host memory
         self.num_prefilled = 0  # tokens computed so far, but for the one that each step decodes
         self.overlaps = overlaps  # it may be in a step that is launched while another runs
         # Of the steps in flight that it is in, as if these accepted all their drafts: another step
@@ -105,6 +106,11 @@ class Session:
     @property
     def decoding(self) -> bool:
         return self.num_missing == 1
+
+    @property
+    def resident(self) -> bool:
+        """It has KV where a step can read it."""
+        return self.num_computed > 0 and not self.parked
 
     @property
     def buffer(self) -> list[int]:
@@ -188,6 +194,11 @@ class Session:
         self._is_astray = self.num_in_flight > 0 and not as_planned
         self.num_computed = num_computed + self.num_computing
         self.num_prefilled += num_context - 1
+
+    def moved(self, num_computed: int, *, parked: bool) -> None:
+        """KV of so many of its tokens is elsewhere now: parked, or back; it is in no step."""
+        self.num_computed = num_computed
+        self.parked = parked
 
     def verified(
         self,

@@ -42,6 +42,8 @@ def build_verifier(config: ServerConfig) -> Verifier:
         raise ConfigError("'engine.options' are for the engine 'vllm' alone")
     if engine.lora_modules and engine.kind != "vllm":
         raise ConfigError("'engine.lora_modules' needs the engine 'vllm': this one has no adapters")
+    if engine.num_slots and engine.kind != "torch":
+        raise ConfigError("'engine.num_slots' is for the engine 'torch': vLLM counts its KV blocks")
     if engine.kind == "vllm":
         from wisp.verifier.vllm import load
 
@@ -53,6 +55,7 @@ def build_verifier(config: ServerConfig) -> Verifier:
             max_window=config.speculation.max_window,
             max_step_tokens=config.scheduling.max_step_tokens,
             overlap=engine.overlap,
+            host_kv_bytes=int(engine.host_kv_gib * 2**30),
             lora_modules=engine.lora_modules,
             options=engine.options | ({"dtype": engine.dtype} if engine.dtype else {}),
         )
@@ -66,6 +69,8 @@ def build_verifier(config: ServerConfig) -> Verifier:
         device=engine.device,
         dtype=engine.dtype,
         num_threads=engine.num_threads,
+        num_slots=engine.num_slots,
+        host_kv_bytes=int(engine.host_kv_gib * 2**30),
     )
 
 

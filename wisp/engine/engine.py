@@ -10,6 +10,7 @@ from wisp.core.batch import Batch
 from wisp.core.drafts import Verdict
 from wisp.core.session import Session
 from wisp.engine.keeper import Keeper
+from wisp.engine.kv_moves import KvMoves
 from wisp.engine.messages import (
     Close,
     Draft,
@@ -66,6 +67,7 @@ class Engine:
         self._in_flight: InFlightStep | None = None  # the step that the target is at
         self._pace = Pace()
         self.sessions: dict[int, Session] = {}
+        self._kv = KvMoves(verifier, self.sessions)
         self.stopped = False
 
     def turn(self, inbox: Iterable[ToEngine]) -> list[FromEngine]:
@@ -88,8 +90,9 @@ class Engine:
         now = self._clock()
         if self._in_flight:
             return max(0.0, self._pace.decide_s - now)
-        sessions = self._verifier.fitting(self.sessions.values())
-        wake_s = self._policy.wake_s(Situation(sessions, now))
+        if self._kv.moved:
+            return 0.0
+        wake_s = self._policy.wake_s(Situation(self._kv.seatable(now), now))
         return None if wake_s is None else max(0.0, wake_s - now)
 
     def rest(self) -> None:
@@ -195,13 +198,17 @@ class Engine:
             self._pace.runs(following)
         elif following and not self._take_in(following):
             self._one_by_one(following)
+        self._kv.move()
+
+    def _is_open(self, session: Session) -> bool:
+        return self.sessions.get(session.id) is session
 
     def _decide(self, before: InFlightStep | None, start_s: float) -> InFlightStep | None:
         """The step to launch now, if there is one."""
-        sessions = self._verifier.fitting(self.sessions.values())
-        free = [session for session in sessions if session.free]
+        now = self._clock()
+        free = [session for session in self._kv.plan(now) if session.free]
         num_away = len(self.sessions) - len(free)
-        situation = Situation(free, self._clock(), num_away)
+        situation = Situation(free, now, num_away)
         batch = self._policy.schedule(situation)
         if not batch:
             return None
@@ -248,7 +255,7 @@ class Engine:
         if other:
             other.landed()
         for seat in failed.batch.seats:
-            if self.sessions.get(seat.session.id) is not seat.session:
+            if not self._is_open(seat.session):
                 continue
             start_s = self._clock()
             alone = InFlightStep(Batch([seat]), None, start_s, start_s)
@@ -266,7 +273,7 @@ class Engine:
         pressing: list[tuple[int, Verdict]] = []  # their edges go on when they have heard of it
         for index, (seat, outcome) in enumerate(zip(step.batch.seats, outcomes, strict=True)):
             session = seat.session
-            if self.sessions.get(session.id) is not session:
+            if not self._is_open(session):
                 continue  # it was closed while the step ran
             session.computed(
                 outcome.computed_after(seat), seat.num_context, as_planned=outcome.as_planned(seat)
@@ -284,6 +291,7 @@ class Engine:
             [verdict for _, verdict in verdicts],
             self._policy.marginal_cost,
             self._verifier.kv_used,
+            self._kv.report(),
             step_time_s,
             loop_time_s=step_time_s + step.host_s + self._clock() - now,
         )

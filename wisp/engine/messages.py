@@ -79,6 +79,16 @@ class Forecast(Struct, frozen=True):
         return abs(step_time_s / self.expected_s - 1.0)
 
 
+class KvReport(Struct, frozen=True):
+    """Where the KV of sessions is, and what became of it since the report before."""
+
+    num_parked: int = 0  # sessions whose KV is in host memory
+    num_waiting: int = 0  # sessions that have none, nor a token computed
+    num_parked_tokens: int = 0
+    num_loaded_tokens: int = 0
+    num_evicted_tokens: int = 0  # that have to be computed again
+
+
 class StepReport(Struct, frozen=True, kw_only=True):
     """One step of the target, for the metrics."""
 
@@ -92,6 +102,7 @@ class StepReport(Struct, frozen=True, kw_only=True):
     forecast: Forecast | None = None  # None: the policy has no estimator
     marginal_cost: float | None = None  # of a draft token, in committed tokens; None: unknown
     kv_used: float | None = None  # share of the KV memory after the step; None: unknown
+    kv: KvReport = KvReport()
 
     @property
     def num_plain(self) -> int:

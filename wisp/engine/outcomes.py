@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from wisp.core.batch import Seat
 from wisp.core.drafts import DraftCounts, Source, Verdict
 from wisp.core.session import Session
-from wisp.engine.messages import SessionState, StepReport
+from wisp.engine.messages import KvReport, SessionState, StepReport
 from wisp.engine.step import InFlightStep
 from wisp.scheduler.base import Policy
 from wisp.verifier.base import Outcome
@@ -55,6 +55,7 @@ def step_report(
     verdicts: Sequence[Verdict],
     marginal_cost: float | None,
     kv_used: float | None,
+    kv: KvReport,
     step_time_s: float,
     loop_time_s: float,
 ) -> StepReport:
@@ -69,6 +70,7 @@ def step_report(
         forecast=step.forecast,
         marginal_cost=marginal_cost,
         kv_used=kv_used,
+        kv=kv,
     )
 
 

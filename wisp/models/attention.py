@@ -52,6 +52,12 @@ class SlotCache:
     def num_layers(self) -> int:
         return len(self._layers)
 
+    @property
+    def row_bytes(self) -> int:
+        """Of one position, in all layers."""
+        rows = [held[0] for each in self._layers.values() for held in (each.keys, each.values)]
+        return sum(row.nbytes for row in rows)
+
     @torch.inference_mode()
     def copy(self, source: int, target: int, start: int, end: int) -> None:
         """Of all layers, the rows of the positions [start, end) of one slot, into another's."""
@@ -59,6 +65,25 @@ class SlotCache:
         for layer in self._layers.values():
             for rows in (layer.keys, layer.values):
                 rows[new + start : new + end] = rows[old + start : old + end]
+
+    @torch.inference_mode()
+    def save(self, slot: int, end: int) -> list[Tensor]:
+        """Copies of a slot's first `end` rows, in host memory: keys, then values, of each layer."""
+        start = slot * self.shape.capacity
+        rows = slice(start, start + end)
+        return [
+            held[rows].to("cpu", copy=True)
+            for layer in self._layers.values()
+            for held in (layer.keys, layer.values)
+        ]
+
+    @torch.inference_mode()
+    def restore(self, slot: int, saved: Sequence[Tensor]) -> None:
+        """What `save` returned, into a slot."""
+        start = slot * self.shape.capacity
+        layers = [held for each in self._layers.values() for held in (each.keys, each.values)]
+        for held, rows in zip(layers, saved, strict=True):
+            held[start : start + len(rows)] = rows.to(held.device)
 
     def layer(self, index: int, key: Tensor, value: Tensor) -> Layer:
         """The layer whose new keys and values are [1, kv heads, T, head dim]."""

@@ -103,6 +103,19 @@ class SlotModel:
         """Keys and values of the positions [start, end) of one slot, into another."""
         self._cache.copy(source, target, start, end)
 
+    def save(self, slot: int, end: int) -> list[Tensor]:
+        """Keys and values of a slot's positions [0, end), in host memory."""
+        return self._cache.save(slot, end)
+
+    def restore(self, slot: int, saved: Sequence[Tensor]) -> None:
+        """What `save` returned, into any slot."""
+        self._cache.restore(slot, saved)
+
+    @property
+    def kv_bytes(self) -> int:
+        """Of one token."""
+        return self._cache.row_bytes
+
     def _check(self, items: Sequence[Item]) -> None:
         if len({item.slot for item in items}) < len(items) or not items:
             raise ValueError("a forward takes each slot at most once, and at least one")

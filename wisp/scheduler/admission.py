@@ -131,16 +131,17 @@ def retry_after_s(
     """None: it may join; else how long until, by its rate, a session will have ended.
 
     All promised tokens of a second must be written in it: as many are as steps lately committed,
-    `tokens_per_s`, or as plain steps of all sessions would, if that is more. A rate that not even a
-    session alone could have counts as the most that it could.
+    `tokens_per_s`, or as plain steps of all who have room at once would, if that is more. A rate
+    that not even a session alone could have counts as the most that it could.
     """
     if not sessions:
         return None
     max_rate = 1.0 / max(estimator.predict_s(StepShape(1, 0, 0.0, 1)), 1e-9)
     max_rate = max(max_rate, tokens_per_s / len(sessions))
     promised = sum(min(max_rate, each.tokens_per_s) for each in (slo, *(s.slo for s in sessions)))
-    count = len(sessions) + 1
-    context = sum(len(session.tokens) for session in sessions)
+    is_full = any(session.parked for session in sessions)
+    at_once = [len(each.tokens) for each in sessions if each.resident or not is_full]
+    count, context = len(at_once) + 1, sum(at_once)
     plain_s = estimator.predict_s(StepShape(count, context, 0.0, count))
     # By what is expected: a rate is kept over many steps, not in each.
     if promised <= _USABLE * max(tokens_per_s, count / max(plain_s, 1e-9)):

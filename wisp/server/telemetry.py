@@ -236,6 +236,11 @@ class Telemetry:
             metrics.step_over_upper.inc(step.step_time_s > forecast.upper_s)
             metrics.estimator_drift.set(forecast.drift)
             metrics.interference.observe(step.step_time_s / forecast.alone_s)
+        metrics.sessions_parked.set(step.kv.num_parked)
+        metrics.sessions_waiting_for_kv.set(step.kv.num_waiting)
+        metrics.parked_tokens.inc(step.kv.num_parked_tokens)
+        metrics.loaded_tokens.inc(step.kv.num_loaded_tokens)
+        metrics.evicted_tokens.inc(step.kv.num_evicted_tokens)
         if step.marginal_cost is not None:
             metrics.marginal_cost.set(step.marginal_cost)
 

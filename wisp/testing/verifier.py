@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from wisp.core.batch import Batch, Seat
 from wisp.core.drafts import TokenLogprob
+from wisp.core.kv_memory import KvMemory
 from wisp.core.request import Sampling
 from wisp.core.session import Session
 from wisp.errors import Overloaded
@@ -32,6 +33,7 @@ class ScriptedVerifier(Verifier):
 
     `on_step` is called with each batch when it is launched: tests advance their virtual clock in
     it, sleep, or raise. With `on_collect`, steps overlap; it is called before outcomes are made.
+    With `num_slots`, so many sessions are resident at once, and all others can be parked.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class ScriptedVerifier(Verifier):
         model: str = "scripted",
         on_step: Callable[[Batch], None] | None = None,
         on_collect: Callable[[Batch], None] | None = None,
+        num_slots: int | None = None,
     ) -> None:
         self.facts = Facts(
             model=model,
@@ -60,6 +63,10 @@ class ScriptedVerifier(Verifier):
         self.num_steps = 0
         self.closed = False
         self._computed: dict[int, list[int]] = {}  # tokens whose KV each session would hold
+        self._num_slots = num_slots
+        self._resident: set[int] = set()  # sessions
+        self._parked: set[int] = set()
+        self.num_parked = 0  # so far
 
     @property
     def num_open(self) -> int:
@@ -90,6 +97,32 @@ class ScriptedVerifier(Verifier):
 
     def close(self, session: Session) -> None:
         self._computed.pop(session.id, None)
+        self._resident.discard(session.id)
+        self._parked.discard(session.id)
+
+    def memory(self) -> KvMemory | None:
+        if self._num_slots is None:
+            return None
+        return KvMemory(self.facts.max_model_len, self._num_slots - len(self._resident), 1 << 30)
+
+    def park(self, sessions: Sequence[Session]) -> list[int]:
+        for session in sessions:
+            assert not session.num_in_flight, f"session {session.id} is in a step"
+            self._resident.remove(session.id)
+            self._parked.add(session.id)
+        self.num_parked += len(sessions)
+        return [session.num_computed for session in sessions]
+
+    def load(self, sessions: Sequence[Session]) -> list[int]:
+        found = []
+        for session in sessions:
+            assert session.id in self._parked, f"session {session.id} is not parked"
+            has_room = len(self._resident) < (self._num_slots or 0)
+            if has_room:
+                self._parked.remove(session.id)
+                self._resident.add(session.id)
+            found.append(session.num_computed if has_room else 0)
+        return found
 
     def shutdown(self) -> None:
         self._computed.clear()
@@ -107,10 +140,16 @@ class ScriptedVerifier(Verifier):
         assert len(set(ids)) == len(ids), f"a session has two seats in one batch: {ids}"
         for seat in batch.seats:
             self._check(seat)
+        self._seat(ids)
         parts = [(seat, seat.chooses) for seat in batch.seats]
         if self.on_step is not None:
             self.on_step(batch)
         return lambda: self._collect(batch, parts)
+
+    def _seat(self, ids: Sequence[int]) -> None:
+        assert self._parked.isdisjoint(ids), "the KV of a seat is in host memory"
+        self._resident.update(ids)
+        assert self._num_slots is None or len(self._resident) <= self._num_slots, "no room"
 
     def _collect(self, batch: Batch, parts: list[tuple[Seat, bool]]) -> list[Outcome]:
         if self.on_collect is not None:

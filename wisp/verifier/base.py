@@ -10,13 +10,14 @@ reads it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from msgspec import Struct
 
 from wisp.core.batch import Batch, Seat
 from wisp.core.drafts import TokenLogprob
+from wisp.core.kv_memory import KvMemory
 from wisp.core.request import Sampling
 from wisp.core.session import Session
 
@@ -107,13 +108,29 @@ class Verifier(ABC):
         """Whether such sessions may be in a step that is launched while another runs."""
         return False
 
-    def fitting(self, sessions: Collection[Session]) -> Collection[Session]:
-        """Those of all open sessions whose KV is in memory, or fits in beside that of the others.
+    def memory(self) -> KvMemory | None:
+        """The KV memory as the steps launched so far leave it; None: each open session has room."""
+        return None
 
-        `sessions`: in the order of opening, in which the others are let in as memory is freed. To
-        seat one earlier would take the KV of a session that has to compute it again.
+    def evicted(self) -> list[Session]:
+        """Those that lost their KV since this was asked last: the texts of others grew."""
+        return []
+
+    def park(self, sessions: Sequence[Session]) -> list[int]:
+        """Copy their KV to host memory, and free what it took; none of them is in a step.
+
+        Returns how many tokens of each the host keeps; 0 where it has no room. The copies are
+        hidden behind the step that runs; whatever is called next may rely on them.
         """
-        return sessions
+        return [0 for _ in sessions]
+
+    def load(self, sessions: Sequence[Session]) -> list[int]:
+        """Copy the KV of parked sessions back, to be in a step that is launched from now on.
+
+        Returns for how many tokens of each KV is there again; 0: there is no room, it is parked as
+        before.
+        """
+        return [0 for _ in sessions]
 
     def launch(self, batch: Batch) -> Collect:
         """Begin a step, as `step` has it. Where all its sessions overlap this returns while the

@@ -13,6 +13,7 @@ from transformers import GenerationConfig
 
 from wisp.core.batch import Batch, Seat
 from wisp.core.drafts import TokenLogprob
+from wisp.core.kv_memory import KvMemory
 from wisp.core.session import Session
 from wisp.errors import Overloaded
 from wisp.models.check import is_exact
@@ -26,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 class TorchVerifier(Verifier):
-    """Implements `wisp.verifier.base.Verifier`: a slot for each session, one forward for each step.
+    """Implements `wisp.verifier.base.Verifier`: slots for resident sessions, one forward a step.
 
     `facts.vocab_size` is the number of logits; a model may have more of them than its tokenizer has
     tokens, and those beyond are never masked: a trained model does not choose them.
@@ -42,8 +43,13 @@ class TorchVerifier(Verifier):
         dtype: torch.dtype | str | None = None,
         num_threads: int | None = None,
         model: str | None = None,
+        num_slots: int | None = None,
+        host_kv_bytes: int = 0,
     ) -> None:
-        self._model = SlotModel(directory, max_sessions, max_model_len, device, dtype, num_threads)
+        """`num_slots`: sessions that are resident at once; None: all. `host_kv_bytes`: of the
+        memory in which the KV of others is parked."""
+        num_slots = min(num_slots or max_sessions, max_sessions)
+        self._model = SlotModel(directory, num_slots, max_model_len, device, dtype, num_threads)
         self.facts = Facts(
             model=model or Path(directory).resolve().name,
             vocab_size=self._model.vocab_size,
@@ -61,17 +67,66 @@ class TorchVerifier(Verifier):
                 "same bits in every batch",
                 self.facts.device,
             )
-        self._free = list(range(max_sessions))[::-1]
-        self._slots: dict[int, int] = {}  # by session id
+        self._all_fit = num_slots == max_sessions
+        self._free = list(range(num_slots))[::-1]
+        self._slots: dict[int, int] = {}  # of resident sessions, by id
+        self._open: set[int] = set()  # ids of sessions
+        self._parked: dict[int, list[Tensor]] = {}  # by session id
+        self._num_parkable = host_kv_bytes // self._model.kv_bytes  # tokens, while none is parked
 
     def open(self, session: Session) -> None:
-        if session.id in self._slots:
+        if session.id in self._open:
             raise ValueError(f"session {session.id} is open already")
-        if not self._free:
+        if len(self._open) >= self.facts.max_sessions:
             raise Overloaded(f"all {self.facts.max_sessions} sessions of the target are taken")
-        self._slots[session.id] = self._free.pop()
+        self._open.add(session.id)
+        if self._all_fit:
+            self._slot(session)
 
     def close(self, session: Session) -> None:
+        self._open.discard(session.id)
+        self._parked.pop(session.id, None)
+        self._leave(session)
+
+    def memory(self) -> KvMemory | None:
+        """In slots: a session has one, or none."""
+        if self._all_fit:
+            return None
+        length = self._model.max_len
+        return KvMemory(length, len(self._free), self._num_to_park)
+
+    @property
+    def _num_to_park(self) -> int:
+        """Tokens that the host has room for."""
+        return self._num_parkable - sum(len(saved[0]) for saved in self._parked.values())
+
+    def park(self, sessions: Sequence[Session]) -> list[int]:
+        kept = []
+        for session in sessions:
+            fits = session.num_computed <= self._num_to_park
+            if fits:
+                self._parked[session.id] = self._model.save(
+                    self._slots[session.id], session.num_computed
+                )
+            kept.append(session.num_computed if fits else 0)
+            self._leave(session)
+        return kept
+
+    def load(self, sessions: Sequence[Session]) -> list[int]:
+        found = []
+        for session in sessions:
+            if self._free:
+                self._model.restore(self._slot(session), self._parked.pop(session.id))
+            found.append(session.num_computed if session.id in self._slots else 0)
+        return found
+
+    def _slot(self, session: Session) -> int:
+        """That it is resident in, from now on if it was not."""
+        if session.id not in self._slots:
+            self._slots[session.id] = self._free.pop()
+        return self._slots[session.id]
+
+    def _leave(self, session: Session) -> None:
         slot = self._slots.pop(session.id, None)
         if slot is not None:
             self._free.append(slot)
@@ -79,11 +134,12 @@ class TorchVerifier(Verifier):
     @property
     def kv_used(self) -> float:
         """Share of the slots."""
-        return len(self._slots) / self.facts.max_sessions
+        return len(self._slots) / self._model.num_slots
 
     def shutdown(self) -> None:
         self._slots.clear()
         self._free.clear()
+        self._parked.clear()
 
     def step(self, batch: Batch) -> list[Outcome]:
         if not batch:
@@ -96,7 +152,7 @@ class TorchVerifier(Verifier):
         start = session.num_computed
         tokens = session.tokens[start : start + seat.num_context] + seat.draft
         num_logits = len(seat.draft) + 1 if seat.chooses else 0
-        return Item(self._slots[session.id], start, tokens, num_logits)
+        return Item(self._slot(session), start, tokens, num_logits)
 
 
 def outcomes(seats: Sequence[Seat], logits: Tensor) -> list[Outcome]:

@@ -6,7 +6,7 @@ import itertools
 import logging
 import multiprocessing
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from vllm.v1.executor import Executor
 from vllm.v1.request import Request
 
 from wisp.core.batch import Batch, Seat
+from wisp.core.kv_memory import KvMemory
 from wisp.core.request import Sampling
 from wisp.core.session import Session
 from wisp.errors import ConfigError, InternalError, Overloaded, WispError
@@ -59,6 +60,7 @@ class VllmVerifier(Verifier):
         overlap: bool = False,
         lora_modules: Mapping[str, Path] | None = None,
         options: Mapping[str, Any] | None = None,
+        host_kv_bytes: int = 0,
     ) -> None:
         directory = Path(directory)
         model = model or directory.resolve().name
@@ -102,6 +104,20 @@ class VllmVerifier(Verifier):
         self._request_ids: dict[int, str] = {}  # by session id
         self._grammars = Grammars()
         self._generation = 0
+        self._closed_in_flight = False  # a step in flight writes to blocks that nobody holds
+        if host_kv_bytes:
+            self._parks(host_kv_bytes)
+
+    def _parks(self, host_kv_bytes: int) -> None:
+        """Of all workers together."""
+        if not self.scheduler.can_park() or self._has_stages:
+            log.warning("KV is not parked: that needs plain full attention and one stage")
+            return
+        num_workers = self._core.vllm_config.parallel_config.world_size
+        sizes = self._core.collective_rpc("wisp_block_bytes")
+        num_slots = host_kv_bytes // num_workers // max(sizes)
+        self._core.collective_rpc("wisp_parks", args=(num_slots,))
+        self.scheduler.parks(num_slots)
 
     def open(self, session: Session) -> None:
         if session.id in self._request_ids:
@@ -127,11 +143,33 @@ class VllmVerifier(Verifier):
     def kv_used(self) -> float:
         return 1.0 - self.scheduler.num_free_blocks / self.scheduler.num_blocks
 
-    def fitting(self, sessions: Collection[Session]) -> Collection[Session]:
-        waiting = self.scheduler.waiting_for_kv()
-        if not waiting:
-            return sessions
-        return [each for each in sessions if self._request_ids[each.id] not in waiting]
+    def memory(self) -> KvMemory:
+        parking, block = self.scheduler.parking, self.scheduler.block_tokens
+        num_parkable = parking.num_free if parking else 0
+        return KvMemory(
+            block, self.scheduler.num_free_blocks, num_parkable, host_block_tokens=block
+        )
+
+    def evicted(self) -> list[Session]:
+        names = self.scheduler.take_evicted()
+        return [self._sessions[name] for name in names if name in self._sessions]
+
+    def park(self, sessions: Sequence[Session]) -> list[int]:
+        kept = [self.scheduler.park(self._request(session)) for session in sessions]
+        self._copy()
+        return kept
+
+    def load(self, sessions: Sequence[Session]) -> list[int]:
+        found = [self.scheduler.load(self._request(session)) for session in sessions]
+        self._copy()
+        return found
+
+    def _copy(self) -> None:
+        if self.scheduler.parking is None:
+            return
+        out, back = self.scheduler.parking.take_copies()
+        if out or back:
+            self._core.collective_rpc("wisp_move", args=(out, back, self._closed_in_flight))
 
     def launch(self, batch: Batch) -> Collect:
         if not batch:
@@ -181,6 +219,7 @@ class VllmVerifier(Verifier):
                     self._core.collective_rpc("wisp_tell", args=(found.tokens,))
             self.arrived_s = found.arrived_s
             self.scheduler.landed(scheduled, choosing, found.tokens)
+            self._closed_in_flight &= self.scheduler.is_running
         except Exception:
             self._recover(batch)
             raise
@@ -193,6 +232,7 @@ class VllmVerifier(Verifier):
         del self._sessions[request_id]
         self._grammars.closed(request_id)
         if request := self.scheduler.requests.get(request_id):
+            self._closed_in_flight |= self.scheduler.is_in_flight(request_id)
             self.scheduler.keep_prefix(request)
             self._core.abort_requests([request_id])
 

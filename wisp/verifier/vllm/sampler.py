@@ -8,7 +8,7 @@ parallelism the workers are other processes. Each rank makes the same choice fro
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import chain, islice
 from typing import Any
 
@@ -26,6 +26,7 @@ from wisp.sampling.choice import choose, choose_unprocessed, moved
 from wisp.sampling.philox import signed
 from wisp.sampling.processors import Row
 from wisp.verifier.vllm.following import Following
+from wisp.verifier.vllm.host_kv import HostKv, Moves
 from wisp.verifier.vllm.launched import NO_TOKEN, Collected, Launched, chosen_last
 from wisp.verifier.vllm.params import NUM_PROMPT, SAMPLING, SLOW
 
@@ -56,6 +57,25 @@ class WorkerExtension:
         """What the last pipeline stage chose: stock code tells the others one token of a step."""
         if not get_pp_group().is_last_rank:
             self.wisp_chooser.append(tokens)
+
+    def wisp_block_bytes(self) -> int:
+        """Of a KV block, in all layers of this worker."""
+        return sum(cache.nbytes for cache in self._kv_caches) // self._num_blocks
+
+    def wisp_parks(self, num_slots: int) -> None:
+        self.wisp_host_kv = HostKv(self._kv_caches, self._num_blocks, num_slots)
+
+    def wisp_move(self, out: Moves, back: Moves, after_step: bool) -> None:
+        self.wisp_host_kv.move(out, back, after_step=after_step)
+
+    @property
+    def _kv_caches(self) -> Sequence[Tensor]:
+        caches: Sequence[Tensor] = self.model_runner.kv_caches
+        return caches
+
+    @property
+    def _num_blocks(self) -> int:
+        return int(self.model_runner.kv_cache_config.num_blocks)
 
     def wisp_forget(self) -> None:
         self.wisp_chooser.launched.clear()

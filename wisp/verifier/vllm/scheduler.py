@@ -4,10 +4,10 @@ A session is one resident request. Those of the next step are handed to the stoc
 that hold KV as running requests and those that hold none as waiting ones; all others are out of its
 sight, keep their KV and cost nothing. So the queues of vLLM are empty between two steps.
 
-Who holds KV keeps it: `fitting` lets others in as memory is freed, in the order of opening. When
-blocks run out all the same, as texts grow, the session opened last gives way: in `_allocate` the
-last of those outside the step, else, by the stock rule, the last of the step. Its tokens stay in
-the request, and its blocks in the prefix cache until they are needed.
+Who holds KV keeps it until it is parked: then it is no request that stock code may see, until it is
+loaded. When blocks run out all the same, as texts grow, the session opened last gives way: in
+`_allocate` the last of those outside the step, else, by the stock rule, the last of the step. Its
+tokens stay in the request, and its blocks in the prefix cache until they are needed.
 
 What runs for each request of each step stands between two steps of the GPU. So stock code is not
 asked where it could only answer that nothing is to be done, nor for what nobody here reads.
@@ -27,6 +27,7 @@ from vllm.v1.core.single_type_kv_cache_manager import FullAttentionManager
 from vllm.v1.request import Request, RequestStatus
 
 from wisp.verifier.vllm import structures, versions
+from wisp.verifier.vllm.parking import Parking
 
 
 @dataclass(slots=True)
@@ -57,8 +58,8 @@ class SeatScheduler(Scheduler):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         # Stock code would pad a request of one uncached token to the full number of drafts.
         self.num_spec_tokens = 0
-        self._without_kv: set[str] = set()  # requests
         self.num_evictions = 0
+        self._evicted: list[str] = []  # requests, since this was asked last
         # Tokens that steps in flight compute, of each request that is in one.
         self._in_flight: dict[str, list[int]] = {}
         # Who is not in it gets its tokens copied for the worker, which has them and does not look.
@@ -74,6 +75,7 @@ class SeatScheduler(Scheduler):  # type: ignore[misc]
         self._blocks = (
             managers[0] if [type(m) for m in managers] == [FullAttentionManager] else None
         )
+        self.parking: Parking | None = None
 
     def plan(self, places: Sequence[Place]) -> None:
         """The next step, in any order."""
@@ -88,6 +90,20 @@ class SeatScheduler(Scheduler):  # type: ignore[misc]
     def num_free_blocks(self) -> int:
         return int(self.kv_cache_manager.block_pool.get_num_free_blocks())
 
+    @property
+    def block_tokens(self) -> int:
+        """Of a block, if one of each group of layers counts as one."""
+        groups = self.kv_cache_config.kv_cache_groups
+        return max(1, int(1.0 / sum(1.0 / group.kv_cache_spec.block_size for group in groups)))
+
+    @property
+    def is_running(self) -> bool:
+        """A step is."""
+        return bool(self._in_flight)
+
+    def is_in_flight(self, request_id: str) -> bool:
+        return request_id in self._in_flight
+
     def blocks_for(self, num_tokens: int) -> int:
         """KV blocks of a sequence of so many tokens."""
         groups = self.kv_cache_config.kv_cache_groups
@@ -95,35 +111,40 @@ class SeatScheduler(Scheduler):  # type: ignore[misc]
 
     def add_request(self, request: Request) -> None:
         super().add_request(request)
-        self._without_kv.add(request.request_id)
         self._clear_queues()
 
-    def waiting_for_kv(self) -> set[str]:
-        """The requests that hold no KV and for which there is no room yet.
+    def can_park(self) -> bool:
+        """Whether all KV is that of one group of full-attention layers."""
+        return self._blocks is not None
 
-        Room is kept for what is known of the texts of those that hold some, and for one block more
-        of each, so that who is let in need not give way to the next token of another.
-        """
-        self._without_kv &= self.requests.keys()
-        waiting: set[str] = set()
-        if not self._without_kv:
-            return waiting
-        holding = [self.requests[name] for name in self.requests.keys() - self._without_kv]
-        room = self.num_free_blocks - sum(map(self._num_to_come, holding))
-        lets_in = not holding  # one of them, however little room there is
-        for name, request in self.requests.items():  # in the order of opening
-            if name in self._without_kv:
-                room -= self._num_to_come(request)
-                if room < 0 and not lets_in:
-                    waiting.add(name)
-                lets_in = False
-        return waiting
+    def parks(self, num_slots: int) -> None:
+        """From now on the KV of sessions may be parked in so many blocks of host memory."""
+        assert self._blocks, "can_park() was asked"
+        self.parking = Parking(
+            self.kv_cache_manager, self._stock_allocate, self._blocks.block_size, num_slots
+        )
 
-    def _num_to_come(self, request: Request) -> int:
-        """Blocks that it needs beside those that it holds, for what is known of its text."""
-        managers = self.kv_cache_manager.coordinator.single_type_managers
-        held = sum(len(each.req_to_blocks.get(request.request_id, ())) for each in managers)
-        return max(0, self.blocks_for(request.num_tokens) + 1 - held)
+    def park(self, request: Request) -> int:
+        """Take its KV away, in the hope that it is kept; returns of how many tokens it is."""
+        if request.status != RequestStatus.RUNNING:
+            return 0  # it was evicted meanwhile
+        num_known = self.num_held(request)
+        is_kept = self.parking is not None and self.parking.park(request, num_known)
+        self._free_kv(request)
+        if is_kept:
+            request.num_computed_tokens = num_known
+        return num_known if is_kept else 0
+
+    def load(self, request: Request) -> int:
+        """Returns for how many tokens its KV is there again; 0: there is no room."""
+        assert self.parking, "nobody else was parked"
+        num_known = request.num_computed_tokens
+        return num_known if self.parking.load(request, num_known) else 0
+
+    def take_evicted(self) -> list[str]:
+        """The requests that lost their KV to others' growing texts since this was asked last."""
+        evicted, self._evicted = self._evicted, []
+        return evicted
 
     def schedule(self, *args: Any, **kwargs: Any) -> SchedulerOutput:
         requests = [self.requests[request_id] for request_id in self._places]
@@ -143,6 +164,8 @@ class SeatScheduler(Scheduler):  # type: ignore[misc]
         if not self.vllm_config.model_config.uses_mrope:  # which searches a list
             for new in scheduled.scheduled_new_reqs:  # copied whenever it returns to the batch
                 new.prompt_token_ids = np.array(new.prompt_token_ids)
+        if self.parking:
+            self.parking.tell(scheduled)
         return scheduled
 
     def launched(self, scheduled: SchedulerOutput) -> set[str]:
@@ -155,7 +178,6 @@ class SeatScheduler(Scheduler):  # type: ignore[misc]
         for request_id, num_scheduled in scheduled.num_scheduled_tokens.items():
             request = self.requests[request_id]
             request.num_in_flight_tokens -= num_scheduled
-            self._without_kv.discard(request_id)
             self._in_flight.setdefault(request_id, []).append(num_scheduled)
             if request.num_computed_tokens >= request.num_tokens + request.num_output_placeholders:
                 request.num_output_placeholders += _num_chosen(scheduled, request_id)
@@ -199,10 +221,14 @@ class SeatScheduler(Scheduler):  # type: ignore[misc]
 
     def evict(self, request: Request) -> None:
         """Free the KV of a request that takes no part in the step; it keeps its tokens."""
+        self._free_kv(request)
+        self._evicted.append(request.request_id)
+        self.num_evictions += 1
+
+    def _free_kv(self, request: Request) -> None:
         self.keep_prefix(request)
         self._preempt_request(request, time.monotonic())
         self.waiting.remove_request(request)
-        self.num_evictions += 1
 
     def forget_all_kv(self) -> None:
         """After a step that failed half-way: no block can be trusted, the tokens can."""
@@ -213,6 +239,7 @@ class SeatScheduler(Scheduler):  # type: ignore[misc]
             request.num_output_placeholders = 0
             if request.status == RequestStatus.RUNNING:
                 self._preempt_request(request, time.monotonic())
+                self._evicted.append(request.request_id)
         self._clear_queues()
         if not self.reset_prefix_cache():
             raise RuntimeError("vLLM still holds KV blocks although no request does")
@@ -250,9 +277,10 @@ class SeatScheduler(Scheduler):  # type: ignore[misc]
         )
         return max(idle, key=_opened, default=None)
 
-    def _preempt_request(self, request: Request, *args: Any, **kwargs: Any) -> None:
-        super()._preempt_request(request, *args, **kwargs)
-        self._without_kv.add(request.request_id)
+    def _free_request(self, request: Request, *args: Any, **kwargs: Any) -> Any:
+        if self.parking:
+            self.parking.ended(request.request_id)
+        return super()._free_request(request, *args, **kwargs)
 
     def _mamba_block_aligned_split(
         self, request: Request, num_new_tokens: int, *args: Any, **kwargs: Any
