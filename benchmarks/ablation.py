@@ -24,6 +24,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from io import StringIO
 from multiprocessing import get_context
 from pathlib import Path
@@ -37,7 +38,10 @@ from benchmarks.capacity import TUNINGS, report_of
 from benchmarks.rules import RULES, SENSITIVITY, switched_off
 from benchmarks.sim.fleet import Setup
 from benchmarks.sim.regimes import REGIMES as MATRIX
+from benchmarks.sim.step_times import A100, QWEN3_32B, implied_by_paper
 from benchmarks.sim.workload import steady
+from wisp.estimator.base import Estimator
+from wisp.testing.floor_and_slope import FloorAndSlope
 
 BASE = "all rules"
 SEEDS = (1, 2)
@@ -51,12 +55,22 @@ class Load(NamedTuple):
     loads: tuple[int, ...]
     measured_s: float = 16.0
     rate: float | None = None  # tokens/s promised
+    acceptance: float = 0.7
+    misled: bool = False  # tokens cost 4 ms each, and are taken to cost nothing
 
     def setup(self, seed: int) -> Setup:
         regime = MATRIX[self.regime]
-        return (regime._replace(rate=self.rate) if self.rate else regime).setup(
-            0.7, seed, self.measured_s
-        )
+        regime = regime._replace(rate=self.rate) if self.rate else regime
+        setup = regime.setup(self.acceptance, seed, self.measured_s)
+        return replace(setup, step_times=_DEAR_TOKENS) if self.misled else setup
+
+    @property
+    def estimator(self) -> Estimator | None:
+        wrong = FloorAndSlope(floor_s=0.05, token_s=1e-6, context_s=0.0)
+        return wrong if self.misled else None
+
+
+_DEAR_TOKENS = implied_by_paper(A100, QWEN3_32B)._replace(token_s=4e-3, seat_s=1e-4)
 
 
 # Below the capacity, at it and above it; promises of 2 to 60 tokens/s.
@@ -70,6 +84,11 @@ REGIMES = {
     "lan laptop": Load("lan laptop", (8, 24), 8.0),
     "70b": Load("70b", (24,)),
     "long prompts": Load("long prompts", (12,)),
+    "fleet": Load("fleet", (48, 96)),
+    "turns": Load("turns", (32,)),
+    # What insures against edges that draft badly, and against a wrong estimate.
+    "poor drafts": Load("paper", (40,), acceptance=0.2),
+    "misled": Load("half", (8,), misled=True),
 }
 
 
@@ -82,19 +101,22 @@ class Run(NamedTuple):
     attained: float = 0.0
     tokens_per_s: float = 0.0
     num_steps: int = 0
+    wasted_ms: float = 0.0  # of drafting, for each token
 
 
 def measured(run: Run) -> Run:
-    setup = REGIMES[run.regime].setup(run.seed)
+    load = REGIMES[run.regime]
+    setup = load.setup(run.seed)
     with switched_off(None if run.rule == BASE else run.rule):
         # They arrive over the whole warm-up: a crowd at its start would be late for long.
         fleet = steady(run.devices, 2.0 * setup.warm_up_s, run.seed)
-        report = report_of("wisp", fleet, setup, TUNINGS["wisp"][0])
+        report = report_of("wisp", fleet, setup, TUNINGS["wisp"][0], load.estimator)
     return run._replace(
         goodput=round(report.goodput, 4),
         attained=round(report.attainment, 4),
         tokens_per_s=round(report.tokens_per_s, 4),
         num_steps=report.num_steps,
+        wasted_ms=round(1e3 * sum(report.waste_per_token), 4),
     )
 
 
@@ -214,7 +236,7 @@ def _simulated(options: argparse.Namespace) -> list[Run]:
 
 
 def _run(row: dict[str, str]) -> Run:
-    kinds = (str, int, int, str, float, float, float, int)
+    kinds = (str, int, int, str, float, float, float, int, float)
     return Run(*(kind(row[name]) for kind, name in zip(kinds, Run._fields, strict=True)))
 
 

@@ -17,6 +17,7 @@ from benchmarks.sim.regimes import LAWS
 from benchmarks.sim.step_times import Host, StepTimes
 from benchmarks.sim.workload import Presence, bursty
 from wisp.core.slo import Slo
+from wisp.estimator.base import Estimator
 from wisp.scheduler.tuning import PolicyName, Tuning
 
 FIRST_TOKEN_S = 2.0  # the default of wisp-server
@@ -88,13 +89,17 @@ def point(
 
 
 def report_of(
-    policy: PolicyName, fleet: int | Sequence[Presence], setup: Setup, tuning: Tuning
+    policy: PolicyName,
+    fleet: int | Sequence[Presence],
+    setup: Setup,
+    tuning: Tuning,
+    estimator: Estimator | None = None,
 ) -> Report:
-    """One simulation, with an estimator fresh from the profile."""
+    """One simulation; with an estimator fresh from the profile, if none is given."""
     gc.disable()  # a run makes many small objects, and no cycles that grow
     try:
         max_step_tokens = tuning.max_step_tokens
-        estimator = pickle.loads(
+        estimator = estimator or pickle.loads(
             _learned(setup.step_times, setup.host, setup.overlap, max_step_tokens)
         )
         return simulate(policy, fleet, setup, tuning, estimator=estimator)

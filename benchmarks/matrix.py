@@ -56,17 +56,20 @@ class Cell(NamedTuple):
 
 
 def cells(
-    *, quick: bool, regimes: Sequence[str] = (), policies: Sequence[PolicyName] = POLICIES
+    *,
+    quick: bool,
+    regimes: Sequence[str] = (),
+    policies: Sequence[PolicyName] = POLICIES,
+    seeds: Sequence[int] = (),
 ) -> list[Cell]:
     found = []
+    seeds = seeds or (SEEDS[:1] if quick else SEEDS)
     for name in regimes or REGIMES:
         regime = REGIMES[name]
         loads = regime.loads[:1] if quick else regime.loads
         acceptances = regime.quick if quick else ACCEPTANCES
         measured_s = regime.measured_s * (_QUICK_SHARE if quick else 1.0)
-        for devices, acceptance, seed in itertools.product(
-            loads, acceptances, SEEDS[:1] if quick else SEEDS
-        ):
+        for devices, acceptance, seed in itertools.product(loads, acceptances, seeds):
             row = (name, devices, acceptance, seed)
             for policy in policies:
                 tunings = TUNINGS[policy]

@@ -25,7 +25,7 @@ def _all(_: Any, shape: Any, value: float, curve: Any, max_count: int) -> int:
 RULES: dict[str, tuple[Override, ...]] = {
     "urgency: who is about to be late weighs more": ((wisp, "_URGENCY", 0.0),),
     "starved: who is left out for long weighs more": (
-        (wisp, "_starved", lambda columns, *_: np.zeros(len(columns.sessions))),
+        (wisp, "_starved", lambda table, *_: np.zeros(len(table.sessions))),
     ),
     "patience: who had better wait for drafts is left out": ((wisp, "_PATIENCE", 0.0),),
     "worth: seats worth less than the step are left out": (

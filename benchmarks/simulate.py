@@ -62,6 +62,7 @@ LOADS = (10, 20, 30, 40, 60, 80, 100, 125, 155)
 RECORDED = Path(__file__).parent / "data" / "tiny_pair_texts.npz"
 TEMPERATURES = (0.0, 0.8)  # of the recording
 WASTE_DEVICES = 30
+SENSITIVITY_DEVICES = 60
 BURSTS = tuple(Burst(30, peak) for peak in (110, 155, 215))
 PAPER_CAPACITY: dict[str, dict[float, int]] = {
     "wisp": {2.0: 164, 4.0: 142, 6.0: 103, 8.0: 86},
@@ -86,7 +87,12 @@ def main() -> None:
         return
     with ProcessPoolExecutor(options.jobs) as pool:
         if options.matrix:
-            todo = cells(quick=options.quick, regimes=options.regimes, policies=options.policies)
+            todo = cells(
+                quick=options.quick,
+                regimes=options.regimes,
+                policies=options.policies,
+                seeds=options.seeds,
+            )
             rows = matrix(todo, pool)
             if options.json:
                 print(json.dumps({"setting": {"wisp": __version__}, "rows": rows}))
@@ -141,6 +147,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=120.0, help="of virtual time, measured")
     parser.add_argument("--quick", action="store_true", help="one rate, two loads, short runs")
     parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--seeds", type=int, nargs="+", default=(), help="of --matrix")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--out", type=Path, help="folder for CSV files")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="simulations at a time")
@@ -222,16 +229,22 @@ def waste(options: argparse.Namespace, pool: Executor) -> list[Row]:
 
 
 def sensitivity(options: argparse.Namespace, pool: Executor) -> list[Row]:
-    """The capacity at the last rate, with one assumption changed at a time."""
+    """Goodput and attainment at the last rate with one assumption changed at a time; the first
+    tuning of each policy."""
     cases = _cases(options)
     cells = [(case, policy) for case in cases for policy in options.policies]
     found = pool.map(
-        best_capacity, [policy for _, policy in cells], [cases[case] for case, _ in cells]
+        point,
+        [policy for _, policy in cells],
+        [SENSITIVITY_DEVICES] * len(cells),
+        [cases[case] for case, _ in cells],
+        [TUNINGS[policy][0] for _, policy in cells],
     )
-    found = _watched(found, cells)
-    devices = {cell: count for cell, (count, _) in zip(cells, found, strict=True)}
+    points = dict(zip(cells, _watched(found, cells), strict=True))
     return [
-        {"case": case} | {policy: devices[case, policy] for policy in options.policies}
+        {"case": case}
+        | {policy: round(points[case, policy].goodput, 1) for policy in options.policies}
+        | {f"{name} attained": round(points[case, name].attainment, 3) for name in options.policies}
         for case in cases
     ]
 

@@ -16,6 +16,7 @@ from wisp.testing.drafter import COVERAGE
 # RTX 4050; scaled to 0.6 billion, less what does not scale (assumed), and rounded to 5 ms a token.
 FAST_LAPTOP = Device("fast-laptop", 200.0, 4000.0)
 THINK_S = 1.0
+TURN_THINK_S = 20.0  # before the next turn of a conversation; benchmarks/sim/regimes.py says why
 # What is left for KV on a card of 80 GB beside the 32B shape in bfloat16, and so what larger cards
 # are given, too. Other shapes take what there is.
 KV_TOKENS = {"32b": 24_000}
@@ -32,9 +33,10 @@ class Regime(NamedTuple):
     loads: tuple[int, ...]  # numbers of devices
     prompt: Lengths = SHARE_GPT[0]
     shape: str | None = None  # of the target; None: what the suite is told
+    think_s: float = THINK_S  # mean, before a device asks again
 
     def load(self, devices: int, acceptance: float, coverage: tuple[float, ...] = COVERAGE) -> Load:
-        workload = Workload(self.prompt, SHARE_GPT[1], THINK_S)
+        workload = Workload(self.prompt, SHARE_GPT[1], self.think_s)
         population = Population(self.devices, self.networks, workload)
         return Load(population, self.rate, acceptance, devices, self.name, coverage)
 
@@ -93,6 +95,16 @@ REGIMES = (
         40.0,
         (8, 4, 12),
         prompt=_LONG,
+    ),
+    Regime(
+        "lan-laptop-turns-20",
+        "laptops, 2 ms away, turns of a conversation with time to think between them",
+        (LAPTOP,),
+        _LAN,
+        20.0,
+        (32, 16, 64),
+        prompt=_LONG,
+        think_s=TURN_THINK_S,
     ),
     Regime(
         "lan-laptop-60-8b",

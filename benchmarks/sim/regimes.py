@@ -42,6 +42,9 @@ _KV_70B = int(2 * 0.9 * A100.memory_bytes - LLAMA_70B.weight_bytes) // LLAMA_70B
 _KV_8B = int((0.9 * H200.memory_bytes - QWEN3_8B.weight_bytes) / QWEN3_8B.kv_bytes)
 # Of the Azure conversations of 2023, log-normal by median and 90th percentile.
 _AZURE = Workload(Lengths(1350.0, 0.77, most=8192), Lengths(195.0, 0.93, most=1024))
+# Turns of a conversation: the prompt is what was said so far, and its user thinks for a while. In
+# real ones (Mooncake's trace) half think longer than two minutes; that would be no load here.
+_TURNS = _AZURE._replace(think_s=20.0)
 
 
 def half(step_times: LinearTimes) -> LinearTimes:
@@ -108,6 +111,7 @@ REGIMES: dict[str, Regime] = {
     "80 ms fast": _FAST._replace(rate=40.0, loads=(16,), networks=_WAN80),
     "fleet": Regime("h100", 8.0, (48, 96, 144), kv_tokens=_KV_32B),
     "long prompts": _LAPTOPS._replace(rate=20.0, loads=(8, 12), workload=_AZURE, measured_s=40.0),
+    "turns": _LAPTOPS._replace(rate=20.0, loads=(32, 64), workload=_TURNS, measured_s=40.0),
     "8b": _LAPTOPS._replace(law="8b", loads=(24, 48), kv_tokens=_KV_8B, measured_s=15.0),
     "70b": _LAPTOPS._replace(
         law="70b", rate=20.0, loads=(24, 48), networks=_WAN30, kv_tokens=_KV_70B, measured_s=40.0

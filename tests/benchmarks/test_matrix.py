@@ -24,6 +24,12 @@ def test_a_quick_matrix_has_rows_of_every_kind() -> None:
     }
 
 
+def test_it_has_as_many_seeds_as_are_asked_for() -> None:
+    once = cells(quick=True)
+    assert len(cells(quick=True, seeds=[4, 5])) == 2 * len(once)
+    assert {cell.seed for cell in cells(quick=False)} == {1, 2, 3}
+
+
 def test_it_prints_one_object_with_all_policies(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,9 +7,9 @@ from wisp.core.acceptance import Acceptance, cumulative_acceptance
 
 
 def test_cumulative_acceptance_is_the_running_product_of_calibrated_predictions() -> None:
-    acceptance = np.array([[0.8, 0.5], [1.0, 1.0], [0.9, 0.0]])
+    acceptance = np.array([[0.8, 1.0, 0.9], [0.5, 1.0, 0.0]])  # of two drafts, three sessions
     found = cumulative_acceptance(acceptance, np.array([1.0, 0.5, 2.0]))
-    assert found == pytest.approx(np.array([[0.8, 0.4], [0.5, 0.25], [1.0, 0.0]]))
+    assert found == pytest.approx(np.array([[0.8, 0.5, 1.0], [0.4, 0.25, 0.0]]))
 
 
 def test_the_rate_follows_what_is_accepted() -> None:

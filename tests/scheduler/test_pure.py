@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tests.scheduler.worlds import Tiled, World
 from wisp.core.batch import Batch
 from wisp.core.session import Session
+from wisp.core.table import row_of
 from wisp.estimator.base import Estimator
 from wisp.estimator.step_time import StepTimeEstimator
 from wisp.scheduler.base import Policy, Situation
@@ -45,6 +46,7 @@ def ask_twice(policy: Policy, chance: random.Random, num_asked: list[int]) -> No
         again = [schedule(asked) for asked in (situation, busy, other)]
         assert again == found
         assert facts(situation.sessions) == before
+        assert all(session.row == row_of(session) for session in situation.sessions if session.row)
         num_asked[0] += bool(found[0])
         return found[0]
 

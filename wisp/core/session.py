@@ -14,6 +14,7 @@ from wisp.core.edge_stats import EdgeStats
 from wisp.core.ngram import NgramDrafts
 from wisp.core.request import FinishReason, Sampling
 from wisp.core.slo import Slo
+from wisp.core.table import row_of
 
 # Times the promised rate that a session is served at, where time allows. Chosen: who aims at just
 # that rate is late as often as not, and three percent are little taken from the others.
@@ -26,6 +27,40 @@ _MAX_AHEAD_S = 3.0
 
 class Session:
     """One generation. Drafts of several sources may wait for it; the target alone decides."""
+
+    # A thousand are looked at for each step: this is a fraction of the memory of dictionaries.
+    __slots__ = (
+        "_is_astray",
+        "_num_resumed",
+        "_sources",
+        "adapter",
+        "aimed_s",
+        "committed_s",
+        "directive",
+        "drafts",
+        "due_s",
+        "edge_late",
+        "edge_stats",
+        "end",
+        "finish_reason",
+        "has_edge",
+        "id",
+        "num_computed",
+        "num_computing",
+        "num_in_flight",
+        "num_pending",
+        "num_prefilled",
+        "num_prompt",
+        "overlaps",
+        "owner",
+        "promised_s",
+        "row",
+        "said",
+        "sampling",
+        "slo",
+        "stream",
+        "tokens",
+    )
 
     def __init__(
         self,
@@ -83,6 +118,14 @@ class Session:
         if max_ngram:
             self._sources[Source.NGRAM] = NgramDrafts(self.tokens, max_ngram)
         self.drafts: Drafts = self.stream  # what a step may verify: of the first that has any
+        self.row = b""  # as `packed` made it; every event empties it
+        self.said = b""  # the acceptances of `drafts`, as doubles, as of the last `packed`
+
+    def packed(self) -> bytes:
+        """Its row of the table that decisions read (wisp/core/table.py), kept until something
+        happens to it."""
+        self.row, self.said = row_of(self), self.drafts.acceptance.tobytes()
+        return self.row
 
     @property
     def num_output(self) -> int:
@@ -152,10 +195,12 @@ class Session:
 
     def asked(self, directive: Directive) -> None:
         """Its edge is asked to draft by this from now on."""
+        self.row = b""
         self.directive = directive
 
     def offer(self, block: DraftBlock, now: float) -> None:
         """Take a block of its edge's drafts. Raises ProtocolError, as `DraftStream.offer` does."""
+        self.row = b""
         if self.stream.offer(block, self.tokens, now, keep=self.num_in_flight > 0):
             if self.stream.tokens:
                 self.edge_late = False
@@ -167,6 +212,7 @@ class Session:
         `num_tokens`: that the step computes for it. `num_chosen`: that it chooses if it accepts all
         its drafts. From now on it is seated behind these.
         """
+        self.row = b""
         self.num_in_flight += 1
         self.num_computing += num_tokens
         self.num_computed += num_tokens
@@ -174,6 +220,7 @@ class Session:
 
     def landed(self, num_tokens: int, num_chosen: int) -> None:
         """Undoes `launched`: the step's outcome is known, or will never be."""
+        self.row = b""
         self.num_in_flight -= 1
         self.num_computing -= num_tokens
         self.num_computed -= num_tokens
@@ -181,6 +228,7 @@ class Session:
 
     def dropped(self, num_drafts: int) -> None:
         """So many drafts of a step in flight turn out not to continue the text."""
+        self.row = b""
         self.num_computing -= num_drafts
         self.num_computed -= num_drafts
         self.num_pending -= num_drafts
@@ -191,6 +239,7 @@ class Session:
         `num_computed`: the committed tokens whose KV the verifier holds now, whatever steps still
         in flight compute. `as_planned`: neither was KV lost, nor was more of it there.
         """
+        self.row = b""
         self._is_astray = self.num_in_flight > 0 and not as_planned
         self.num_computed = num_computed + self.num_computing
         self.num_prefilled += num_context - 1
@@ -228,6 +277,7 @@ class Session:
 
     def commit(self, tokens: Sequence[int], now: float) -> list[int]:
         """Append what a step chose, up to a stop or the limit; returns what was appended."""
+        self.row = b""
         taken = self._until_end(tokens)
         is_first = self.num_output == self._num_resumed
         self.tokens.extend(taken)

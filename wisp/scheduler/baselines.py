@@ -15,25 +15,6 @@ from wisp.estimator.shape import EMPTY, shape_of
 from wisp.scheduler.base import Policy, Situation
 
 
-def ready_s(session: Session, block_tokens: int, now: float) -> float:
-    """When a session need wait no longer for its edge: its drafts are here, or its token is due."""
-    waits = session.decoding and session.waits_for_edge
-    rests = session.edge_resting and not session.num_pending  # else its verdict is on the way
-    if not waits or rests or len(session.buffer) >= block_tokens:
-        return now
-    return session.next_due_s
-
-
-def _ready(situation: Situation, block_tokens: int) -> list[Session]:
-    now = situation.now
-    return [s for s in situation.sessions if ready_s(s, block_tokens, now) <= now]
-
-
-def _first_ready_s(situation: Situation, block_tokens: int) -> float | None:
-    now = situation.now
-    return min((ready_s(s, block_tokens, now) for s in situation.sessions), default=None)
-
-
 def seat_in_order(
     sessions: Iterable[Session], max_step_tokens: int, *, drafts: bool = True
 ) -> Batch:
@@ -73,12 +54,11 @@ class Centralized(Policy):
         return situation.now if situation.sessions else None
 
 
-class Fcfs(Policy):
-    """First come, first served, with a fixed window: whoever is ready joins the next step.
+class _Blocks(Policy):
+    """Of edges with one fixed directive.
 
     A session that waits for its edge is ready when the edge rests, when `block_tokens` drafts have
-    come, or when its next token falls due (law 2: no edge holds a user up). Verification comes
-    before prefill, so that a long prompt cannot delay a verdict by more than one chunk.
+    come, or when its next token falls due (law 2: no edge holds a user up).
     """
 
     def __init__(
@@ -92,18 +72,34 @@ class Fcfs(Policy):
     def directive(self, session: Session) -> Directive:
         return self._directive
 
+    def wake_s(self, situation: Situation) -> float | None:
+        return min((self._ready_s(s, situation.now) for s in situation.sessions), default=None)
+
+    def _ready(self, situation: Situation) -> list[Session]:
+        now = situation.now
+        return [s for s in situation.sessions if self._ready_s(s, now) <= now]
+
+    def _ready_s(self, session: Session, now: float) -> float:
+        waits = session.decoding and session.waits_for_edge
+        rests = session.edge_resting and not session.num_pending  # else its verdict is on the way
+        if not waits or rests or len(session.buffer) >= self._block_tokens:
+            return now
+        return session.next_due_s
+
+
+class Fcfs(_Blocks):
+    """First come, first served: whoever is ready joins the next step.
+
+    Verification comes before prefill, so that a long prompt cannot delay a verdict by more than one
+    chunk.
+    """
+
     def schedule(self, situation: Situation) -> Batch:
-        ready = sorted(
-            _ready(situation, self._block_tokens),
-            key=lambda s: (not s.decoding, s.committed_s),
-        )
+        ready = sorted(self._ready(situation), key=lambda s: (not s.decoding, s.committed_s))
         return seat_in_order(ready, self._max_step_tokens)
 
-    def wake_s(self, situation: Situation) -> float | None:
-        return _first_ready_s(situation, self._block_tokens)
 
-
-class Sled(Policy):
+class Sled(_Blocks):
     """The baseline SLED (arXiv 2506.09397): static batches in arrival order, fixed draft length.
 
     A step is taken when `batch_size` sessions are ready, or when the oldest of them has waited
@@ -116,25 +112,20 @@ class Sled(Policy):
         estimator: Estimator,
         directive: Directive,
         block_tokens: int,
+        max_step_tokens: int,
+        *,
         batch_size: int,
         batch_wait_s: float,
-        max_step_tokens: int,
     ) -> None:
-        super().__init__(estimator)
-        self._directive = directive
-        self._block_tokens = block_tokens
+        super().__init__(estimator, directive, block_tokens, max_step_tokens)
         self._batch_size = batch_size
         self._batch_wait_s = batch_wait_s
-        self._max_step_tokens = max_step_tokens
-
-    def directive(self, session: Session) -> Directive:
-        return self._directive
 
     def schedule(self, situation: Situation) -> Batch:
         now = situation.now
         if self._start_s(situation) > now:
             return Batch()
-        ready = _ready(situation, self._block_tokens)
+        ready = self._ready(situation)
         ready.sort(key=lambda s: self._arrived_s(s, now))
         return seat_in_order(ready[: self._batch_size], self._max_step_tokens)
 
@@ -152,9 +143,6 @@ class Sled(Policy):
     def _waited_out_s(self, session: Session, now: float) -> float:
         return max(self._ready_s(session, now), self._arrived_s(session, now) + self._batch_wait_s)
 
-    def _ready_s(self, session: Session, now: float) -> float:
-        return ready_s(session, self._block_tokens, now)
-
     def _arrived_s(self, session: Session, now: float) -> float:
         """When the session joined the queue: with its drafts, its deadline or its last token."""
         if session.buffer:
@@ -163,7 +151,7 @@ class Sled(Policy):
         return session.next_due_s if waits else session.committed_s
 
 
-class WispPaper(Policy):
+class WispPaper(_Blocks):
     """The rule of the paper (arXiv 2601.11652) on requests: whole blocks, taken or left.
 
     Requests about to pass their latest start go first, earliest deadline first; the rest by
@@ -171,23 +159,9 @@ class WispPaper(Policy):
     still ends before the earliest deadline in it; those already lost bind nobody.
     """
 
-    def __init__(
-        self, estimator: Estimator, directive: Directive, block_tokens: int, max_step_tokens: int
-    ) -> None:
-        super().__init__(estimator)
-        self._directive = directive
-        self._block_tokens = block_tokens
-        self._max_step_tokens = max_step_tokens
-
-    def directive(self, session: Session) -> Directive:
-        return self._directive
-
-    def wake_s(self, situation: Situation) -> float | None:
-        return _first_ready_s(situation, self._block_tokens)
-
     def schedule(self, situation: Situation) -> Batch:
         now = situation.now
-        seats = [self._whole(session) for session in _ready(situation, self._block_tokens)]
+        seats = [self._whole(session) for session in self._ready(situation)]
         all_s = self.estimator.upper_s(shape_of(Batch(seats)))
         batch, limit_s = Batch(), math.inf
         shape = EMPTY

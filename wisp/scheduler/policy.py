@@ -28,9 +28,9 @@ def make_policy(choice: PolicyChoice, estimator: Estimator, max_window: int = MA
                 estimator,
                 first,
                 choice.block_tokens,
-                choice.batch_size,
-                choice.batch_wait_s,
                 max_step_tokens,
+                batch_size=choice.batch_size,
+                batch_wait_s=choice.batch_wait_s,
             )
         case "fcfs":
             return Fcfs(estimator, first, choice.block_tokens, max_step_tokens)

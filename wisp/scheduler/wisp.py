@@ -16,11 +16,11 @@ from wisp.core.drafts import Directive
 from wisp.core.session import Session
 from wisp.core.slo import Slo
 from wisp.core.smoothing import smoothed
+from wisp.core.table import Table
 from wisp.estimator.base import Estimator
 from wisp.estimator.shape import EMPTY, StepShape, shape_of
 from wisp.scheduler.admission import retry_after_s
 from wisp.scheduler.base import Policy, Situation
-from wisp.scheduler.columns import Columns
 from wisp.scheduler.guard import Guard
 from wisp.scheduler.knapsack import DraftPool
 from wisp.scheduler.speculation import LEAST, Load, SpeculationController
@@ -95,60 +95,62 @@ class Wisp(Policy):
     def schedule(self, situation: Situation) -> Batch:
         if not situation.sessions:
             return Batch()
-        columns, now = Columns(situation.sessions), situation.now
-        decision = _Decision(columns, self.estimator, self.load, now)
-        plain = self._guard.plain(len(columns.sessions), now)
+        table, now = Table(situation.sessions), situation.now
+        decision = _Decision(table, self.estimator, self.load, now)
+        plain = self._guard.plain(len(table.sessions), now)
         return decision.batch(self._max_step_tokens, plain=plain)
 
 
 class _Decision:
     """On one step."""
 
-    def __init__(self, columns: Columns, estimator: Estimator, load: Load, now: float) -> None:
-        self._columns = columns
+    def __init__(self, table: Table, estimator: Estimator, load: Load, now: float) -> None:
+        self._table = table
         self._curve = curve = estimator.curve
         self._load = load
         self._now = now
-        count = len(columns.sessions)
+        count = len(table.sessions)
         # Of the step that is decided on, as those before it.
-        self._step_s = load.step_s or curve.time_s(columns.seats(np.arange(count)))
+        self._step_s = load.step_s or curve.time_s(_decoding(table, np.arange(count)))
         self._token_s = curve.slope_s(count)
-        self._slack_s = columns.due_s - now
-        horizon_s = 2.0 * (columns.period_s + self._step_s)  # it is in this step or the next
-        near = np.clip(1.0 - self._slack_s / horizon_s, 0.0, 1.0)
-        self._weight: Floats = 1.0 + _URGENCY * near + _starved(columns, now, horizon_s)
+        self._slack_s = table.due_s - now
+        horizon_s = 2.0 * (table.period_s + self._step_s)  # it is in this step or the next
+        near = np.minimum(1.0, np.maximum(0.0, 1.0 - self._slack_s / horizon_s))
+        self._weight: Floats = 1.0 + _URGENCY * near + _starved(table, now, horizon_s)
 
     def batch(self, max_tokens: int, *, plain: bool) -> Batch:
-        columns, curve = self._columns, self._curve
-        columns.cumulative *= not plain
+        table, curve = self._table, self._curve
+        table.cumulative *= not plain
         chunks = self._needed(max_tokens - 1)
         room = max_tokens - sum(chunks.values())
         rows = self._seats(room, all_of_them=plain)
-        shape = columns.seats(rows)
+        shape = _decoding(table, rows)
         for row, chunk in chunks.items():
-            shape = shape.joined(columns.chunk(row, chunk)) if chunk else shape
-        decodes = np.zeros((len(columns.sessions), 1))
-        decodes[rows] = 1.0
-        drafts = DraftPool(columns.cumulative * decodes)
+            shape = shape.joined(_chunk(table, row, chunk)) if chunk else shape
+        order = np.argsort(rows)  # of equal drafts the first session's go first
+        drafts = DraftPool(table.cumulative[rows[order]])
         most = min(max_tokens - shape.num_tokens, drafts.num_tokens)
         count = drafts.best_count(shape, float(len(rows)), curve, most) if most > 0 else 0
         self._fill(chunks, shape.with_drafts(count), max_tokens)
-        batch = _batch(columns, rows, drafts.by_row(count), chunks)
+        num_drafts = np.empty(len(rows), dtype=np.int64)
+        num_drafts[order] = drafts.by_row(count)
+        batch = _batch(table, rows, num_drafts, chunks)
         batch.value = float(len(rows) + drafts.value(count))
-        batch.num_sessions, batch.plain = len(columns.sessions), plain
+        batch.num_sessions, batch.plain = len(table.sessions), plain
         return batch
 
     def _seats(self, room: int, *, all_of_them: bool) -> Ints:
         """Who decodes: nobody who had better wait for drafts, and no seat worth less than the
         whole step is in the same time."""
-        columns, curve = self._columns, self._curve
-        seat_s: Floats = np.asarray(curve.seat_s + curve.context_s * columns.length, np.float64)
+        table, curve = self._table, self._curve
+        seat_s: Floats = np.asarray(curve.seat_s + curve.context_s * table.length, np.float64)
         if all_of_them:
-            return np.flatnonzero(columns.decoding)[: max(0, room)]
-        rows = np.flatnonzero(columns.decoding & ~self._waits(seat_s))
-        taken = columns.cumulative[rows] > self._load.marginal_cost
-        tokens = 1 + taken.sum(axis=1)
-        worth = self._weight[rows] * (1.0 + (columns.cumulative[rows] * taken).sum(axis=1))
+            return np.flatnonzero(table.decoding)[: max(0, room)]
+        rows = np.flatnonzero(table.decoding & ~self._waits(seat_s))
+        drafts = table.cumulative[rows]
+        taken = drafts > self._load.marginal_cost
+        tokens = 1.0 + taken @ np.ones(taken.shape[1])
+        worth = self._weight[rows] * (1.0 + (drafts * taken).sum(axis=1))
         density = worth / np.maximum(seat_s[rows] + self._token_s * tokens, 1e-9)
         order = np.argsort(-density, kind="stable")[: max(0, room)]
         rows = rows[order]
@@ -162,9 +164,9 @@ class _Decision:
         Left out, a session loses the step if its drafts are contradicted, or if its next one would
         come after a verdict could have been answered.
         """
-        columns = self._columns
-        wait_s, acceptance, away_s = columns.edges(self._now)
-        right = columns.unbroken * acceptance
+        table = self._table
+        wait_s, acceptance, away_s = table.edges(self._now)
+        right = table.unbroken * acceptance
         saved = right * np.minimum(1.0, self._step_s / wait_s)
         lost = 1.0 - right * np.minimum(1.0, (self._step_s + away_s) / wait_s)
         others_s = saved * (seat_s + self._token_s) * float(self._weight.sum())
@@ -176,21 +178,21 @@ class _Decision:
 
         A chunk is at least so large that its seat takes no more than a tenth of it.
         """
-        columns, step_s = self._columns, self._step_s
-        rows = np.flatnonzero(~columns.decoding)
+        table, step_s = self._table, self._step_s
+        rows = np.flatnonzero(~table.decoding)
         if not len(rows):
             return {}
         left_s = self._slack_s[rows] - 2.0 * step_s
         order = np.lexsort((left_s, left_s < 0.0))  # whoever is late anyway comes last
         rows, left_s = rows[order], left_s[order]
-        pace = self._pace(np.cumsum(columns.missing[rows]), left_s)
+        pace = self._pace(np.cumsum(table.missing[rows]), left_s)
         share = 1.0 - pace * self._token_s  # chunks lengthen the step that they must fit
         need = max(1.0, 2.0 * pace * step_s / share) if share > 0.0 else math.inf
-        least = self._least_chunk(float(columns.length[rows].mean()), max_tokens)
+        least = self._least_chunk(float(table.length[rows].mean()), max_tokens)
         chunks = dict.fromkeys(rows.tolist(), 0)
         room = max_tokens
         for row in chunks:
-            chunks[row] = int(min(max(need, least), columns.missing[row], room))
+            chunks[row] = int(min(max(need, least), table.missing[row], room))
             need, room = need - chunks[row], room - chunks[row]
             if need < 1.0 or room <= 0:
                 break
@@ -207,21 +209,21 @@ class _Decision:
 
     def _fill(self, chunks: dict[int, int], shape: StepShape, max_tokens: int) -> None:
         """More of the prompts, as long as the step takes about the same time."""
-        curve, columns = self._curve, self._columns
+        curve, table = self._curve, self._table
         limit_s = curve.time_s(shape) / _SAME if shape.num_tokens else math.inf
         for row, chunk in chunks.items():
-            more = min(max_tokens - shape.num_tokens, int(columns.missing[row]) - chunk)
-            while more > 0 and curve.time_s(shape.joined(columns.chunk(row, more))) > limit_s:
+            more = min(max_tokens - shape.num_tokens, int(table.missing[row]) - chunk)
+            while more > 0 and curve.time_s(shape.joined(_chunk(table, row, more))) > limit_s:
                 more //= 2
             if more <= 0:
                 return
             chunks[row] += more
-            shape = shape.joined(columns.chunk(row, more))
+            shape = shape.joined(_chunk(table, row, more))
 
 
-def _starved(columns: Columns, now: float, horizon_s: Floats) -> Floats:
+def _starved(table: Table, now: float, horizon_s: Floats) -> Floats:
     """It has no bound, so that everybody's turn comes."""
-    found: Floats = np.maximum(0.0, (now - columns.served_s) / horizon_s - 1.0)
+    found: Floats = np.maximum(0.0, (now - table.served_s) / horizon_s - 1.0)
     return found
 
 
@@ -231,11 +233,23 @@ def _num_worth_it(density: Floats, of_all: Floats) -> int:
     return int(np.flatnonzero(density >= _SAME * of_all).max(initial=-1)) + 1
 
 
-def _batch(columns: Columns, rows: Ints, num_drafts: Ints, chunks: dict[int, int]) -> Batch:
-    sessions = columns.sessions
+def _decoding(table: Table, rows: Ints) -> StepShape:
+    """Of a step in which these decode."""
+    return StepShape(len(rows), int(table.length[rows].sum()), 0.0, len(rows))
+
+
+def _chunk(table: Table, row: int, num_tokens: int) -> StepShape:
+    """Of a step that computes so many tokens of a prompt."""
+    length = int(table.length[row] - table.missing[row]) + num_tokens
+    product = float(num_tokens * length) if num_tokens > 1 else 0.0
+    return StepShape(num_tokens, length, product, 1)
+
+
+def _batch(table: Table, rows: Ints, num_drafts: Ints, chunks: dict[int, int]) -> Batch:
+    sessions = table.sessions
     seats = [
         Seat(sessions[row], 1, sessions[row].at_hand[:count], sessions[row].drafts.source)
-        for row, count in zip(rows.tolist(), num_drafts[rows].tolist(), strict=True)
+        for row, count in zip(rows.tolist(), num_drafts.tolist(), strict=True)
     ]
     seats += [Seat(sessions[row], chunk) for row, chunk in chunks.items() if chunk]
     return Batch(seats)
