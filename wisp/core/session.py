@@ -165,6 +165,10 @@ class Session:
         """The drafts of the chosen source that no step verifies yet."""
         return self._behind(self.drafts)
 
+    def next_drafts(self, count: int) -> list[int]:
+        """The first so many of those at hand."""
+        return self.drafts.tokens[self.num_pending : self.num_pending + count]
+
     @property
     def next_due_s(self) -> float:
         """As `due_s`, of the token behind those that a step in flight chooses."""

@@ -48,6 +48,7 @@ _PACK = struct.Struct("8d6q").pack
 def row_of(session: Session) -> bytes:
     """One `ROW`."""
     edge, stream, drafts = session.edge_stats, session.stream, session.drafts
+    acceptance = edge.acceptance
     return _PACK(
         1.0 / session.slo.tokens_per_s,
         session.aimed_s,
@@ -55,7 +56,7 @@ def row_of(session: Session) -> bytes:
         drafts.calibration,
         edge.draft_time_s or 0.0,
         edge.round_trip_s or 0.0,
-        edge.acceptance.rate,
+        acceptance.accepted / acceptance.examined,
         stream.arrived_s if stream.tokens else -math.inf,
         session.directive.window > 0 and not stream.complete,
         len(session.tokens),

@@ -247,9 +247,10 @@ def _chunk(table: Table, row: int, num_tokens: int) -> StepShape:
 
 def _batch(table: Table, rows: Ints, num_drafts: Ints, chunks: dict[int, int]) -> Batch:
     sessions = table.sessions
+    decoding = [sessions[row] for row in rows.tolist()]
     seats = [
-        Seat(sessions[row], 1, sessions[row].at_hand[:count], sessions[row].drafts.source)
-        for row, count in zip(rows.tolist(), num_drafts.tolist(), strict=True)
+        Seat(session, 1, session.next_drafts(count), session.drafts.source)
+        for session, count in zip(decoding, num_drafts.tolist(), strict=True)
     ]
     seats += [Seat(sessions[row], chunk) for row, chunk in chunks.items() if chunk]
     return Batch(seats)
