@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import itertools
 import math
 import random
+import re
 
 import pytest
 from hypothesis import given, settings
@@ -40,7 +43,7 @@ def some_session(number: int, chance: random.Random) -> Session:
 
 def happen(session: Session, chance: random.Random) -> None:
     """An event of any kind."""
-    match chance.randrange(4):
+    match chance.randrange(5):
         case 0:
             tokens = [chance.randrange(100) for _ in range(chance.randrange(9))]
             acceptance = [chance.random() for _ in tokens]
@@ -57,6 +60,8 @@ def happen(session: Session, chance: random.Random) -> None:
             session.computed(session.num_computed + 1 + len(drafted))
             now = chance.uniform(0.0, NOW)
             session.verified(Source.EDGE, len(drafted), [*drafted, 7], now, edge_late=False)
+        case 4 if session.num_in_flight == 0:
+            session.moved(chance.choice([0, session.num_computed]), parked=chance.random() < 0.5)
 
 
 @st.composite
@@ -113,6 +118,23 @@ def test_whatever_happens_to_a_session_is_seen(sessions: list[Session], seed: in
         Table(sessions)
         happen(chance.choice(sessions), chance)
         assert all(session.row in (b"", row_of(session)) for session in sessions)
+
+
+def test_every_event_of_a_session_empties_its_row() -> None:
+    """Also those that are written after the test above."""
+    (session,) = ast.parse(inspect.getsource(Session)).body
+    assert isinstance(session, ast.ClassDef)
+    methods = {
+        each.name: ast.dump(each) for each in session.body if isinstance(each, ast.FunctionDef)
+    }
+    store = r"Name\(id='self', ctx=Load\(\)\), attr='(\w+)', ctx=Store\(\)"
+    changes = {
+        name: set(re.findall(store, method)) - {"row", "said"} for name, method in methods.items()
+    }
+    events = {name for name, changed in changes.items() if changed and not name.startswith("_")}
+    assert {"asked", "launched", "moved", "computed"} <= events
+    assert [name for name in events if "attr='row'" not in methods[name]] == ["verified"]
+    assert "attr='commit'" in methods["verified"]  # which empties it
 
 
 def test_a_session_that_nothing_happened_to_is_not_read_again(

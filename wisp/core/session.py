@@ -53,6 +53,7 @@ class Session:
         "num_prompt",
         "overlaps",
         "owner",
+        "parked",
         "promised_s",
         "row",
         "said",
@@ -250,6 +251,7 @@ class Session:
 
     def moved(self, num_computed: int, *, parked: bool) -> None:
         """KV of so many of its tokens is elsewhere now: parked, or back; it is in no step."""
+        self.row = b""
         self.num_computed = num_computed
         self.parked = parked
 
