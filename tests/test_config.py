@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,27 @@ def test_a_variable_that_is_no_setting_is_refused(monkeypatch: pytest.MonkeyPatc
         load(EdgeConfig, [], "wisp-edge")
 
 
+def test_a_misspelt_program_in_a_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WISP_EDGE_HTTP__PORT", "1")  # another program's
+    monkeypatch.setenv("WISP_FUZZ", "1")  # nobody's, and like none
+    load(ServerConfig, [], "wisp-server")
+    monkeypatch.setenv("WISP_SEVER_HTTP__PORT", "1")
+    with pytest.raises(ConfigError, match="did you mean WISP_SERVER_HTTP"):
+        load(ServerConfig, [], "wisp-server")
+
+
+def test_what_kubernetes_tells_of_a_service_is_no_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one named `wisp-server`, as a release of the chart may be: the server did not start."""
+    monkeypatch.setenv("WISP_SERVER_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setenv("WISP_SERVER_SERVICE_PORT_HTTP", "8000")
+    monkeypatch.setenv("WISP_SERVER_PORT", "tcp://10.0.0.1:8000")
+    monkeypatch.setenv("WISP_SERVER_PORT_8000_TCP_ADDR", "10.0.0.1")
+    load(ServerConfig, [], "wisp-server")
+    monkeypatch.setenv("WISP_SERVER_HTTP_PORT", "8000")  # one underscore too few
+    with pytest.raises(ConfigError, match="did you mean WISP_SERVER_HTTP"):
+        load(ServerConfig, [], "wisp-server")
+
+
 def test_a_file_that_is_not_utf_8_is_one_sentence(tmp_path: Path) -> None:
     path = tmp_path / "edge.yaml"
     path.write_bytes("device_name: é".encode("latin-1"))
@@ -197,6 +219,30 @@ def test_every_command_tells_its_version(
     monkeypatch.setattr("sys.argv", ["wisp", command, "--version"])
     assert cli.main() == 0
     assert capsys.readouterr().out == f"wisp {command} {__version__}\n"
+
+
+def completed(words: list[str], script: str) -> set[str]:
+    """What bash offers for the last of the words, once it has read the script."""
+    function = f"_shtab_{words[0].replace('-', '_')}"
+    asked = f"""{script}
+COMP_WORDS=({" ".join(words)}); COMP_CWORD={len(words) - 1}; {function}; echo "${{COMPREPLY[@]}}"
+"""
+    done = subprocess.run(["bash", "-c", asked], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_a_shell_completes_commands_and_flags(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["wisp", "completion", "bash"])
+    assert cli.main() == 0
+    script = capsys.readouterr().out
+    assert completed(["wisp", "se"], script) == {"server"}
+    assert completed(["wisp", "keys", "re"], script) == {"revoke"}
+    flags = {"--engine.max_sessions", "--engine.max_model_len"}
+    assert flags <= completed(["wisp", "server", "--engine.max"], script)
+    assert "--grpc.port" in completed(["wisp-server", "--grpc"], script)
+    assert "--drafter.device" in completed(["wisp-edge", "--drafter.d"], script)
 
 
 @pytest.mark.parametrize("command", ["server", "edge"])

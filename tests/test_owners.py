@@ -10,8 +10,8 @@ ROOT = Path(__file__).parent.parent
 OWNER = ROOT / "wisp" / "core" / "session.py"
 # Other objects with attributes of the same names: a seat says whether its session's edge is late,
 # an edge's own end of the stream has a directive, a benchmark's edge has drafts, vLLM's scheduler
-# has deadlines.
-OTHERS = {"seat", "seats", "stream", "_stream", "edge", "scheduler"}
+# has deadlines, a flag says how a shell completes it.
+OTHERS = {"action", "seat", "seats", "stream", "_stream", "edge", "scheduler"}
 
 
 def assigned(tree: ast.AST) -> Iterator[ast.Attribute]:

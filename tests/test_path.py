@@ -95,6 +95,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "pairs": {"config", "errors", "models", "models_command"},
     "demo": {"config", "demo_trust", "errors", "launch", "pairs"},
     "top": {"config", "errors", "stats"},
+    "shell_completion": {"config"},
     "cli": {
         "certs_command",
         "chat",
@@ -108,6 +109,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "logs",
         "models_command",
         "server",
+        "shell_completion",
         "top",
     },
 }

@@ -15,19 +15,23 @@ ca-key.pem to yourself: who has it can make anybody's identity."""
 _HOSTS = ["localhost", "127.0.0.1", "::1"]
 
 
-def run(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser("wisp certs", description=_DESCRIPTION)
-    parser.add_argument("dir", metavar="DIR", type=Path, help="where the files lie")
-    parser.add_argument(
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser("wisp certs", description=_DESCRIPTION)
+    made.add_argument("dir", metavar="DIR", type=Path, help="where the files lie")
+    made.add_argument(
         "--host",
         action="append",
         default=[],
         help="name or address that edges reach the server by; may be repeated",
     )
-    parser.add_argument(
+    made.add_argument(
         "--edge", action="append", default=[], help="name of an edge; may be repeated"
     )
-    asked = parser.parse_args(arguments)
+    return made
+
+
+def run(arguments: Sequence[str]) -> int:
+    asked = parser().parse_args(arguments)
     authority = Authority(asked.dir)
     server = authority.issue("server", [*asked.host, *_HOSTS])
     print(f"the authority that edges trust:  {authority.cert_path}")

@@ -13,23 +13,27 @@ from wisp.errors import WispError
 from wisp.flags import spelled
 from wisp.logs import log_to_stderr
 
+_COMMANDS = {
+    "demo": "a server and two edges on this machine, and what the edges gained",
+    "server": "verify the drafts of many edges with the target model (also: wisp-server)",
+    "profile": "measure the target's steps, so that the server's next start need not",
+    "chat": "a conversation in the terminal with an edge or a server",
+    "top": "what a running server does: devices, classes, goodput, batches, marginal cost",
+    "edge": "draft for a server, serve the applications of this device (also: wisp-edge)",
+    "certs": "make a small certificate authority, with certificates of servers and edges",
+    "edge-bench": "what this device drafts, as JSON for the simulator and for sizing",
+    "models": "public models by name: fetched, converted and checked by hash",
+    "keys": "who may use a server: make, list and revoke keys",
+    "train-predictor": "learn from rounds that edges logged which drafts the target rejects",
+    "completion": "complete commands and flags in bash or zsh",
+}
 _USAGE = """usage: wisp COMMAND [flags]
 
 commands:
-  demo             a server and two edges on this machine, and what the edges gained
-  server           verify the drafts of many edges with the target model (also: wisp-server)
-  profile          measure the target's steps, so that the server's next start need not
-  chat             a conversation in the terminal with an edge or a server
-  top              what a running server does: devices, classes, goodput, batches, marginal cost
-  edge             draft for a server, serve the applications of this device (also: wisp-edge)
-  certs            make a small certificate authority, with certificates of servers and edges
-  edge-bench       what this device drafts, as JSON for the simulator and for sizing
-  models           public models by name: fetched, converted and checked by hash
-  keys             who may use a server: make, list and revoke keys
-  train-predictor  learn from rounds that edges logged which drafts the target rejects
+{}
 
 `wisp COMMAND --help` lists the flags; `wisp --version` prints the version.
-"""
+""".format("\n".join(f"  {name:<16} {about}" for name, about in _COMMANDS.items()))
 
 
 # Which extra of this package brings a library that a command needs.
@@ -55,6 +59,7 @@ def main() -> int:
         "models": _models,
         "keys": _keys,
         "train-predictor": _train_predictor,
+        "completion": _completion,
     }
     match arguments:
         case [] | ["-h" | "--help", *_]:
@@ -168,6 +173,12 @@ def _train_predictor(arguments: Sequence[str]) -> int:
     from wisp.edge.predictor.train import run
 
     return run(spelled(arguments))
+
+
+def _completion(arguments: Sequence[str]) -> int:
+    from wisp.shell_completion import run
+
+    return run(arguments, _COMMANDS)
 
 
 def _demo(arguments: Sequence[str]) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import os
+from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, cast, get_origin
@@ -46,6 +47,12 @@ AdapterName = Annotated[str, StringConstraints(pattern=r"^\S{1,128}$")]
 
 
 _TUNING = Tuning()
+# Of the programs that read an environment: each leaves the others' alone.
+_PREFIXES = ("WISP_SERVER_", "WISP_EDGE_", "WISP_TOP_", "WISP_CHAT_", "WISP_DEMO_")
+# How alike the name of a setting must be to be suggested; and how alike a variable of no program
+# must be to be taken for one misspelt. Chosen: the standard library's own bound, and one that a
+# letter too many or too few in `WISP_SERVER_HTTP` keeps.
+_LIKE, _MISSPELT = 0.6, 0.9
 
 
 class _Section(BaseModel):
@@ -365,11 +372,8 @@ def load(kind: type[Config], arguments: Sequence[str], program: str) -> Config:
     if "config" in in_file:
         raise ConfigError("unknown key 'config': one file is read, that of --config")
 
-    class Layered(kind):  # type: ignore[misc, valid-type]
+    class Layered(_with_file(kind)):  # type: ignore[misc]
         """"""
-
-        model_config = SettingsConfigDict(env_parse_none_str="null")
-        config: Path | None = Field(None, description="file with settings (YAML)")  # for --help
 
         @classmethod
         def settings_customise_sources(
@@ -380,16 +384,7 @@ def load(kind: type[Config], arguments: Sequence[str], program: str) -> Config:
             dotenv_settings: PydanticBaseSettingsSource,
             file_secret_settings: PydanticBaseSettingsSource,
         ) -> tuple[PydanticBaseSettingsSource, ...]:
-            flag_settings: Any = CliSettingsSource(
-                settings_cls,
-                cli_parse_args=flags,
-                cli_prog_name=program,
-                cli_hide_none_type=True,
-                cli_parse_none_str="null",
-                cli_avoid_json=True,
-                cli_implicit_flags=True,
-            )
-            return flag_settings, env_settings, init_settings
+            return _flags(settings_cls, program, flags), env_settings, init_settings
 
     prefix = kind.model_config["env_prefix"]
     Layered.__doc__ = f"{kind.__doc__} Also: environment {prefix}*."
@@ -404,6 +399,32 @@ def load(kind: type[Config], arguments: Sequence[str], program: str) -> Config:
     return cast(Config, kind.model_construct(**values))
 
 
+def flags_of(kind: type[BaseSettings], program: str) -> ArgumentParser:
+    """The parser of its flags, for those who want to know their names."""
+    parser: ArgumentParser = _flags(_with_file(kind), program, None).root_parser
+    return parser
+
+
+def _with_file(kind: type[Config]) -> type[Config]:
+    class WithFile(kind):  # type: ignore[misc, valid-type]
+        model_config = SettingsConfigDict(env_parse_none_str="null")
+        config: Path | None = Field(None, description="file with settings (YAML)")  # for --help
+
+    return WithFile
+
+
+def _flags(kind: type[BaseSettings], program: str, flags: list[str] | None) -> Any:
+    return CliSettingsSource(
+        kind,
+        cli_parse_args=flags,
+        cli_prog_name=program,
+        cli_hide_none_type=True,
+        cli_parse_none_str="null",
+        cli_avoid_json=True,
+        cli_implicit_flags=True,
+    )
+
+
 def _mappings(kind: type[BaseModel], above: str = "") -> set[str]:
     """The flags whose values are dictionaries."""
     found = set()
@@ -416,15 +437,28 @@ def _mappings(kind: type[BaseModel], above: str = "") -> set[str]:
 
 
 def _check_environment(kind: type[BaseSettings]) -> None:
-    """Raises ConfigError for a variable of this program that is no setting."""
+    """Raises ConfigError for a variable of this program that is no setting, or nearly one."""
     prefix = str(kind.model_config["env_prefix"])
     names = {f"{prefix}{name}".upper() for name in kind.model_fields}
+    links = _service_links()
     for variable in sorted(os.environ):
-        name = variable.upper()
-        if name.startswith(prefix) and name.partition("__")[0] not in names:
-            near = difflib.get_close_matches(name, names, 1)
+        name, _, below = variable.upper().partition("__")
+        if name in names or (name.startswith(links) and not below):
+            continue
+        is_ours = name.startswith(prefix)
+        if not is_ours and not (name.startswith("WISP_") and not name.startswith(_PREFIXES)):
+            continue
+        near = difflib.get_close_matches(name, names, 1, _LIKE if is_ours else _MISSPELT)
+        if near or is_ours:
             hint = f": did you mean {near[0]}?" if near else ": see configs/ for those that exist"
             raise ConfigError(f"the environment has '{variable}', which is no setting{hint}")
+
+
+def _service_links() -> tuple[str, ...]:
+    """What Kubernetes tells each pod of a Service, which may be named `wisp-server`, begins so."""
+    ending = "_SERVICE_HOST"
+    services = [name.removesuffix(ending) for name in os.environ if name.endswith(ending)]
+    return tuple(f"{name}_{what}" for name in services for what in ("SERVICE_", "PORT"))
 
 
 def _take_config_flag(arguments: list[str]) -> tuple[Path | None, list[str]]:

@@ -15,7 +15,7 @@ MAX_SESSIONS = 8
 
 def run(arguments: Sequence[str]) -> int:
     """Raises ConfigError."""
-    asked = _parser().parse_args(arguments)
+    asked = parser().parse_args(arguments)
     if asked.command == "add":
         record = KeyRecord(
             name=asked.name,
@@ -50,9 +50,9 @@ def _line(record: KeyRecord) -> str:
     return "  ".join([record.name, kind, *limits])
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("wisp keys", description="Who may use a server.")
-    commands = parser.add_subparsers(dest="command", required=True)
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser("wisp keys", description="Who may use a server.")
+    commands = made.add_subparsers(dest="command", required=True)
     adding = commands.add_parser("add", help="make a key, and print it this once")
     revoking = commands.add_parser("revoke", help="let nobody in by this name any more")
     for command in (adding, revoking):
@@ -77,4 +77,4 @@ def _parser() -> argparse.ArgumentParser:
     adding.add_argument(
         "--slo-class", action="append", help="one that it may ask for; may be repeated"
     )
-    return parser
+    return made

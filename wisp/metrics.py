@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Response
+from fastapi.responses import PlainTextResponse
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -272,7 +273,7 @@ def metrics_router(registry: CollectorRegistry) -> APIRouter:
     router = APIRouter(tags=["operators"])
 
     # On the loop, as whatever it reads changes there: a thread would meet it half changed.
-    @router.get("/metrics")
+    @router.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
         """For Prometheus, in the text format that all who read metrics take."""
         # Whatever they accept: prometheus-client's OpenMetrics writes `vllm_` for `vllm:` (0.26).

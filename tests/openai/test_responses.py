@@ -86,6 +86,26 @@ async def test_a_format_reaches_the_backend(backend: ScriptedBackend, sdk: Async
     assert json.loads(structure.text) == schema
 
 
+async def test_logprobs_come_with_the_text(backend: ScriptedBackend, sdk: AsyncOpenAI) -> None:
+    """They were asked for, and silently left out."""
+    backend.script = Script(tokens=backend.tokenizer.encode("the cat sat"))
+    asked: Any = {"model": "scripted", "input": "go", "top_logprobs": 2}
+    asked["include"] = ["message.output_text.logprobs"]
+    whole = await sdk.responses.create(**asked)
+    async with sdk.responses.stream(**asked) as stream:
+        deltas = [e.logprobs async for e in stream if e.type == "response.output_text.delta"]
+        final = await stream.get_final_response()
+    told = []
+    for answer in (whole, final):
+        entries = answer.model_dump()["output"][0]["content"][0]["logprobs"]
+        told.append([entry["token"] for entry in entries])
+        assert all(len(entry["top_logprobs"]) == 2 for entry in entries)
+    assert "".join(told[0]) == "the cat sat"
+    assert told[1] == told[0] == [entry.token for part in deltas for entry in part]
+    plain = await sdk.responses.create(model="scripted", input="go")
+    assert plain.model_dump()["output"][0]["content"][0]["logprobs"] == []
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [

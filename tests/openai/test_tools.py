@@ -10,6 +10,7 @@ from httpx import AsyncClient
 from openai import AsyncOpenAI
 
 from tests.openai.tools import CALL, TEMPLATE, WEATHER, with_tools
+from wisp.core.request import TAGS
 from wisp.models.tokenizer import Tokenizer
 from wisp.openai.tool_calls import Call, Hermes, ToolParser, WholeJson, format_of
 from wisp.testing.scripted_backend import Script, ScriptedBackend
@@ -51,6 +52,11 @@ ROME = ("weather", '{"city": "Rome"}')
         (WholeJson, '{"name": "weather", "parameters": {"city": "Rome"}}', "", [ROME]),
         (WholeJson, '[{"name": "weather", "arguments": {"city": "Rome"}}]', "", [ROME]),
         (WholeJson, f"[TOOL_CALLS] [{JSON}]", "", [ROME]),
+        (WholeJson, f"[{JSON},\n{JSON}]", "", [ROME, ROME]),
+        (WholeJson, f'[{JSON}, {{"name": "wea', "", [ROME]),
+        (WholeJson, f"<|python_tag|>[{JSON}, ", "", [ROME]),
+        (WholeJson, '[{"name": 5}, 2]', '[{"name": 5}, 2]', []),
+        (WholeJson, "[", "[", []),
         (WholeJson, f"<|python_tag|>{JSON}", "", [ROME]),
         (WholeJson, '{"name": 5}', '{"name": 5}', []),
         (WholeJson, '{"half": ', '{"half": ', []),
@@ -106,6 +112,26 @@ async def test_calls_in_a_stream(backend: ScriptedBackend, sdk: AsyncOpenAI) -> 
     assert len(one.choices[0].message.tool_calls or []) == 1
 
 
+async def test_calls_before_a_cut_are_calls(backend: ScriptedBackend, sdk: AsyncOpenAI) -> None:
+    """They came as text; and each comes when it is complete, not at the end."""
+    text = json.dumps([{"name": "weather", "parameters": {"city": "Rome"}}] * 9)
+    tokens = backend.tokenizer.encode(text)
+    backend.script = Script(tokens=tokens)
+    asked: Any = {"model": "scripted", "messages": ASK, "tools": [WEATHER]}
+    asked |= {"tool_choice": "required", "max_tokens": len(tokens) // 2}
+    whole = (await sdk.chat.completions.create(**asked)).choices[0]
+    chunks = [c async for c in await sdk.chat.completions.create(stream=True, **asked)]
+    streamed = [call for c in chunks for call in c.choices[0].delta.tool_calls or []]
+    assert len(whole.message.tool_calls or []) == len(streamed) == 4
+    assert {call.function.arguments for call in streamed if call.function} == {ROME[1]}
+    assert [call.index for call in streamed] == [0, 1, 2, 3]
+    assert whole.finish_reason == chunks[-1].choices[0].finish_reason == "length"
+    assert not whole.message.content
+    first = next(i for i, c in enumerate(chunks) if c.choices[0].delta.tool_calls)
+    last = max(i for i, c in enumerate(chunks) if c.choices[0].delta.tool_calls)
+    assert last > first
+
+
 async def test_none_asks_for_nothing(backend: ScriptedBackend, sdk: AsyncOpenAI) -> None:
     backend.script = Script(tokens=backend.tokenizer.encode(CALL))
     answer = await sdk.chat.completions.create(
@@ -147,10 +173,11 @@ async def test_a_call_can_be_enforced(backend: ScriptedBackend, sdk: AsyncOpenAI
         ({"role": "user", "content": "a", "tool_call_id": "x"}, "messages[0]"),
         (
             {
-                "role": "assistant",
-                "tool_calls": [{"id": "x", "function": {"name": "f", "arguments": "5"}}],
+                "role": "user",
+                "content": "a",
+                "tool_calls": [{"id": "x", "function": {"name": "f"}}],
             },
-            "messages[0].tool_calls[0].function.arguments",
+            "messages[0]",
         ),
     ],
 )
@@ -159,6 +186,40 @@ async def test_wrong_history_is_named(http: AsyncClient, message: Any, param: st
     response = await http.post("/v1/chat/completions", json=body)
     assert response.status_code == 400
     assert response.json()["error"]["param"] == param
+
+
+@pytest.mark.parametrize("arguments", ["5", "{", "no JSON at all"])
+async def test_what_a_model_wrote_wrongly_may_be_sent_back(
+    backend: ScriptedBackend, http: AsyncClient, arguments: str
+) -> None:
+    """Agents do, to say what was wrong with it: that was refused, and ended the agent's run."""
+    call = {"id": "x", "function": {"name": "weather", "arguments": arguments}}
+    result = {"role": "tool", "tool_call_id": "x", "content": "that was no object"}
+    history = [*ASK, {"role": "assistant", "tool_calls": [call]}, result]
+    body = {"model": "scripted", "messages": history, "tools": [WEATHER]}
+    response = await http.post("/v1/chat/completions", json=body)
+    assert response.status_code == 200, response.text
+    prompt = backend.tokenizer.decode(backend.generations[0].request.prompt)
+    assert prompt.endswith("<tool_call>weather </tool_call>[tool]that was no object")
+
+
+async def test_strict_functions_bind_calls_that_need_not_come(
+    backend: ScriptedBackend, sdk: AsyncOpenAI
+) -> None:
+    strict: Any = {"type": "function", "function": WEATHER["function"] | {"strict": True}}
+    for tools, is_bound in (([WEATHER], False), ([strict, OTHER], True)):
+        await sdk.chat.completions.create(model="scripted", messages=ASK, tools=tools)
+        structure = backend.generations[-1].request.sampling.structure
+        assert (structure is not None) == is_bound
+    assert structure
+    assert structure.kind == TAGS
+    form = json.loads(structure.text)["format"]
+    assert form["triggers"] == ["<tool_call>"]
+    assert [tag["content"]["json_schema"] for tag in form["tags"]] == [
+        WEATHER["function"]["parameters"],
+        {"type": "object"},
+    ]
+    assert form["tags"][0]["begin"] == '<tool_call>\n{"name": "weather", "arguments": '
 
 
 def test_a_call_has_an_id_of_its_own() -> None:

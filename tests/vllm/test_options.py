@@ -33,6 +33,16 @@ def test_options_pass_through() -> None:
     assert made.async_scheduling is False
 
 
+def test_white_space_of_structures_may_be_chosen() -> None:
+    name = "structured_outputs_config"
+    made = args(**{name: {"disable_any_whitespace": True}})
+    chosen = {"disable_any_whitespace": True, "backend": "xgrammar"}
+    assert made.structured_outputs_config == chosen
+    for other in ({"backend": "guidance"}, {"disable_any_whitespace": True, "backend": "auto"}):
+        with pytest.raises(ConfigError, match=f"'{name}' is not yours to set"):
+            args(**{name: other})
+
+
 def test_unknown_options_are_refused_by_name() -> None:
     with pytest.raises(
         ConfigError,

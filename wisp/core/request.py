@@ -26,7 +26,10 @@ class Structure(Struct, frozen=True):
     text: str  # the schema as JSON, the expression, a JSON list of choices, the grammar in EBNF
 
 
-STRUCTURES = ("json", "regex", "choice", "grammar")
+# Calls of functions within a free text, as xgrammar's JSON: kept to by an engine that can, and by
+# others the parser of calls alone looks at them.
+TAGS = "structural_tag"
+STRUCTURES = ("json", "regex", "choice", "grammar", TAGS)
 
 # The most alternatives of a token whose log-probabilities can be asked for: OpenAI's bound. Those
 # of a whole vocabulary would hold all other sessions up.
@@ -110,7 +113,7 @@ RANGES = {
     "num_logprobs": _Range(0, MAX_LOGPROBS),
 }
 # Of each bias on a token's logit, in OpenAI's API: at its ends the token is certain, or impossible.
-_BIAS_RANGE = _Range(-100, 100)
+BIAS_RANGE = _Range(-100, 100)
 
 
 def check_conversation(name: str) -> str:
@@ -130,7 +133,7 @@ def check_sampling(sampling: Sampling) -> None:
         if value is not None:
             _check_range(name, value, allowed)
     for token, bias in sampling.logit_bias.items():
-        _check_range(f"logit_bias[{token}]", bias, _BIAS_RANGE)
+        _check_range(f"logit_bias[{token}]", bias, BIAS_RANGE)
     if sampling.min_tokens > sampling.max_tokens:
         raise BadRequest(
             f"min_tokens is {sampling.min_tokens}, but at most {sampling.max_tokens} tokens are "
@@ -164,6 +167,8 @@ def _check_structure(sampling: Sampling, structure: Structure) -> None:
             param="structured_outputs",
         )
     check_cost(structure.kind, structure.text)
+    if structure.kind == TAGS:
+        return  # the text around its calls may end anywhere, and so never or later
     if sampling.min_tokens or not sampling.stop_token_ids:
         raise BadRequest(
             "a structured output ends where its structure does: leave out min_tokens and "

@@ -106,4 +106,10 @@ def _of_schema(schema: Any, depth: int) -> int:
     return inner * times
 
 
-_STATES = {"json": _of_json, "regex": _of_regex, "choice": _of_choice, "grammar": _of_grammar}
+_STATES = {
+    "json": _of_json,
+    "regex": _of_regex,
+    "choice": _of_choice,
+    "grammar": _of_grammar,
+    "structural_tag": _of_json,  # schemas within an object
+}

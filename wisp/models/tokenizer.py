@@ -88,11 +88,11 @@ class Tokenizer:
             self._raw = RawTokenizer.from_str(json.dumps(raw, ensure_ascii=False))
         names = {token["id"]: token["content"] for token in rules.get("added_tokens", ())}
         special = {token["id"] for token in rules.get("added_tokens", ()) if token["special"]}
-        self.bytes = TokenBytes(decoder, self._name, added=names, special=special)
+        self.bytes = TokenBytes(decoder, self.token_name, added=names, special=special)
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, *, special_tokens: bool = True) -> list[int]:
         """Tokens of a plain prompt, with the model's own beginning token if it has one."""
-        return self._encode(text, add_special_tokens=True)
+        return self._encode(text, add_special_tokens=special_tokens)
 
     def chat_template(self, *, with_tools: bool = False) -> str | None:
         """The one that conversations are written by; with tools it may be another one."""
@@ -100,6 +100,15 @@ class Tokenizer:
         if isinstance(template, dict):  # several by name
             return template.get("tool_use" if with_tools else "", template.get("default"))
         return template
+
+    @property
+    def knows_tools(self) -> bool:
+        return "tools" in (self.chat_template(with_tools=True) or "")
+
+    @property
+    def reserved_variables(self) -> set[str]:
+        """Of the chat template: no client can set them."""
+        return _OURS | set(self._rules["special_tokens"])
 
     def encode_chat(
         self,
@@ -113,7 +122,7 @@ class Tokenizer:
         one without tools, when a variable is not the client's to set, or the template refuses.
         """
         template = self.chat_template(with_tools=bool(tools))
-        if tools and (template is None or "tools" not in template):
+        if tools and not self.knows_tools:
             raise BadRequest(
                 f"'{self.name}' knows no tools: its chat template has none; leave them out",
                 param="tools",
@@ -124,7 +133,7 @@ class Tokenizer:
             )
         special = self._rules["special_tokens"]
         for name in variables or {}:
-            if name in _OURS or name in special:
+            if name in self.reserved_variables:
                 raise BadRequest(
                     f"'{name}' cannot be set from a request: leave it out",
                     param="chat_template_kwargs",
@@ -166,7 +175,7 @@ class Tokenizer:
         encoded = encoder.encode(text, add_special_tokens=add_special_tokens)
         return list(encoded if isinstance(encoded, list) else encoded.ids)
 
-    def _name(self, token: int) -> str | None:
+    def token_name(self, token: int) -> str | None:
         if self._raw is not None:
             return self._raw.id_to_token(token)
         name = self._hf.convert_ids_to_tokens(token)

@@ -5,9 +5,24 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
-from wisp.openai.fields import FieldsModel, refuse
+from wisp.openai.fields import FieldsModel, Whole, refuse
+from wisp.openai.rules import describe_message
+
+
+class TextPart(BaseModel):
+    """What else clients send with a part, such as annotations, is not read."""
+
+    type: Literal["text", "input_text", "output_text"]  # the last two in the Responses API
+    text: str
 
 
 def join_parts(content: Any) -> Any:
@@ -28,43 +43,45 @@ def join_parts(content: Any) -> Any:
     return "\n".join(texts)
 
 
-_TEXT_PARTS = ("text", "input_text", "output_text")  # the last two in the Responses API
+_TEXT_PARTS = ("text", "input_text", "output_text")
+Content = Annotated[str, BeforeValidator(join_parts, json_schema_input_type=str | list[TextPart])]
 
 
 class CalledFunction(FieldsModel):
     name: str
     arguments: str = "{}"
 
-    @field_validator("arguments")
-    @classmethod
-    def _is_json(cls, text: str) -> str:
+    def for_template(self) -> dict[str, Any]:
+        """Templates write the arguments themselves, from an object.
+
+        What a model wrote that is none stays as it wrote it: clients send it back with the answer
+        that it was wrong.
+        """
         try:
-            data = json.loads(text or "{}")
+            data = json.loads(self.arguments or "{}")
         except ValueError:
             data = None
-        if not isinstance(data, dict):
-            raise refuse("invalid_value", "it must be a JSON object, written as a string")
-        return text or "{}"
+        return {"name": self.name, "arguments": data if isinstance(data, dict) else self.arguments}
 
 
 class ToolCall(FieldsModel):
     id: str
     type: Literal["function"] = "function"
     function: CalledFunction
-    index: int | None = None  # of a streamed delta that was kept
+    index: Whole | None = None  # of a streamed delta that was kept
 
     def for_template(self) -> dict[str, Any]:
-        """Templates write the arguments themselves, from an object."""
-        arguments = json.loads(self.function.arguments)
-        function = {"name": self.function.name, "arguments": arguments}
-        return {"id": self.id, "type": "function", "function": function}
+        return {"id": self.id, "type": "function", "function": self.function.for_template()}
 
 
 class Message(FieldsModel):
+    model_config = ConfigDict(json_schema_extra=describe_message)
+
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Annotated[str, BeforeValidator(join_parts)]
+    content: Content
     name: str | None = None
     reasoning_content: str | None = None
+    reasoning: str | None = None  # newer clients' name for the same
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
 
@@ -74,11 +91,16 @@ class Message(FieldsModel):
         # An answer is often sent back whole, with all the fields that it leaves empty.
         if not isinstance(data, dict):
             return data
-        kept = {key: value for key, value in data.items() if value is not None and value != []}
+        filled = cls.model_fields.keys() - {"tool_calls"}
+        kept = {
+            key: value
+            for key, value in data.items()
+            if value is not None and (value != [] or key in filled)
+        }
         if data.get("role") == "assistant":
             kept.setdefault("content", "")  # a turn without text is history like any other
-            if "reasoning" in kept:
-                kept.setdefault("reasoning_content", kept.pop("reasoning"))
+        if "reasoning" in kept:
+            kept.setdefault("reasoning_content", kept.pop("reasoning"))
         return kept
 
     @model_validator(mode="after")
@@ -98,8 +120,11 @@ class Message(FieldsModel):
         return data
 
 
+FunctionToolName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
+
+
 class Function(FieldsModel):
-    name: str = Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")
+    name: FunctionToolName
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None

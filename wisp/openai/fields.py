@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    GetJsonSchemaHandler,
+    model_validator,
+)
+from pydantic_core import CoreSchema, PydanticCustomError
 
 # Fields that cannot change the answer: bookkeeping of the caller, or of OpenAI's platform.
 IGNORED = frozenset(
@@ -57,6 +63,7 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
 
 
 Json = dict[str, Any]
+Rules = tuple[Json, ...]
 
 
 class FieldsModel(BaseModel):
@@ -68,17 +75,80 @@ def refuse(code: str, message: str, param: str | None = None) -> PydanticCustomE
     return PydanticCustomError("refused", "{message}", context)
 
 
-def is_asked_for(
-    name: str, value: Any, unsupported: Mapping[str, tuple[Any, ...]] = UNSUPPORTED
-) -> bool:
-    """False for a field that asks for nothing; an unsupported one is refused by name."""
-    if value is None or name in IGNORED:
-        return False
-    if name not in unsupported:
-        return True
-    # 1 is not true here, as it is not in JSON.
-    nothing = unsupported[name]
-    is_bool = isinstance(value, bool)
-    if any(value == known and is_bool == isinstance(known, bool) for known in nothing):
-        return False
-    raise PydanticCustomError("unsupported", "it is not supported here", {"param": name})
+def whole(value: Any) -> Any:
+    """JSON has one kind of numbers: 16.0 is the integer 16."""
+    return int(value) if type(value) is float and value.is_integer() else value
+
+
+def wholes(value: Any) -> Any:
+    """The same of a list, at the price of a glance if its numbers are integers already."""
+    if not isinstance(value, list) or all(type(item) is int for item in value):
+        return value
+    return [whole(item) for item in value]
+
+
+Whole = Annotated[int, BeforeValidator(whole)]
+Wholes = Annotated[list[int], BeforeValidator(wholes)]
+
+
+class RequestFields(FieldsModel):
+    """A whole request. null means that a field is not there, whatever its name.
+
+    `rules` are JSON schemas of what its validators check of several fields together; the OpenAPI
+    document tells them, and which other fields are taken because they ask for nothing.
+    """
+
+    ignored: ClassVar[Collection[str]] = IGNORED
+    unsupported: ClassVar[Mapping[str, tuple[Any, ...]]] = UNSUPPORTED
+    rules: ClassVar[Rules] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_what_asks_for_nothing(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        return {name: value for name, value in data.items() if cls._is_asked_for(name, value)}
+
+    @classmethod
+    def _is_asked_for(cls, name: str, value: Any) -> bool:
+        """False for a field that asks for nothing; an unsupported one is refused by name."""
+        if value is None or name in cls.ignored:
+            return False
+        if name not in cls.unsupported:
+            return True
+        # 1 is not true here, as it is not in JSON.
+        is_bool = isinstance(value, bool)
+        for nothing in cls.unsupported[name]:
+            if value == nothing and is_bool == isinstance(nothing, bool):
+                return False
+        raise PydanticCustomError("unsupported", "it is not supported here", {"param": name})
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> Json:
+        told = handler.resolve_ref_schema(handler(schema))
+        required, properties = told.get("required", ()), told["properties"]
+        for name, field in properties.items():
+            if name not in required:
+                properties[name] = _nullable(field)
+        told["properties"] = (
+            properties
+            | {name: {"enum": [None, *values]} for name, values in cls.unsupported.items()}
+            | {name: {"description": "Ignored."} for name in sorted(cls.ignored)}
+        )
+        told["additionalProperties"] = {"type": "null"}
+        if cls.rules:
+            told["allOf"] = list(cls.rules)
+        return told
+
+
+def _nullable(field: Json) -> Json:
+    if {"type": "null"} in field.get("anyOf", ()):
+        return field
+    about = {key: field[key] for key in ("title", "description", "default") if key in field}
+    return about | {"anyOf": [_without(field, about), {"type": "null"}]}
+
+
+def _without(field: Json, names: Collection[str]) -> Json:
+    return {key: value for key, value in field.items() if key not in names}

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from wisp.core.request import Structure
 from wisp.openai.fields import FieldsModel, refuse
+from wisp.openai.rules import RESPONSE_FORMAT
 
 _ANY_OBJECT = Structure("json", '{"type": "object"}')
 
@@ -21,6 +22,8 @@ class JsonSchema(FieldsModel):
 
 
 class ResponseFormat(FieldsModel):
+    model_config = ConfigDict(json_schema_extra=RESPONSE_FORMAT)
+
     type: Literal["text", "json_object", "json_schema"] = "text"
     json_schema: JsonSchema | None = None
 
@@ -39,6 +42,9 @@ class ResponseFormat(FieldsModel):
 
 class StructuredOutputs(FieldsModel):
     """vLLM's own field for the same thing."""
+
+    # Of vLLM's API: one structure, or none.
+    model_config = ConfigDict(json_schema_extra={"maxProperties": 1})
 
     json_: dict[str, Any] | str | None = Field(None, alias="json")
     json_object: Literal[True] | None = None

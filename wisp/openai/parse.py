@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 
 from pydantic import ValidationError
 
 from wisp.core.card import ModelCard
-from wisp.core.request import Request, Sampling
+from wisp.core.request import Request, Sampling, Structure
 from wisp.core.slo import Slo, SloChoice
 from wisp.errors import BadRequest, PromptTooLong
 from wisp.models.tokenizer import Tokenizer
+from wisp.openai.conversation import Message, Tool
 from wisp.openai.schemas import (
     ChatRequest,
     CompletionRequest,
     GenerationFields,
     SloFields,
-    TokenizeRequest,
 )
+from wisp.openai.tokenizing import TokenizeRequest
 
 SLO_HEADER = "x-wisp-slo"
 
@@ -27,15 +29,20 @@ def to_requests(
     card: ModelCard,
     tokenizer: Tokenizer,
     slo_header: str | None = None,
+    tags: Structure | None = None,
 ) -> list[Request]:
     """One for each answer to each prompt; the backend checks them.
+
+    `tags`: for calls of functions in an answer that need not be any.
 
     The first answer to a prompt has the seed that is asked for, the next one the seed behind it, as
     in vLLM. Raises BadRequest and its children.
     """
     card.adapter(fields.model)
+    fields.check()
     if isinstance(fields, ChatRequest):
-        prompts = [_chat_prompt(fields, card, tokenizer)]
+        tools = fields.usable_tools
+        prompts = [_chat_prompt(fields, fields.messages, tools, card, tokenizer)]
     else:
         prompts = [_text_prompt(prompt, card, tokenizer) for prompt in fields.prompt]
     # A random seed has at most 53 bits: so it stays exact in clients whose numbers are all doubles.
@@ -43,7 +50,7 @@ def to_requests(
     return [
         Request(
             prompt=prompt,
-            sampling=_sampling(fields, card, len(prompt), (seed + index) % 2**64),
+            sampling=_sampling(fields, card, len(prompt), (seed + index) % 2**64, tags),
             model=fields.model,
             slo=_chosen_slo(fields.wisp.slo, slo_header),
             speculation=fields.wisp.speculation,
@@ -53,19 +60,30 @@ def to_requests(
     ]
 
 
-def _chat_prompt(fields: ChatRequest, card: ModelCard, tokenizer: Tokenizer) -> list[int]:
-    _check_chars(sum(len(message.content) for message in fields.messages), card, tokenizer)
-    messages = [message.for_template() for message in fields.messages]
-    tools = [tool.for_template() for tool in fields.usable_tools]
-    return tokenizer.encode_chat(messages, fields.chat_template_kwargs, tools)
+def _chat_prompt(
+    fields: ChatRequest | TokenizeRequest,
+    messages: Sequence[Message],
+    tools: Sequence[Tool],
+    card: ModelCard,
+    tokenizer: Tokenizer,
+) -> list[int]:
+    _check_chars(sum(len(message.content) for message in messages), card, tokenizer)
+    return tokenizer.encode_chat(
+        [message.for_template() for message in messages],
+        fields.chat_template_kwargs,
+        [tool.for_template() for tool in tools],
+    )
 
 
 def tokens_of(fields: TokenizeRequest, card: ModelCard, tokenizer: Tokenizer) -> list[int]:
     """As a generation would have them. Raises BadRequest and its children."""
-    if fields.messages is None:
-        return _text_prompt(fields.prompt or "", card, tokenizer)
-    _check_chars(sum(len(message.content) for message in fields.messages), card, tokenizer)
-    return tokenizer.encode_chat([message.for_template() for message in fields.messages])
+    if fields.model is not None:
+        card.adapter(fields.model)
+    if fields.messages is not None:
+        return _chat_prompt(fields, fields.messages, fields.tools, card, tokenizer)
+    text = fields.prompt or ""
+    _check_chars(len(text), card, tokenizer)
+    return tokenizer.encode(text, special_tokens=fields.add_special_tokens is not False)
 
 
 def _text_prompt(prompt: str | list[int], card: ModelCard, tokenizer: Tokenizer) -> list[int]:
@@ -85,7 +103,9 @@ def _check_chars(num_chars: int, card: ModelCard, tokenizer: Tokenizer) -> None:
         )
 
 
-def _sampling(fields: GenerationFields, card: ModelCard, num_prompt: int, seed: int) -> Sampling:
+def _sampling(
+    fields: GenerationFields, card: ModelCard, num_prompt: int, seed: int, tags: Structure | None
+) -> Sampling:
     """Without a limit of its own an answer may fill the context, if there is room for any."""
     room = max(1, card.max_model_len - num_prompt)
     ends = () if fields.ignore_eos else card.eos_token_ids
@@ -106,7 +126,7 @@ def _sampling(fields: GenerationFields, card: ModelCard, num_prompt: int, seed: 
         min_tokens=fields.min_tokens,
         stop_token_ids=tuple(dict.fromkeys([*ends, *fields.stop_token_ids])),
         num_logprobs=num_logprobs,
-        structure=fields.structure,
+        structure=fields.structure or tags,
     )
 
 

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from wisp.core.request import FinishReason
 from wisp.models.tokenizer import Tokenizer
 from wisp.openai.fields import Json
 from wisp.openai.text import Delta, Entry
@@ -52,7 +53,7 @@ class Rendering(ABC):
                 "".join(delta.text for delta in deltas),
                 [entry for delta in deltas for entry in delta.logprobs],
             )
-            reason = choice.get("finish_reason") or deltas[-1].finish_reason
+            reason = _reason(choice, deltas[-1].finish_reason)
             choices.append(choice | {"index": len(choices), "finish_reason": reason})
         return self._object(self.object, choices) | {"usage": usage}
 
@@ -69,7 +70,7 @@ class Rendering(ABC):
             counts = {"accepted": 0, "tokens": 0, "segments": []}
         if ended:
             choice = self._last_choice(index) | {"index": index}
-            choice["finish_reason"] = choice.get("finish_reason") or delta.finish_reason
+            choice["finish_reason"] = _reason(choice, delta.finish_reason)
             yield self._chunk(choice) | {"wisp": counts}
 
     def first_chunks(self, num_answers: int) -> Iterator[Json]:
@@ -219,6 +220,13 @@ class CompletionRendering(Rendering):
 
     def _last_choice(self, index: int) -> Json:
         return {"index": 0, "text": "", "logprobs": None, "finish_reason": None}
+
+
+def _reason(choice: Json, ended: FinishReason | None) -> str | None:
+    """A limit that was reached comes first: there may have been further calls."""
+    if ended is FinishReason.LENGTH:
+        return ended
+    return choice.get("finish_reason") or ended
 
 
 def _called(call: Call) -> Json:

@@ -10,7 +10,7 @@ from typing import Any
 from wisp.openai.fields import Json
 from wisp.openai.render import ChatRendering
 from wisp.openai.responses_request import ResponsesRequest
-from wisp.openai.text import Delta
+from wisp.openai.text import Delta, Entry
 from wisp.openai.tool_calls import Call
 
 
@@ -27,13 +27,16 @@ class ResponsesRendering(ChatRendering):
         self._number = 0
         self._items: list[Json] = []
         self._text = ""
+        self._said: list[Json] = []  # the log-probabilities of the text
+        self._unsaid: list[Json] = []  # those of what a parser of calls still holds back
         self._message: Json | None = None
         self._reason: str | None = None
 
     def whole(self, answers: Sequence[Sequence[Delta]], usage: Json) -> Json:
         (deltas,) = answers
         text, calls = self.parsed("".join(delta.text for delta in deltas))
-        items = [_message(text)] if text or not calls else []
+        said = self._written([entry for delta in deltas for entry in delta.logprobs])
+        items = [_message(text, said)] if text or not calls else []
         self._items = [*items, *map(_function_call, calls)]
         self._reason = deltas[-1].finish_reason
         return self._response(usage)
@@ -45,12 +48,15 @@ class ResponsesRendering(ChatRendering):
 
     def chunks(self, index: int, delta: Delta) -> Iterator[Json]:
         text, calls = self.parse_part(index, delta.text, ended=delta.finish_reason is not None)
+        self._unsaid += self._written(delta.logprobs)
         if text:
             if self._message is None:
                 yield from self._begin_message()
+            said, self._unsaid = self._unsaid, []
             self._text += text
+            self._said += said
             place = self._place()
-            yield self._event("response.output_text.delta", **place, delta=text, logprobs=[])
+            yield self._event("response.output_text.delta", **place, delta=text, logprobs=said)
         if calls or delta.finish_reason is not None:
             yield from self._end_message(always=not self._items and not calls)
         for call in calls:
@@ -70,6 +76,10 @@ class ResponsesRendering(ChatRendering):
     def framed(self, data: bytes, chunk: Json) -> bytes:
         return b"event: " + str(chunk["type"]).encode() + b"\ndata: " + data + b"\n\n"
 
+    def _written(self, entries: list[Entry]) -> list[Json]:
+        written: list[Json] = (self._logprobs(entries) or {"content": []})["content"]
+        return written
+
     def _event(self, kind: str, **fields: Any) -> Json:
         event = {"type": kind, "sequence_number": self._number, **fields}
         self._number += 1
@@ -84,10 +94,10 @@ class ResponsesRendering(ChatRendering):
         }
 
     def _begin_message(self) -> Iterator[Json]:
-        self._message = _message("") | {"status": "in_progress", "content": []}
+        self._message = _message("", []) | {"status": "in_progress", "content": []}
         place = {"output_index": len(self._items)}
         yield self._event("response.output_item.added", **place, item=self._message)
-        yield self._event("response.content_part.added", **self._place(), part=_part(""))
+        yield self._event("response.content_part.added", **self._place(), part=_part("", []))
 
     def _end_message(self, *, always: bool) -> Iterator[Json]:
         if self._message is None:
@@ -95,14 +105,14 @@ class ResponsesRendering(ChatRendering):
                 return
             yield from self._begin_message()
         assert self._message
-        text, place = self._text, self._place()
-        item = _message(text) | {"id": self._message["id"]}
-        yield self._event("response.output_text.done", **place, text=text, logprobs=[])
-        yield self._event("response.content_part.done", **place, part=_part(text))
+        text, said, place = self._text, self._said, self._place()
+        item = _message(text, said) | {"id": self._message["id"]}
+        yield self._event("response.output_text.done", **place, text=text, logprobs=said)
+        yield self._event("response.content_part.done", **place, part=_part(text, said))
         index = len(self._items)
         yield self._event("response.output_item.done", output_index=index, item=item)
         self._items.append(item)
-        self._message, self._text = None, ""
+        self._message, self._text, self._said = None, "", []
 
     def _called(self, call: Call) -> Iterator[Json]:
         item, index = _function_call(call), len(self._items)
@@ -130,6 +140,7 @@ class ResponsesRendering(ChatRendering):
             "max_output_tokens": asked.max_output_tokens,
             "temperature": asked.temperature,
             "top_p": asked.top_p,
+            "top_logprobs": asked.top_logprobs or 0,
             "parallel_tool_calls": asked.parallel_tool_calls,
             "tool_choice": json.loads(asked.model_dump_json(include={"tool_choice"}))["tool_choice"]
             or "auto",
@@ -157,17 +168,17 @@ def _usage(usage: Json) -> Json:
     }
 
 
-def _part(text: str) -> Json:
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+def _part(text: str, logprobs: list[Json]) -> Json:
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs}
 
 
-def _message(text: str) -> Json:
+def _message(text: str, logprobs: list[Json]) -> Json:
     return {
         "id": f"msg_{uuid.uuid4().hex}",
         "type": "message",
         "role": "assistant",
         "status": "completed",
-        "content": [_part(text)],
+        "content": [_part(text, logprobs)],
     }
 
 

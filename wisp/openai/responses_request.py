@@ -2,41 +2,41 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
-from wisp.openai.conversation import join_parts
-from wisp.openai.fields import FieldsModel, Json, is_asked_for, refuse
-from wisp.openai.schemas import ChatRequest, WispFields
+from wisp.openai.conversation import Content, FunctionToolName
+from wisp.openai.fields import IGNORED, FieldsModel, Json, RequestFields, Whole, refuse
+from wisp.openai.rules import INPUT_ITEM, SOMETHING_ASKED, TEXT_FORMAT, TOOL_CHOICE
+from wisp.openai.schemas import ChatRequest, NumLogprobs, Seed, WispFields, ranged
 
-# What needs answers to be kept, or would change one, with the values that ask for nothing.
-_UNSUPPORTED: dict[str, tuple[Any, ...]] = {
-    "previous_response_id": (),
-    "conversation": (),
-    "background": (False,),
-    "prompt": (),
-    "truncation": ("disabled",),
-    "max_tool_calls": (),
-}
-# Of the platform's bookkeeping, and of what comes with an answer beside it.
-_IGNORED = ("include", "reasoning", "prompt_cache_options")
+# What brings the log-probabilities with an answer's text.
+_LOGPROBS = "message.output_text.logprobs"
 
 
 class FunctionTool(FieldsModel):
     type: Literal["function"]
-    name: str
+    name: FunctionToolName
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
 
 
 class TextFormat(FieldsModel):
+    model_config = ConfigDict(json_schema_extra=TEXT_FORMAT)
+
     type: Literal["text", "json_object", "json_schema"] = "text"
     name: str | None = None
     description: str | None = None
     schema_: dict[str, Any] | None = Field(None, alias="schema")
     strict: bool | None = None
+
+    @model_validator(mode="after")
+    def _check_schema(self) -> TextFormat:
+        if (self.type == "json_schema") != (self.schema_ is not None):
+            raise refuse("invalid_value", "'schema' goes with the type 'json_schema'")
+        return self
 
 
 class TextFields(FieldsModel):
@@ -52,16 +52,18 @@ class NamedFunction(FieldsModel):
 class InputItem(FieldsModel):
     """A message, a call of a function, or what it returned."""
 
+    model_config = ConfigDict(json_schema_extra=INPUT_ITEM)
+
     type: Literal["message", "function_call", "function_call_output", "reasoning"] = "message"
     role: Literal["system", "developer", "user", "assistant"] | None = None
-    content: Annotated[str | None, BeforeValidator(join_parts)] = None
+    content: Content | None = None
     id: str | None = None
     status: str | None = None
     phase: str | None = None
     call_id: str | None = None
     name: str | None = None
     arguments: str | None = None
-    output: Annotated[str | None, BeforeValidator(join_parts)] = None
+    output: Content | None = None
     summary: Any = None
     encrypted_content: Any = None
 
@@ -83,38 +85,50 @@ def _items(value: Any) -> Any:
     return [{"role": "user", "content": value}] if isinstance(value, str) else value
 
 
-class ResponsesRequest(FieldsModel):
-    """null means that a field is not there. The answer is not kept, whatever `store` says."""
+class ResponsesStreamOptions(FieldsModel):
+    include_obfuscation: bool = False  # padding against eavesdroppers; WISP sends none
+
+
+class ResponsesRequest(RequestFields):
+    """The answer is not kept."""
+
+    # Beside what all requests ignore: the thoughts of models that WISP does not tell apart.
+    ignored: ClassVar = IGNORED - {"store"} | {"reasoning", "prompt_cache_options"}
+    # What needs answers to be kept, or would change one.
+    unsupported: ClassVar = {
+        "store": (False,),
+        "previous_response_id": (),
+        "conversation": (),
+        "background": (False,),
+        "prompt": (),
+        "truncation": ("disabled",),
+        "max_tool_calls": (),
+    }
+    rules: ClassVar = (TOOL_CHOICE, SOMETHING_ASKED)
 
     model: str
-    input: Annotated[list[InputItem], BeforeValidator(_items)] = Field(min_length=1)
+    input: Annotated[
+        list[InputItem],
+        Field(min_length=1),
+        BeforeValidator(
+            _items,
+            json_schema_input_type=str | Annotated[list[InputItem], Field(min_length=1)],
+        ),
+    ]
     instructions: str | None = None
-    max_output_tokens: int | None = None
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_logprobs: int | None = Field(None, ge=0, le=20)
+    max_output_tokens: Whole | None = ranged("max_tokens", None)
+    temperature: float = ranged("temperature", 1.0)
+    top_p: float = ranged("top_p", 1.0)
+    top_logprobs: NumLogprobs | None = None
+    include: list[str] = Field([])  # what is not named here comes always, or never
     stream: bool = False
-    stream_options: Json | None = None
-    store: bool | None = None
+    stream_options: ResponsesStreamOptions | None = None
     tools: list[FunctionTool] = Field([])
     tool_choice: Literal["none", "auto", "required"] | NamedFunction | None = None
     parallel_tool_calls: bool = True
     text: TextFields = TextFields()
-    seed: int | None = None  # WISP's, as for chats
+    seed: Seed | None = None  # WISP's, as for chats
     wisp: WispFields = WispFields()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_what_asks_for_nothing(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
-            return data
-        if data.get("store") is True:
-            raise refuse("unsupported_value", "answers are not kept here: send false", "store")
-        return {
-            name: value
-            for name, value in data.items()
-            if name not in _IGNORED and is_asked_for(name, value, _UNSUPPORTED)
-        } | ({"store": False} if "store" in data else {})
 
     def as_chat(self) -> ChatRequest:
         """The chat that asks for the same."""
@@ -134,6 +148,8 @@ class ResponsesRequest(FieldsModel):
             ],
             "tool_choice": self.tool_choice,
             "response_format": self._format(),
+            "logprobs": _LOGPROBS in self.include or self.top_logprobs is not None,
+            "top_logprobs": self.top_logprobs,
         }
         if isinstance(self.tool_choice, NamedFunction):
             function = {"name": self.tool_choice.name}

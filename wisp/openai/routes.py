@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,7 +14,13 @@ from msgspec import structs
 
 from wisp import __version__
 from wisp.core.card import ModelCard
-from wisp.core.request import CONVERSATION_HEADER, check_conversation, check_tokens
+from wisp.core.request import (
+    CONVERSATION_HEADER,
+    TAGS,
+    Structure,
+    check_conversation,
+    check_tokens,
+)
 from wisp.core.request import Request as Asked
 from wisp.errors import Unavailable
 from wisp.models.tokenizer import Tokenizer
@@ -21,7 +28,20 @@ from wisp.openai.answers import Answers
 from wisp.openai.backend import Backend
 from wisp.openai.body import JsonRoute
 from wisp.openai.conversation import NamedTool
-from wisp.openai.documented import ChatCompletion, TextCompletion, answered
+from wisp.openai.documented import (
+    ChatCompletion,
+    Detokenized,
+    DocumentedApp,
+    Model,
+    ModelList,
+    ResponseObject,
+    Status,
+    TextCompletion,
+    Tokens,
+    Version,
+    answered,
+    streamed,
+)
 from wisp.openai.fields import Json
 from wisp.openai.http_errors import DOCUMENTED, HANDLERS
 from wisp.openai.parse import SLO_HEADER, to_requests, tokens_of
@@ -32,11 +52,12 @@ from wisp.openai.responses_request import ResponsesRequest
 from wisp.openai.schemas import (
     ChatRequest,
     CompletionRequest,
-    DetokenizeRequest,
     GenerationFields,
-    TokenizeRequest,
 )
+from wisp.openai.tokenizing import DetokenizeRequest, TokenizeRequest
 from wisp.openai.tool_calls import FORMATS, ToolParser, WholeJson, format_of
+
+REQUESTS = (ChatRequest, CompletionRequest, ResponsesRequest, TokenizeRequest, DetokenizeRequest)
 
 
 def create_app(
@@ -46,7 +67,9 @@ def create_app(
 
     `routers` are what the half adds of its own.
     """
-    app = FastAPI(
+    app = DocumentedApp(
+        REQUESTS,
+        lambda: backend.tokenizer,
         title="WISP",
         version=__version__,
         exception_handlers=HANDLERS,
@@ -68,17 +91,17 @@ def create_operators_app(routers: Sequence[APIRouter]) -> FastAPI:
 
 def _openai(front: _Front) -> APIRouter:
     router = APIRouter(route_class=JsonRoute, tags=["OpenAI"])
-    router.post("/v1/chat/completions", responses=answered(ChatCompletion))(front.chat)
-    router.post("/v1/completions", responses=answered(TextCompletion))(front.complete)
-    router.post("/v1/responses")(front.respond)
-    router.post("/tokenize")(front.tokenize)
-    router.post("/detokenize")(front.detokenize)
-    router.get("/version")(front.version)
-    router.get("/v1/models")(front.models)
-    router.get("/v1/models/{name:path}")(front.one_model)
-    router.get("/live")(front.live)
+    router.post("/v1/chat/completions", responses=streamed(ChatCompletion))(front.chat)
+    router.post("/v1/completions", responses=streamed(TextCompletion))(front.complete)
+    router.post("/v1/responses", responses=streamed(ResponseObject))(front.respond)
+    router.post("/tokenize", responses=answered(Tokens))(front.tokenize)
+    router.post("/detokenize", responses=answered(Detokenized))(front.detokenize)
+    router.get("/version", responses=answered(Version))(front.version)
+    router.get("/v1/models", responses=answered(ModelList))(front.models)
+    router.get("/v1/models/{name:path}", responses=answered(Model))(front.one_model)
+    router.get("/live", responses=answered(Status))(front.live)
     for path in ("/ready", "/health"):
-        router.get(path)(front.health)
+        router.get(path, responses=answered(Status))(front.health)
         router.head(path, include_in_schema=False)(front.health)
     return router
 
@@ -153,18 +176,33 @@ class _Front:
         loop = asyncio.get_running_loop()
         tokens = await loop.run_in_executor(self._thread, tokens_of, fields, card, tokenizer)
         told = {"count": len(tokens), "max_model_len": card.max_model_len, "tokens": tokens}
-        return JSONResponse(told)
+        names = [tokenizer.token_name(token) for token in tokens]
+        return JSONResponse(told | {"token_strs": names if fields.return_token_strs else None})
 
     async def detokenize(self, fields: DetokenizeRequest) -> Response:
         """The text of tokens, without special ones."""
         card = await self._backend.model()
-        check_tokens(fields.tokens, card.vocab_size, "tokens")
+        if fields.model is not None:
+            card.adapter(fields.model)
+        check_tokens(fields.tokens, len(self._backend.tokenizer), "tokens")
         loop, decode = asyncio.get_running_loop(), self._backend.tokenizer.decode
         text = await loop.run_in_executor(self._thread, decode, fields.tokens)
         return JSONResponse({"prompt": text})
 
     def _written(self, fields: GenerationFields) -> tuple[str, Tokenizer, int | None]:
         return fields.model, self._backend.tokenizer, fields.num_logprobs
+
+    def _tags(self, fields: ChatRequest) -> Structure | None:
+        """For calls that a model may make, where its functions ask for it and its format can."""
+        tools = fields.strict_tools
+        tags = self._format.tags_of(tools) if tools else None
+        return Structure(TAGS, json.dumps(tags)) if tags else None
+
+    @property
+    def _format(self) -> type[ToolParser]:
+        if self._tool_format != "auto":
+            return FORMATS[self._tool_format]
+        return format_of(self._backend.tokenizer.chat_template(with_tools=True) or "")
 
     def _parser(self, fields: ChatRequest) -> Callable[[], ToolParser] | None:
         if not fields.usable_tools:
@@ -173,9 +211,7 @@ class _Front:
             return functools.partial(WholeJson, fields.tool_choice.function.name)
         if fields.tool_choice == "required":
             return WholeJson
-        if self._tool_format != "auto":
-            return FORMATS[self._tool_format]
-        return format_of(self._backend.tokenizer.chat_template(with_tools=True) or "")
+        return self._format
 
     async def _requests(
         self, fields: ChatRequest | CompletionRequest, request: Request
@@ -184,7 +220,8 @@ class _Front:
         tokenizer, slo = self._backend.tokenizer, request.headers.get(SLO_HEADER)
         loop = asyncio.get_running_loop()
         name = check_conversation(request.headers.get(CONVERSATION_HEADER, ""))
-        work = loop.run_in_executor(self._thread, to_requests, fields, card, tokenizer, slo)
+        tags = self._tags(fields) if isinstance(fields, ChatRequest) else None
+        work = loop.run_in_executor(self._thread, to_requests, fields, card, tokenizer, slo, tags)
         return [structs.replace(asked, conversation=name) for asked in await work]
 
     def _answer(

@@ -7,14 +7,33 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from abc import ABC, abstractmethod
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BeforeValidator, Field, PlainValidator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PlainValidator,
+    WithJsonSchema,
+    model_validator,
+)
 
-from wisp.core.request import MAX_LOGPROBS, MAX_TOP_K, RANGES, Structure
+from wisp.core.request import BIAS_RANGE, MAX_LOGPROBS, MAX_TOKEN_IDS, MAX_TOP_K, RANGES, Structure
+from wisp.errors import BadRequest
+from wisp.openai import rules as told
 from wisp.openai.conversation import Message, NamedTool, Tool, ToolChoice
-from wisp.openai.fields import FieldsModel, is_asked_for, refuse
+from wisp.openai.fields import (
+    FieldsModel,
+    Json,
+    RequestFields,
+    Rules,
+    Whole,
+    Wholes,
+    refuse,
+    whole,
+    wholes,
+)
 from wisp.openai.formats import ResponseFormat, StructuredOutputs
 from wisp.openai.tool_calls import structure_of
 
@@ -24,6 +43,16 @@ _INT64_MIN, _UINT64_MAX = -(2**63), 2**64 - 1
 # Answers to one prompt. Chosen: more than samplers of several answers ask for, and not so many that
 # one request fills a server.
 MAX_CHOICES = 16
+# Stop strings, as in the OpenAI API.
+_MAX_STOPS = 4
+# A token's id as the name of a bias: digits, fewer than any vocabulary needs by the standard int64.
+_TOKEN_ID = r"^[0-9]{1,18}$"
+
+
+# The bounds stand before the validator: behind it the document would not have them.
+Seed = Annotated[int, Field(ge=_INT64_MIN, le=_UINT64_MAX), BeforeValidator(whole)]
+NumLogprobs = Annotated[int, Field(ge=0, le=MAX_LOGPROBS), BeforeValidator(whole)]
+_Choices = Annotated[int, Field(ge=1, le=MAX_CHOICES), BeforeValidator(whole)]
 
 
 class StreamOptions(FieldsModel):
@@ -46,7 +75,13 @@ def _numbers_or_name(value: Any) -> Any:
 class WispFields(FieldsModel):
     """The extension: what only WISP understands, all under the one key `wisp`."""
 
-    slo: Annotated[SloFields | str | None, PlainValidator(_numbers_or_name)] = None
+    slo: Annotated[
+        SloFields | str | None,
+        PlainValidator(
+            _numbers_or_name,
+            json_schema_input_type=SloFields | Annotated[str, Field(min_length=1)] | None,
+        ),
+    ] = None
     speculation: bool = True
 
 
@@ -57,20 +92,20 @@ def _listed(value: Any) -> Any:
 def _token_ids_as_keys(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
-    try:
-        return {int(key): bias for key, bias in value.items()}
-    except ValueError:
-        raise refuse("invalid_value", "the keys must be token ids, written as strings") from None
+    if not all(isinstance(key, int) or re.fullmatch(_TOKEN_ID, key) for key in value):
+        raise refuse("invalid_value", "the keys must be token ids, written as strings")
+    return {int(key): bias for key, bias in value.items()}
 
 
 def _top_k(value: Any) -> Any:
+    value = whole(value)
     if value == -1:
         return 0  # both mean off
     # Beyond the vocabulary it filters nothing, however large it is; the wire has not room for all.
     return min(value, MAX_TOP_K) if type(value) is int else value
 
 
-def _ranged(name: str, default: Any) -> Any:
+def ranged(name: str, default: Any) -> Any:
     """A field whose bounds the OpenAPI document tells, and `wisp.core.request` checks."""
     known = RANGES[name]
     told: dict[str, Any] = {"exclusiveMinimum" if known.above else "minimum": known.min}
@@ -80,40 +115,54 @@ def _ranged(name: str, default: Any) -> Any:
 
 
 _StopString = Annotated[str, Field(min_length=1)]
+# An empty one would end every answer, and the OpenAI API takes a single one as a string.
+_STOP: Json = {"type": "string", "minLength": 1}
+_STOPS: Json = {"anyOf": [_STOP, {"type": "array", "items": _STOP, "maxItems": _MAX_STOPS}]}
+_BIASES: Json = {
+    "type": "object",
+    "propertyNames": {"pattern": _TOKEN_ID},
+    "additionalProperties": {
+        "type": "number",
+        "minimum": BIAS_RANGE.min,
+        "maximum": BIAS_RANGE.max,
+    },
+    "maxProperties": MAX_TOKEN_IDS,
+}
 
 
-class GenerationFields(FieldsModel, ABC):
-    """What both endpoints take. null means that a field is not there."""
+class GenerationFields(RequestFields, ABC):
+    """What both endpoints take."""
+
+    rules: ClassVar[Rules] = (told.STREAM_OPTIONS, told.ONE_STRUCTURE)
 
     model: str
-    temperature: float = _ranged("temperature", 1.0)
-    top_p: float = _ranged("top_p", 1.0)
+    temperature: float = ranged("temperature", 1.0)
+    top_p: float = ranged("top_p", 1.0)
     top_k: Annotated[int, BeforeValidator(_top_k)] = Field(0, json_schema_extra={"minimum": -1})
-    min_p: float = _ranged("min_p", 0.0)
-    n: int = Field(1, ge=1, le=MAX_CHOICES)
-    best_of: int | None = Field(None, ge=1, le=MAX_CHOICES)
+    min_p: float = ranged("min_p", 0.0)
+    n: _Choices = 1
+    best_of: _Choices | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
-    stop: Annotated[list[_StopString], BeforeValidator(_listed)] = Field([], max_length=4)
-    seed: int | None = Field(None, ge=_INT64_MIN, le=_UINT64_MAX)
-    presence_penalty: float = _ranged("presence_penalty", 0.0)
-    frequency_penalty: float = _ranged("frequency_penalty", 0.0)
-    repetition_penalty: float = _ranged("repetition_penalty", 1.0)
-    logit_bias: Annotated[dict[int, float], BeforeValidator(_token_ids_as_keys)] = Field({})
-    max_tokens: int | None = _ranged("max_tokens", None)
-    min_tokens: int = _ranged("min_tokens", 0)
-    stop_token_ids: list[int] = Field([])
+    stop: Annotated[
+        list[_StopString],
+        BeforeValidator(_listed),
+        WithJsonSchema(_STOPS),
+    ] = Field([], max_length=_MAX_STOPS)
+    seed: Seed | None = None
+    presence_penalty: float = ranged("presence_penalty", 0.0)
+    frequency_penalty: float = ranged("frequency_penalty", 0.0)
+    repetition_penalty: float = ranged("repetition_penalty", 1.0)
+    logit_bias: Annotated[
+        dict[int, float], BeforeValidator(_token_ids_as_keys), WithJsonSchema(_BIASES)
+    ] = Field({})
+    max_tokens: Whole | None = ranged("max_tokens", None)
+    min_tokens: Whole = ranged("min_tokens", 0)
+    stop_token_ids: Wholes = Field([], json_schema_extra={"maxItems": MAX_TOKEN_IDS})
     ignore_eos: bool = False
     response_format: ResponseFormat = ResponseFormat()
     structured_outputs: StructuredOutputs = StructuredOutputs()
     wisp: WispFields = WispFields()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_what_asks_for_nothing(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
-            return data
-        return {name: value for name, value in data.items() if is_asked_for(name, value)}
 
     @model_validator(mode="after")
     def _check_stream_options(self) -> GenerationFields:
@@ -123,21 +172,20 @@ class GenerationFields(FieldsModel, ABC):
         return self
 
     @model_validator(mode="after")
-    def _check_best_of(self) -> GenerationFields:
-        if self.best_of is not None and self.best_of != self.n:
-            if self.best_of < self.n:
-                raise refuse("invalid_value", f"it is at least n, which is {self.n}", "best_of")
-            if self.stream:
-                raise refuse("invalid_value", "a stream cannot know the best", "best_of")
-        return self
-
-    @model_validator(mode="after")
     def _check_structure(self) -> GenerationFields:
         if self.response_format.structure and self.structured_outputs.structure:
             raise refuse(
                 "invalid_value", "send one of it and 'response_format'", "structured_outputs"
             )
         return self
+
+    def check(self) -> None:
+        """What JSON Schema cannot say, so that the OpenAPI document does not. Raises BadRequest."""
+        if self.best_of is not None and self.best_of != self.n:
+            if self.best_of < self.n:
+                raise BadRequest(f"best_of is at least n, which is {self.n}", "best_of")
+            if self.stream:
+                raise BadRequest("a stream cannot know the best: leave out best_of", "best_of")
 
     @property
     def structure(self) -> Structure | None:
@@ -159,11 +207,13 @@ class GenerationFields(FieldsModel, ABC):
 
 
 class ChatRequest(GenerationFields):
+    rules: ClassVar[Rules] = (*GenerationFields.rules, told.TOP_LOGPROBS, told.TOOL_CHOICE)
+
     messages: list[Message] = Field(min_length=1, fail_fast=True)
-    max_completion_tokens: int | None = _ranged("max_tokens", None)
+    max_completion_tokens: Whole | None = ranged("max_tokens", None)
     logprobs: bool = False
     # The range is checked here as well as in `wisp.core.request`, which has another name for it.
-    top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
+    top_logprobs: NumLogprobs | None = None
     chat_template_kwargs: dict[str, Any] = Field({})
     tools: list[Tool] = Field([])
     tool_choice: ToolChoice | None = None  # auto, if there are tools
@@ -173,26 +223,31 @@ class ChatRequest(GenerationFields):
     def _check_pairs(self) -> ChatRequest:
         if self.top_logprobs and not self.logprobs:
             raise refuse("invalid_value", "it needs 'logprobs': true", "top_logprobs")
-        if self.max_completion_tokens is not None:
-            if self.max_tokens not in (None, self.max_completion_tokens):
-                raise refuse(
-                    "invalid_value",
-                    "it differs from 'max_completion_tokens': send one of them",
-                    "max_tokens",
-                )
+        if self.max_tokens is None:
             self.max_tokens = self.max_completion_tokens
+        if self.tool_choice not in (None, "none", "auto") and not self.tools:
+            raise refuse("invalid_value", "it needs 'tools'", "tool_choice")
         return self
 
-    @model_validator(mode="after")
-    def _check_tool_choice(self) -> ChatRequest:
+    def check(self) -> None:
+        super().check()
+        if self.max_completion_tokens not in (None, self.max_tokens):
+            raise BadRequest(
+                "max_tokens differs from max_completion_tokens: send one of them", "max_tokens"
+            )
         names = [tool.function.name for tool in self.tools]
         if len(set(names)) < len(names):
-            raise refuse("invalid_value", "two functions have the same name", "tools")
-        if self.tool_choice not in (None, "none", "auto") and not names:
-            raise refuse("invalid_value", "it needs 'tools'", "tool_choice")
+            raise BadRequest("two functions of tools have the same name", "tools")
         if isinstance(self.tool_choice, NamedTool) and self.tool_choice.function.name not in names:
-            raise refuse("invalid_value", "it names none of 'tools'", "tool_choice")
-        return self
+            raise BadRequest("tool_choice names none of the tools", "tool_choice")
+
+    @property
+    def strict_tools(self) -> list[Json]:
+        """All functions, if one of them is strict and the model chooses whether to call any."""
+        functions = [tool.function for tool in self.usable_tools]
+        if self.tool_choice not in (None, "auto") or not any(f.strict for f in functions):
+            return []
+        return [function.model_dump(exclude_none=True) for function in functions]
 
     @property
     def usable_tools(self) -> list[Tool]:
@@ -218,40 +273,39 @@ class ChatRequest(GenerationFields):
 
 def _prompts(value: Any) -> Any:
     """One prompt or several, each a string or a list of token ids, as a list of them."""
-    if isinstance(value, str) or (isinstance(value, list) and value and type(value[0]) is int):
+    listed = isinstance(value, list)
+    if isinstance(value, str) or (listed and value and type(value[0]) in (int, float)):
         value = [value]
+    wrong = "a prompt is a string or a list of token ids, or several such"
     if not isinstance(value, list) or not all(isinstance(p, str | list) for p in value):
-        raise refuse("invalid_type", "a prompt is a string or a list of token ids, or several such")
+        raise refuse("invalid_type", wrong)
+    value = [wholes(prompt) for prompt in value]
     if not all(type(token) is int for p in value if isinstance(p, list) for token in p):
-        raise refuse("invalid_type", "a prompt is a string or a list of token ids, or several such")
+        raise refuse("invalid_type", wrong)
     return value
 
 
+_IDS: Json = {"type": "array", "items": {"type": "integer"}}
+_PROMPTS: Json = {
+    "anyOf": [
+        {"type": "string"},
+        _IDS,
+        {"type": "array", "items": {"anyOf": [{"type": "string"}, _IDS]}},
+    ],
+    "not": {"const": []},
+}
+
+
 class CompletionRequest(GenerationFields):
-    prompt: Annotated[list[str | list[int]], BeforeValidator(_prompts)] = Field(min_length=1)
-    logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
+    rules: ClassVar[Rules] = (*GenerationFields.rules, told.MAX_TOKENS)
+
+    prompt: Annotated[
+        list[str | list[int]], BeforeValidator(_prompts), WithJsonSchema(_PROMPTS)
+    ] = Field(min_length=1)
+    logprobs: NumLogprobs | None = None
+    max_tokens: Whole | None = Field(None, json_schema_extra={"minimum": 0})  # of echoes
     echo: bool = False
 
     @property
     def num_logprobs(self) -> int | None:
         return self.logprobs
-
-
-class TokenizeRequest(FieldsModel):
-    """vLLM's: a text, or a conversation."""
-
-    model: str | None = None
-    prompt: str | None = None
-    messages: list[Message] | None = Field(None, min_length=1)
-    add_generation_prompt: Literal[True] = True
-
-    @model_validator(mode="after")
-    def _check_one(self) -> TokenizeRequest:
-        if (self.prompt is None) == (self.messages is None):
-            raise refuse("invalid_value", "send one of 'prompt' and 'messages'", "prompt")
-        return self
-
-
-class DetokenizeRequest(FieldsModel):
-    model: str | None = None
-    tokens: list[int]

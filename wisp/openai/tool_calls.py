@@ -35,11 +35,33 @@ class ToolParser(ABC):
     def flush(self) -> Parsed:
         """The answer is over: what is left."""
 
+    @classmethod
+    def tags_of(cls, tools: list[Json]) -> Json | None:
+        """What keeps the calls in a free text to the tools' schemas, in xgrammar's words.
+
+        None: calls in this format cannot be told from text before they are complete.
+        """
+        return None
+
 
 class Hermes(ToolParser):
     """`<tool_call>{"name": ..., "arguments": {...}}</tool_call>`, between texts: Hermes, Qwen."""
 
     _BEGIN, _END = "<tool_call>", "</tool_call>"
+
+    @classmethod
+    def tags_of(cls, tools: list[Json]) -> Json | None:
+        tags = [
+            {
+                "type": "tag",
+                "begin": f'{cls._BEGIN}\n{{"name": {json.dumps(tool["name"])}, "arguments": ',
+                "content": {"type": "json_schema", "json_schema": _schema_of(tool)},
+                "end": f"}}\n{cls._END}",
+            }
+            for tool in tools
+        ]
+        form = {"type": "triggered_tags", "triggers": [cls._BEGIN], "tags": tags}
+        return {"type": "structural_tag", "format": form}
 
     def __init__(self) -> None:
         self._held = ""
@@ -77,7 +99,8 @@ class Hermes(ToolParser):
 class WholeJson(ToolParser):
     """The whole answer is one call or a list of them: Llama 3's JSON, Mistral, enforced structures.
 
-    The name is under `name`, the arguments are under `arguments` or `parameters`.
+    The name is under `name`, the arguments are under `arguments` or `parameters`. Each call of a
+    list comes when it is complete; so an answer that is cut off has those before the cut.
     """
 
     _MARKS = ("<|python_tag|>", "[TOOL_CALLS]")
@@ -86,26 +109,52 @@ class WholeJson(ToolParser):
         self._name = name  # of the one function that can be called: the answer is its arguments
         self._held = ""
         self._is_text = False
+        self._has_calls = False  # of a list, whose rest is held
 
     def add(self, text: str) -> Parsed:
         if self._is_text:
             return text, []
         self._held += text
         begun = self._held.lstrip()
-        if not begun or begun[0] in "{[" or any(mark.startswith(begun) for mark in self._MARKS):
-            return "", []
-        if any(begun.startswith(mark) for mark in self._MARKS):
+        if self._has_calls or begun.startswith(("[{", "[", *self._MARKS)):
+            return "", self._listed()
+        if not begun or begun[0] == "{" or any(mark.startswith(begun) for mark in self._MARKS):
             return "", []
         self._is_text = True
         return self._take(), []
 
     def flush(self) -> Parsed:
         held = self._take()
-        begun = held.strip()
-        for mark in self._MARKS:
-            begun = begun.removeprefix(mark)
-        calls = _calls(begun, self._name)
+        if self._has_calls:
+            return "", []  # the end of the list, or the beginning of a call that was cut off
+        calls = _calls(self._unmarked(held), self._name)
         return ("" if calls else held), calls
+
+    def _listed(self) -> list[Call]:
+        """The calls of a list that are complete by now."""
+        rest = self._unmarked(self._held)
+        if self._name is not None or not (self._has_calls or rest.startswith("[")):
+            return []
+        calls: list[Call] = []
+        rest = rest if self._has_calls else rest[1:]
+        while (item := rest.lstrip(", \n\r\t")).startswith("{"):
+            try:
+                data, end = json.JSONDecoder().raw_decode(item)
+            except ValueError:
+                break
+            call = _read(data)
+            if call is None:
+                break
+            calls.append(call)
+            self._has_calls, self._held = True, item[end:]
+            rest = self._held
+        return calls
+
+    def _unmarked(self, text: str) -> str:
+        begun = text.strip()
+        for mark in self._MARKS:
+            begun = begun.removeprefix(mark).lstrip()
+        return begun
 
     def _take(self) -> str:
         held, self._held = self._held, ""
@@ -131,7 +180,7 @@ def structure_of(tools: list[Json], *, several: bool) -> Json:
             "type": "object",
             "properties": {
                 "name": {"enum": [tool["function"]["name"]]},
-                "parameters": tool["function"]["parameters"] or {"type": "object"},
+                "parameters": _schema_of(tool["function"]),
             },
             "required": ["name", "parameters"],
             "additionalProperties": False,
@@ -140,6 +189,11 @@ def structure_of(tools: list[Json], *, several: bool) -> Json:
     ]
     schema: Json = {"type": "array", "minItems": 1, "items": {"anyOf": items}}
     return schema if several else schema | {"maxItems": 1}
+
+
+def _schema_of(function: Json) -> Json:
+    schema: Json = function.get("parameters") or {"type": "object"}
+    return schema
 
 
 def _calls(text: str, name: str | None = None) -> list[Call]:

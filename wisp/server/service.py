@@ -14,7 +14,7 @@ from wisp.access.gate import CALLER, Caller, Gate
 from wisp.config import ServerConfig, SloClass
 from wisp.core.card import ModelCard
 from wisp.core.drafts import Directive
-from wisp.core.request import Request
+from wisp.core.request import TAGS, Request
 from wisp.core.slo import Slo, SloClasses
 from wisp.engine.build import policy_choice
 from wisp.engine.client import EngineClient
@@ -111,6 +111,7 @@ class Service:
         try:
             if reason := self.refusal():
                 raise Unavailable(reason)
+            request = self._enforced(request)
             adapter = self.card.adapter(request.model) if request.model else None
             self.card.check(request)
             self._check_structure(request)
@@ -244,6 +245,13 @@ class Service:
         if self._engine.num_sessions:
             log.warning("%d sessions are cut off after the drain", self._engine.num_sessions)
         self._engine.fail_all(Unavailable("this server has stopped: send the request again"))
+
+    def _enforced(self, request: Request) -> Request:
+        """Calls in a free text are no promise of an engine that has no structures."""
+        structure = request.sampling.structure
+        if structure is None or structure.kind != TAGS or self._engine.facts.structures:
+            return request
+        return structs.replace(request, sampling=structs.replace(request.sampling, structure=None))
 
     def _check_structure(self, request: Request) -> None:
         if request.sampling.structure and not self._engine.facts.structures:

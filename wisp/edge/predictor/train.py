@@ -32,17 +32,21 @@ The figures are of the second half of a pair's labels: what the predictor said o
 learned from it, beside what an edge begins with when it knows nothing."""
 
 
-def run(arguments: Sequence[str]) -> int:
-    """Raises ConfigError if there is nothing to learn from, or nowhere to keep it."""
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
         "wisp train-predictor",
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("logs", metavar="FILE", nargs="+", type=Path, help="logged rounds")
-    parser.add_argument("--state_dir", type=Path, required=True, help="folder for the result")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    options = parser.parse_args(arguments)
+    made.add_argument("logs", metavar="FILE", nargs="+", type=Path, help="logged rounds")
+    made.add_argument("--state_dir", type=Path, required=True, help="folder for the result")
+    made.add_argument("--json", action="store_true", help="print one JSON object")
+    return made
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Raises ConfigError if there is nothing to learn from, or nowhere to keep it."""
+    options = parser().parse_args(arguments)
     console = Console(stderr=True)
     rounds = _read(options.logs, console)
     folder = options.state_dir

@@ -51,7 +51,8 @@ _OWNED = {
     "disable_log_stats": "WISP has its own metrics",
     "data_parallel_size": "run one wisp-server for each replica",
     "runner": "the target generates",
-    "structured_outputs_config": "xgrammar compiles them, of every token of an answer",
+    "structured_outputs_config": "xgrammar compiles them, of every token of an answer; "
+    "'disable_any_whitespace' alone is yours",
     "reasoning_parser": "structured outputs hold for every token of an answer",
     "kv_transfer_config": "WISP decides what stays in KV",
     "ec_transfer_config": "WISP decides what stays in KV",
@@ -83,7 +84,8 @@ def engine_args(
         "model": str(directory),
         # The grammars of structured outputs need a tokenizer, and nothing else here does.
         "skip_tokenizer_init": not has_tokenizer(directory),
-        "structured_outputs_config": {"backend": "xgrammar"},
+        "structured_outputs_config": {"backend": "xgrammar"}
+        | options.get("structured_outputs_config", {}),
         "max_model_len": max_model_len,
         "max_num_seqs": num_seats,
         "max_num_batched_tokens": max(max_step_tokens, num_drafts),
@@ -139,10 +141,16 @@ def has_tokenizer(directory: Path) -> bool:
     return (directory / "tokenizer.json").is_file()
 
 
+def _is_of_whitespace(name: str, value: Any) -> bool:
+    """Small models fill JSON with white space until they are cut off, where they may."""
+    only = {"disable_any_whitespace"}
+    return name == "structured_outputs_config" and isinstance(value, dict) and value.keys() == only
+
+
 def _check(options: Mapping[str, Any]) -> None:
     known = [field.name for field in dataclasses.fields(EngineArgs) if field.init]
     for name in options:
-        if name in _OWNED:
+        if name in _OWNED and not _is_of_whitespace(name, options[name]):
             raise ConfigError(f"vLLM's option '{name}' is not yours to set: {_OWNED[name]}")
         if name not in known:
             close = difflib.get_close_matches(name, known, 1)
