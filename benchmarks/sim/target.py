@@ -70,11 +70,12 @@ class SimulatedTarget(Verifier):
         self.num_steps = self.num_tokens = self.num_seats = 0
         self.busy_s = 0.0
 
-    def open(self, session: Session) -> None:
+    def open(self, session: Session) -> int:
         if _in_blocks(len(session.tokens)) > self._kv_tokens:
             raise Overloaded("the KV memory is smaller than the prompt")
         self._held[session.id] = 0
         self._open[session.id] = session
+        return 0
 
     def close(self, session: Session) -> None:
         self._held.pop(session.id, None)

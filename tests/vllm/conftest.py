@@ -98,6 +98,8 @@ def nothing_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
         return
     scheduler = request.getfixturevalue("verifier").scheduler
+    if scheduler.parking:  # nothing of another test's
+        scheduler.parks(scheduler.parking.num_free)
     before = scheduler.num_free_blocks
     yield
     if "hoard" not in request.fixturenames:  # its blocks go back after this

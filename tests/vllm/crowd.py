@@ -38,7 +38,7 @@ class Crowd:
         self.live: dict[int, Driver] = {}
         self.drafters: dict[int, Any] = {}
         self.num_right = self.num_ties = self.num_aborted = self.num_resumed = self.num_ahead = 0
-        self.num_parked = self.num_loaded = 0
+        self.num_parked = self.num_loaded = self.num_found = 0
 
     def run(self) -> None:
         while self.live or self.to_come:
@@ -79,7 +79,9 @@ class Crowd:
             overlaps=not needs_processing(sampling),
             due_s=self.now,
         )
-        self.verifier.open(driver.session)
+        kept = self.verifier.open(driver.session)
+        driver.session.moved(kept, parked=kept > 0)
+        self.num_found += kept > 0
         self.live[self.number] = driver
         self.drafters[self.number] = drafter(self.number, prompt, sampling, 0.05, adapter)
 

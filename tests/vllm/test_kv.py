@@ -207,17 +207,15 @@ def test_what_was_parked_before_is_not_copied_again(
         park(verifier, driver)
         load(verifier, driver)
         step(verifier, [(driver, driver.seat(256))])
-    verifier.close(driver.session)
     # 100 tokens are three full blocks and one that is not; the prefix cache kept those in memory.
     assert copied == [4, 0, 1, 0]
+    verifier.close(driver.session)
 
 
-def test_host_memory_that_is_full_takes_no_more(
-    verifier: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    parking = verifier.scheduler.parking
-    # Most of its slots are taken by nobody: to fill them takes many sessions.
-    monkeypatch.setattr(parking, "_free", parking._free[:6])
+def test_host_memory_that_is_full_takes_no_more(verifier: Any) -> None:
+    scheduler = verifier.scheduler
+    num_slots = scheduler.parking.num_free
+    scheduler.parks(6)
     one, two = Driver(0, long_prompt(0), SAMPLING), Driver(1, long_prompt(1), SAMPLING)
     for driver in (one, two):
         verifier.open(driver.session)
@@ -226,12 +224,63 @@ def test_host_memory_that_is_full_takes_no_more(
     assert verifier.memory().num_parkable == 2
     assert park(verifier, two) == 0  # it is computed again
     assert load(verifier, one) == 100
-    assert verifier.memory().num_parkable == 6  # a resident session's copies can be dropped
+    assert verifier.memory().num_parkable == 6  # what nobody relies on gives way
     for driver in (one, two):
         while not driver.done:
             step(verifier, [(driver, driver.seat(256))])
         verifier.close(driver.session)
         assert same(driver)
+    scheduler.parks(num_slots)
+
+
+def test_a_turn_that_comes_back_late_finds_its_conversation_in_host_memory(
+    verifier: Any,
+) -> None:
+    """By then others have taken all of the target's memory."""
+    first = Driver(0, long_prompt(2), SAMPLING)
+    finish(verifier, [first])
+    verifier.scheduler.reset_prefix_cache()
+    prompt = first.session.tokens + long_prompt(3, 10)
+    second = Driver(1, prompt, SAMPLING)
+    num_kept = verifier.open(second.session)
+    assert num_kept == (len(first.session.tokens) - 1) // BLOCK * BLOCK
+    second.session.moved(num_kept, parked=True)
+    assert load(verifier, second) == num_kept
+    while not second.done:
+        step(verifier, [(second, second.seat(256))])
+    verifier.close(second.session)
+    assert second.text == expected(prompt, SAMPLING)
+
+
+def test_who_is_seated_although_it_is_parked_is_computed_from_the_start(verifier: Any) -> None:
+    first = Driver(0, long_prompt(2), SAMPLING)
+    finish(verifier, [first])
+    verifier.scheduler.reset_prefix_cache()
+    again = Driver(1, long_prompt(2), SAMPLING)
+    assert verifier.open(again.session) > 0
+    while not again.done:
+        step(verifier, [(again, again.seat(256))])
+    verifier.close(again.session)
+    assert same(again)
+
+
+def test_one_that_was_loaded_and_not_seated_yet_can_be_parked_again(verifier: Any) -> None:
+    first = Driver(0, long_prompt(2), SAMPLING)
+    finish(verifier, [first])
+    verifier.scheduler.reset_prefix_cache()
+    free = verifier.scheduler.num_free_blocks
+    again = Driver(1, long_prompt(2), SAMPLING)
+    num_kept = verifier.open(again.session)
+    again.session.moved(num_kept, parked=True)
+    for _ in range(2):
+        assert load(verifier, again) == num_kept
+        assert park(verifier, again) == num_kept
+        assert verifier.scheduler.num_free_blocks == free
+    assert load(verifier, again) == num_kept
+    while not again.done:
+        step(verifier, [(again, again.seat(256))])
+    verifier.close(again.session)
+    assert same(again)
 
 
 def test_what_can_never_fit_is_refused(verifier: Any) -> None:

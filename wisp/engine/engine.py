@@ -147,7 +147,7 @@ class Engine:
         session.asked(self._policy.directive(session))
         try:
             self._make_room(session)
-            self._verifier.open(session)
+            num_kept = self._verifier.open(session)
         except Overloaded as error:
             self._outbox.append(Failed(session.id, "overloaded", str(error), error.retry_after_s))
         except BadRequest as error:
@@ -157,6 +157,7 @@ class Engine:
             self._verifier.close(session)
             self._outbox.append(Failed(session.id, "internal", _FAILED))
         else:
+            session.moved(num_kept, parked=num_kept > 0)
             self.sessions[session.id] = session
 
     def _make_room(self, session: Session) -> None:

@@ -86,7 +86,7 @@ class ScriptedVerifier(Verifier):
     def choice(self, sampling: Sampling, position: int, previous: int) -> int:
         return scripted_choice(sampling.seed, position, previous, self.facts.vocab_size)
 
-    def open(self, session: Session) -> None:
+    def open(self, session: Session) -> int:
         assert not self.closed, "the verifier was shut down"
         assert session.id not in self._computed, f"session {session.id} is opened twice"
         assert session.num_computed == 0, "a session just opened has nothing computed"
@@ -94,6 +94,7 @@ class ScriptedVerifier(Verifier):
         if len(self._computed) >= self.facts.max_sessions:
             raise Overloaded(f"all {self.facts.max_sessions} sessions of the target are taken")
         self._computed[session.id] = []
+        return 0
 
     def close(self, session: Session) -> None:
         self._computed.pop(session.id, None)

@@ -85,9 +85,11 @@ class Verifier(ABC):
     arrived_s: float | None = None
 
     @abstractmethod
-    def open(self, session: Session) -> None:
+    def open(self, session: Session) -> int:
         """Reserve what the session needs; its prompt, sampling and adapter do not change again.
 
+        Returns how many of its first tokens have KV in host memory: with more than 0 it is parked,
+        and is computed from the start if it is seated before it was loaded.
         Raises Overloaded if all of it is taken, BadRequest if its structure is not valid.
         """
 

@@ -74,7 +74,7 @@ class TorchVerifier(Verifier):
         self._parked: dict[int, list[Tensor]] = {}  # by session id
         self._num_parkable = host_kv_bytes // self._model.kv_bytes  # tokens, while none is parked
 
-    def open(self, session: Session) -> None:
+    def open(self, session: Session) -> int:
         if session.id in self._open:
             raise ValueError(f"session {session.id} is open already")
         if len(self._open) >= self.facts.max_sessions:
@@ -82,6 +82,7 @@ class TorchVerifier(Verifier):
         self._open.add(session.id)
         if self._all_fit:
             self._slot(session)
+        return 0
 
     def close(self, session: Session) -> None:
         self._open.discard(session.id)

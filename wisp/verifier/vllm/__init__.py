@@ -3,7 +3,8 @@
 driver      sessions as resident vLLM requests, one EngineCore step for each batch
 params      what vLLM is told of a request
 launched    the choices of a step, from their making to the host
-parking     which host slots keep whose KV blocks
+parking     whose KV is in host memory, and which blocks are copied
+host_slots  which slot of host memory keeps which block
 host_kv     these slots, and the copies between them and the KV blocks
 scheduler   vLLM's scheduler, told by WISP who takes part with how many tokens
 sampler     law 1 inside vLLM's workers: the choice of wisp.sampling

@@ -119,7 +119,7 @@ class VllmVerifier(Verifier):
         self._core.collective_rpc("wisp_parks", args=(num_slots,))
         self.scheduler.parks(num_slots)
 
-    def open(self, session: Session) -> None:
+    def open(self, session: Session) -> int:
         if session.id in self._request_ids:
             raise ValueError(f"session {session.id} is open already")
         if len(self._sessions) >= self.facts.max_sessions:
@@ -131,7 +131,7 @@ class VllmVerifier(Verifier):
                 f"prompt and answer may need {wanted} KV blocks but there are {there_are}: "
                 "ask for fewer tokens"
             )
-        self._add(session)
+        return self.scheduler.finds(self._add(session))
 
     def step(self, batch: Batch) -> list[Outcome]:
         return self.launch(batch)()
@@ -233,7 +233,8 @@ class VllmVerifier(Verifier):
         self._grammars.closed(request_id)
         if request := self.scheduler.requests.get(request_id):
             self._closed_in_flight |= self.scheduler.is_in_flight(request_id)
-            self.scheduler.keep_prefix(request)
+            self.scheduler.ends(request)
+            self._copy()
             self._core.abort_requests([request_id])
 
     def shutdown(self) -> None:
@@ -241,7 +242,7 @@ class VllmVerifier(Verifier):
             self.close(session)
         self._core.shutdown()
 
-    def _add(self, session: Session) -> None:
+    def _add(self, session: Session) -> Request:
         request_id = f"{session.id}-{next(self._numbers)}"
         params = sampling_params(session.sampling, session.num_prompt, self.facts.max_model_len)
         request, _ = self._core.preprocess_add_request(
@@ -261,6 +262,7 @@ class VllmVerifier(Verifier):
         self._grammars.opened(request, session.tokens[session.num_prompt :])
         self._request_ids[session.id] = request_id
         self._sessions[request_id] = session
+        return request
 
     def _place(self, seat: Seat) -> Place:
         request = self._request(seat.session)

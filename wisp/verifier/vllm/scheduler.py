@@ -78,8 +78,12 @@ class SeatScheduler(Scheduler):  # type: ignore[misc]
         self.parking: Parking | None = None
 
     def plan(self, places: Sequence[Place]) -> None:
-        """The next step, in any order."""
+        """The next step, in any order. Who is seated although it is parked is computed anew."""
         self._places = {place.request_id: place for place in places}
+        if self.parking:
+            for name in filter(self.parking.has, self._places):
+                self.parking.ended(name)
+                self.requests[name].num_computed_tokens = 0
 
     @property
     def num_blocks(self) -> int:
@@ -126,7 +130,7 @@ class SeatScheduler(Scheduler):  # type: ignore[misc]
 
     def park(self, request: Request) -> int:
         """Take its KV away, in the hope that it is kept; returns of how many tokens it is."""
-        if request.status != RequestStatus.RUNNING:
+        if not self._holds_kv(request):
             return 0  # it was evicted meanwhile
         num_known = self.num_held(request)
         is_kept = self.parking is not None and self.parking.park(request, num_known)
@@ -213,11 +217,28 @@ class SeatScheduler(Scheduler):  # type: ignore[misc]
     def update_draft_token_ids(self, *args: Any, **kwargs: Any) -> None:
         """Drafts never come from the worker."""
 
-    def keep_prefix(self, request: Request) -> None:
-        """Name the request's full blocks in the prefix cache, before they are freed."""
-        if request.status == RequestStatus.RUNNING:
-            num_known = min(request.num_computed_tokens, request.num_tokens)  # while a step runs
-            self.kv_cache_manager.cache_blocks(request, num_known)
+    def keep_prefix(self, request: Request) -> int:
+        """Name the request's full blocks in the prefix cache, before they are freed.
+
+        Returns how many of its tokens have KV.
+        """
+        if request.status != RequestStatus.RUNNING:
+            return 0
+        num_known = min(request.num_computed_tokens, request.num_tokens)  # while a step runs
+        self.kv_cache_manager.cache_blocks(request, num_known)
+        return int(num_known)
+
+    def ends(self, request: Request) -> None:
+        """What there is of its KV may serve the next turn of the same conversation."""
+        num_known = min(self.keep_prefix(request), self.num_held(request))
+        if self.parking:
+            self.parking.keep(request, num_known)
+
+    def finds(self, request: Request) -> int:
+        """Of a request just added: its first tokens whose KV is in host memory; it is parked."""
+        num_found = self.parking.finds(request) if self.parking else 0
+        request.num_computed_tokens = num_found
+        return num_found
 
     def evict(self, request: Request) -> None:
         """Free the KV of a request that takes no part in the step; it keeps its tokens."""
@@ -226,9 +247,23 @@ class SeatScheduler(Scheduler):  # type: ignore[misc]
         self.num_evictions += 1
 
     def _free_kv(self, request: Request) -> None:
+        if request.status != RequestStatus.RUNNING:  # loaded, and in no step yet
+            self.kv_cache_manager.free(request)
+            request.num_computed_tokens = 0
+            return
         self.keep_prefix(request)
         self._preempt_request(request, time.monotonic())
         self.waiting.remove_request(request)
+
+    def _forget_kv(self, request: Request) -> None:
+        if request.status == RequestStatus.RUNNING:
+            self._preempt_request(request, time.monotonic())
+        else:
+            self._free_kv(request)
+
+    def _holds_kv(self, request: Request) -> bool:
+        blocks: list[int] = self.kv_cache_manager.get_block_ids(request.request_id)[0]
+        return bool(blocks)
 
     def forget_all_kv(self) -> None:
         """After a step that failed half-way: no block can be trusted, the tokens can."""
@@ -237,8 +272,8 @@ class SeatScheduler(Scheduler):  # type: ignore[misc]
         self._clear_queues()
         for request in self.requests.values():
             request.num_output_placeholders = 0
-            if request.status == RequestStatus.RUNNING:
-                self._preempt_request(request, time.monotonic())
+            if self._holds_kv(request):
+                self._forget_kv(request)
                 self._evicted.append(request.request_id)
         self._clear_queues()
         if not self.reset_prefix_cache():
