@@ -43,12 +43,13 @@ class Policy(ABC):
         It changes no session. The caller may drop the batch and ask again later.
         """
 
-    @abstractmethod
     def wake_s(self, situation: Situation) -> float | None:
         """When `schedule` would seat somebody if no message came before; None: never.
 
-        On the clock of `situation.now`, whose sessions are here all that are open.
+        On the clock of `situation.now`, whose sessions are here all that are open. At once, unless
+        a policy says otherwise.
         """
+        return situation.now if situation.sessions else None
 
     @abstractmethod
     def directive(self, session: Session) -> Directive:

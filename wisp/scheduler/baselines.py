@@ -50,9 +50,6 @@ class Centralized(Policy):
             seat.edge_late = False  # nobody was waited for
         return batch
 
-    def wake_s(self, situation: Situation) -> float | None:
-        return situation.now if situation.sessions else None
-
 
 class _Blocks(Policy):
     """Of edges with one fixed directive.

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from wisp.core.table import Floats, Ints
 from wisp.estimator.curve import Curve
 from wisp.estimator.shape import StepShape
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 # Levels of cumulative acceptance: a byte, as the protocol has it. Tokens of one level are alike.
 _LEVELS = 256

@@ -9,14 +9,13 @@ import math
 from collections.abc import Collection, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from wisp.core.batch import Batch, Seat
 from wisp.core.drafts import Directive
 from wisp.core.session import Session
 from wisp.core.slo import Slo
 from wisp.core.smoothing import smoothed
-from wisp.core.table import Table
+from wisp.core.table import Bools, Floats, Ints, Table
 from wisp.estimator.base import Estimator
 from wisp.estimator.shape import EMPTY, StepShape, shape_of
 from wisp.scheduler.admission import retry_after_s
@@ -24,9 +23,6 @@ from wisp.scheduler.base import Policy, Situation
 from wisp.scheduler.guard import Guard
 from wisp.scheduler.knapsack import DraftPool
 from wisp.scheduler.speculation import LEAST, Load, SpeculationController
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 # What a second of a session that is about to be late weighs more than one of a session that has
 # time. Chosen: by the sensitivity rows of docs/scheduler.md; twice or half as much changes little.
@@ -68,24 +64,17 @@ class Wisp(Policy):
     def directive(self, session: Session) -> Directive:
         return self._controller.directive(session, self.load)
 
-    def wake_s(self, situation: Situation) -> float | None:
-        return situation.now if situation.sessions else None
-
     def observe(
         self, batch: Batch, num_committed: Sequence[int], step_time_s: float, now: float
     ) -> None:
+        step_s, cost, tokens_per_s = self.load
         if batch.value:
             shape, curve = shape_of(batch), self.estimator.curve
-            tokens_per_s = batch.value / max(curve.time_s(shape), 1e-9)
-            cost = curve.slope_s(shape.num_tokens) * tokens_per_s
-            self.load = self.load._replace(
-                marginal_cost=smoothed(self.load.marginal_cost, cost, _NEW)
-            )
-        load, tokens_per_s = self.load, sum(num_committed) / max(step_time_s, 1e-9)
-        self.load = load._replace(
-            step_s=smoothed(load.step_s or step_time_s, step_time_s, _NEW),
-            tokens_per_s=smoothed(load.tokens_per_s, tokens_per_s, LEAST),
-        )
+            value_per_s = batch.value / max(curve.time_s(shape), 1e-9)
+            cost = smoothed(cost, curve.slope_s(shape.num_tokens) * value_per_s, _NEW)
+        step_s = smoothed(step_s or step_time_s, step_time_s, _NEW)
+        rate = sum(num_committed) / max(step_time_s, 1e-9)
+        self.load = Load(step_s, cost, smoothed(tokens_per_s, rate, LEAST))
         self._guard.observe(batch, num_committed, step_time_s, now)
         super().observe(batch, num_committed, step_time_s, now)
 
@@ -134,10 +123,8 @@ class _Decision:
         self._fill(chunks, shape.with_drafts(count), max_tokens)
         num_drafts = np.empty(len(rows), dtype=np.int64)
         num_drafts[order] = drafts.by_row(count)
-        batch = _batch(table, rows, num_drafts, chunks)
-        batch.value = float(len(rows) + drafts.value(count))
-        batch.num_sessions, batch.plain = len(table.sessions), plain
-        return batch
+        seats = _all_seats(table, rows, num_drafts, chunks)
+        return Batch(seats, float(len(rows) + drafts.value(count)), len(table.sessions), plain)
 
     def _seats(self, room: int, *, all_of_them: bool) -> Ints:
         """Who decodes: nobody who had better wait for drafts, and no seat worth less than the
@@ -158,7 +145,7 @@ class _Decision:
         time_s += np.cumsum(seat_s[rows])
         return rows[: _num_worth_it(density[order], np.cumsum(worth[order]) / time_s)]
 
-    def _waits(self, seat_s: Floats) -> NDArray[np.bool_]:
+    def _waits(self, seat_s: Floats) -> Bools:
         """Whose drafts probably go on: a later seat holds more of them, and this one is saved.
 
         Left out, a session loses the step if its drafts are contradicted, or if its next one would
@@ -170,7 +157,7 @@ class _Decision:
         saved = right * np.minimum(1.0, self._step_s / wait_s)
         lost = 1.0 - right * np.minimum(1.0, (self._step_s + away_s) / wait_s)
         others_s = saved * (seat_s + self._token_s) * float(self._weight.sum())
-        waits: NDArray[np.bool_] = self._weight * lost * self._step_s < _PATIENCE * others_s
+        waits: Bools = self._weight * lost * self._step_s < _PATIENCE * others_s
         return waits
 
     def _needed(self, max_tokens: int) -> dict[int, int]:
@@ -245,12 +232,10 @@ def _chunk(table: Table, row: int, num_tokens: int) -> StepShape:
     return StepShape(num_tokens, length, product, 1)
 
 
-def _batch(table: Table, rows: Ints, num_drafts: Ints, chunks: dict[int, int]) -> Batch:
-    sessions = table.sessions
-    decoding = [sessions[row] for row in rows.tolist()]
+def _all_seats(table: Table, rows: Ints, num_drafts: Ints, chunks: dict[int, int]) -> list[Seat]:
+    decoding = [table.sessions[row] for row in rows.tolist()]
     seats = [
         Seat(session, 1, session.next_drafts(count), session.drafts.source)
         for session, count in zip(decoding, num_drafts.tolist(), strict=True)
     ]
-    seats += [Seat(sessions[row], chunk) for row, chunk in chunks.items() if chunk]
-    return Batch(seats)
+    return seats + [Seat(table.sessions[row], chunk) for row, chunk in chunks.items() if chunk]
