@@ -88,7 +88,7 @@ REGIMES = {
     "turns": Load("turns", (32,)),
     # What insures against edges that draft badly, and against a wrong estimate.
     "poor drafts": Load("paper", (40,), acceptance=0.2),
-    "misled": Load("half", (8,), misled=True),
+    "misled": Load("half", (8,), 40.0, misled=True),
 }
 
 

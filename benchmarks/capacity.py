@@ -43,6 +43,13 @@ TUNINGS: dict[PolicyName, tuple[Tuning, ...]] = {
     ),
 }
 
+_GLANCED_TUNINGS: dict[PolicyName, int] = {"sled": 2}  # tried in a quick run; else the first
+
+
+def tunings(policy: PolicyName, *, quick: bool) -> tuple[Tuning, ...]:
+    found = TUNINGS[policy]
+    return found[: _GLANCED_TUNINGS.get(policy, 1)] if quick else found
+
 
 def setup_of(
     step_times: StepTimes, rate: float, acceptance: float, seconds: float, seed: int
@@ -114,16 +121,20 @@ def _learned(step_times: StepTimes, host: Host, overlap: bool, max_step_tokens: 
     return pickle.dumps(learn(setup, Tuning(max_step_tokens=max_step_tokens)))
 
 
-def best_point(policy: PolicyName, fleet: int, setup: Setup) -> tuple[Point, Tuning]:
+def best_point(
+    policy: PolicyName, fleet: int, setup: Setup, quick: bool = False
+) -> tuple[Point, Tuning]:
     """Of the tuning with the highest goodput at this load, by a shorter run."""
-    tunings = TUNINGS[policy]
-    if len(tunings) > 1:
+    first, *others = tunings(policy, quick=quick)
+    if others:
         glance = replace(setup, measured_s=min(_GLANCE_S, setup.measured_s))
-        tunings = (max(tunings, key=lambda each: point(policy, fleet, glance, each).goodput),)
-    return point(policy, fleet, setup, tunings[0]), tunings[0]
+        first = max((first, *others), key=lambda each: point(policy, fleet, glance, each).goodput)
+    return point(policy, fleet, setup, first), first
 
 
-def best_capacity(policy: PolicyName, setup: Setup, max_count: int = 256) -> tuple[int, Tuning]:
+def best_capacity(
+    policy: PolicyName, setup: Setup, quick: bool = False, max_count: int = 256
+) -> tuple[int, Tuning]:
     """The most devices whose promises are attained, and the tuning that does it; to within 2 %.
 
     The same devices ask for the same whatever the load and the policy (common random numbers).
@@ -133,7 +144,12 @@ def best_capacity(policy: PolicyName, setup: Setup, max_count: int = 256) -> tup
         return point(policy, count, setup, tuning).attainment >= ATTAINED
 
     return search.best_capacity(
-        TUNINGS[policy], holds, start=24, max_count=max_count, resolution=0.02, growth=1.5
+        tunings(policy, quick=quick),
+        holds,
+        start=24,
+        max_count=max_count,
+        resolution=0.02,
+        growth=1.5,
     )
 
 
@@ -147,11 +163,14 @@ class Burst(NamedTuple):
     ramp_s: float = 2.0
 
 
-def burst_point(policy: PolicyName, burst: Burst, setup: Setup) -> tuple[Point, Tuning]:
+def burst_point(
+    policy: PolicyName, burst: Burst, setup: Setup, quick: bool = False
+) -> tuple[Point, Tuning]:
     """Of the sessions opened from the burst's start to the end of the run, the best tuning's."""
     setup = setup.from_to(burst.start_s, burst.start_s + 2.0 * burst.length_s)
     fleet = bursty(*burst, seed=setup.seed)
-    found = [(point(policy, fleet, setup, tuning), tuning) for tuning in TUNINGS[policy]]
+    tried = tunings(policy, quick=quick)
+    found = [(point(policy, fleet, setup, tuning), tuning) for tuning in tried]
     return max(found, key=lambda pair: pair[0].attainment)
 
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks.capacity import TUNINGS, report_of
+from benchmarks.capacity import TUNINGS, report_of, tunings
 from benchmarks.load.texts import SESSION_SPREAD
 from benchmarks.sim.bound import bound
 from benchmarks.sim.colocated import Colocated
@@ -30,7 +30,6 @@ ACCEPTANCES = (0.5, 0.7, 0.85)
 PEER_DRAFTS = (2, 4, 6)  # drafts a step of the co-located drafter
 SEEDS = (1, 2, 3)
 _QUICK_SHARE = 0.5  # of the measured time
-_SHORT_TUNINGS: dict[PolicyName, int] = {"sled": 2}  # tried in a quick run; else the first
 Row = dict[str, Any]
 
 
@@ -72,8 +71,7 @@ def cells(
         for devices, acceptance, seed in itertools.product(loads, acceptances, seeds):
             row = (name, devices, acceptance, seed)
             for policy in policies:
-                tunings = TUNINGS[policy]
-                for tuning in tunings[: _SHORT_TUNINGS.get(policy, 1)] if quick else tunings:
+                for tuning in tunings(policy, quick=quick):
                     found.append(Cell(*row, policy, tuning, measured_s))
             for num_drafts in PEER_DRAFTS[1:2] if quick else PEER_DRAFTS:
                 tuning = TUNINGS["centralized"][-1]

@@ -59,6 +59,7 @@ ACCEPTANCE = 0.7
 RATES = (2.0, 4.0, 6.0, 8.0)
 COMPARED: tuple[PolicyName, ...] = ("wisp", "wisp-paper", "sled", "centralized")
 LOADS = (10, 20, 30, 40, 60, 80, 100, 125, 155)
+QUICK_RATES, QUICK_LOADS, QUICK_S = (8.0,), (40, 80), 15.0
 RECORDED = Path(__file__).parent / "data" / "tiny_pair_texts.npz"
 TEMPERATURES = (0.0, 0.8)  # of the recording
 WASTE_DEVICES = 30
@@ -132,20 +133,20 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--step-times", choices=STEP_TIMES, default="paper", help="what a step takes"
     )
-    parser.add_argument("--rates", type=float, nargs="+", default=RATES, help="tokens/s promised")
+    parser.add_argument("--rates", type=float, nargs="+", help="tokens/s promised")
     parser.add_argument(
-        "--loads",
-        type=int,
-        nargs="*",
-        default=LOADS,
-        help="numbers of devices; none: capacities alone",
+        "--loads", type=int, nargs="*", help="numbers of devices; none: capacities alone"
     )
     parser.add_argument("--policies", nargs="+", choices=POLICIES, default=COMPARED)
     parser.add_argument(
         "--acceptance", type=float, default=ACCEPTANCE, help="of a draft token, mean"
     )
-    parser.add_argument("--seconds", type=float, default=120.0, help="of virtual time, measured")
-    parser.add_argument("--quick", action="store_true", help="one rate, two loads, short runs")
+    parser.add_argument("--seconds", type=float, help="of virtual time, measured")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="unless told otherwise one rate, two loads, short runs; the first tunings alone",
+    )
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--seeds", type=int, nargs="+", default=(), help="of --matrix")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -164,15 +165,19 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--target", type=Path, default=TINY / "target", help="of --record")
     parser.add_argument("--draft", type=Path, default=TINY / "draft", help="of --record")
     options = parser.parse_args()
-    if options.quick:
-        options.rates, options.loads, options.seconds = [8.0], [40, 80], 15.0
+    quick = options.quick
+    options.rates = options.rates or (QUICK_RATES if quick else RATES)
+    options.seconds = options.seconds or (QUICK_S if quick else 120.0)
+    if options.loads is None:
+        options.loads = QUICK_LOADS if quick else LOADS
     return options
 
 
 def capacities(options: argparse.Namespace, pool: Executor) -> list[Row]:
     cells = [(policy, rate) for rate in options.rates for policy in options.policies]
     setups = [_setup(options, rate) for _, rate in cells]
-    found = pool.map(best_capacity, [policy for policy, _ in cells], setups)
+    quick = [options.quick] * len(cells)
+    found = pool.map(best_capacity, [policy for policy, _ in cells], setups, quick)
     return [
         {
             "policy": policy,
@@ -188,7 +193,9 @@ def capacities(options: argparse.Namespace, pool: Executor) -> list[Row]:
 def loads(options: argparse.Namespace, pool: Executor) -> list[Row]:
     setup = _setup(options, options.rates[-1])
     cells = [(policy, load) for policy in options.policies for load in options.loads]
-    found = pool.map(best_point, *zip(*cells, strict=True), [setup] * len(cells))
+    count = len(cells)
+    quick = [options.quick] * count
+    found = pool.map(best_point, *zip(*cells, strict=True), [setup] * count, quick)
     return [
         {"policy": policy, "devices": load, "rate": setup.slo.tokens_per_s, **_rounded(found_point)}
         | {"tuning": described(tuning)}
@@ -199,8 +206,11 @@ def loads(options: argparse.Namespace, pool: Executor) -> list[Row]:
 def bursts(options: argparse.Namespace, pool: Executor) -> list[Row]:
     setup = _setup(options, options.rates[-1])
     policies: list[PolicyName] = [*options.policies, "fcfs"]
-    cells = [(policy, burst) for burst in BURSTS for policy in policies]
-    found = pool.map(burst_point, *zip(*cells, strict=True), [setup] * len(cells))
+    tried = BURSTS[::2] if options.quick else BURSTS
+    cells = [(policy, burst) for burst in tried for policy in policies]
+    count = len(cells)
+    quick = [options.quick] * count
+    found = pool.map(burst_point, *zip(*cells, strict=True), [setup] * count, quick)
     return [
         {"policy": policy, "base": burst.base, "peak": burst.peak, **_rounded(found_point)}
         | {"tuning": described(tuning)}
@@ -274,8 +284,6 @@ def _cases(options: argparse.Namespace) -> dict[str, Setup]:
     cases["prompts 512, outputs 256"] = replace(base, workload=long)
     for device in base.devices:
         cases[f"only {device.name}"] = replace(base, devices=(device,))
-    for network in base.networks:
-        cases[f"only {network.name}"] = replace(base, networks=(network,))
     cases["first token in 5 s"] = replace(
         base, slo=type(base.slo)(tokens_per_s=base.slo.tokens_per_s, first_token_s=5.0)
     )
