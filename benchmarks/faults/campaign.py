@@ -26,6 +26,7 @@ from wisp.testing.local import LocalEdge, LocalServer, expected_text
 STEP_S = 0.01  # of the target; chosen: some 100 rounds a second, as a middle-sized GPU has
 NUM_REPLICAS = 2
 NUM_EDGES = 16
+NUM_SLOTS = 6  # of each replica; chosen: fewer than its sessions, so that some are parked
 NUM_USERS = 2  # of each edge, who ask again and again
 WRITE_TIMEOUT_S = 30.0  # as wisp-server's
 # A server whose engine hangs is started anew after this; chosen: short against the time that an
@@ -196,7 +197,9 @@ class Campaign:
 
     # Those who serve.
     def _begin(self, replica: Replica) -> None:
-        config = ServerConfig(engine=EngineSettings(max_sessions=48, patience_s=PATIENCE_S))
+        config = ServerConfig(
+            engine=EngineSettings(max_sessions=48, num_slots=NUM_SLOTS, patience_s=PATIENCE_S)
+        )
         server = self._servers[replica] = LocalServer(config, step_s=STEP_S)
         gate = self._gates[replica] = Gate(self._keys)
         replica.servicer = WispServicer(server.service, server.telemetry, gate, WRITE_TIMEOUT_S)

@@ -135,6 +135,7 @@ class LocalServer:
             vocab_size=len(tokenizer()),
             max_model_len=max_model_len,
             max_sessions=self.config.engine.max_sessions,
+            num_slots=self.config.engine.num_slots,
         )
         engine = Engine(
             verifier,
