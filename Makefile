@@ -42,12 +42,13 @@ deploy-test: $(READY)
 	WISP_DEPLOY_TOOLS=$(DEPLOY_VENV) $(RUN) -m pytest tests/deploy -rs -n auto --dist loadfile
 
 # Drafters on llama.cpp. Its binding comes as source: built once, for all checkouts of this machine.
+# A target on vLLM is drafted for, too, once `make test-vllm` has set that up.
 test-llama: $(READY)
 	@mkdir -p $(LLAMA_WHEELS)
 	@flock $(LLAMA_WHEELS).lock $(MAKE) --no-print-directory $(LLAMA_WHEELS)/.ready
 	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt \
 	  --find-links $(LLAMA_WHEELS) -e '.[llama]'
-	$(RUN) -m pytest tests/llama
+	WISP_VLLM_PYTHON=$(if $(wildcard $(VLLM_READY)),$(VLLM_VENV)/bin/python) $(RUN) -m pytest -rs tests/llama
 
 # The lossless suite on SmolLM2-135M-Instruct, which is fetched once.
 test-real: $(READY)

@@ -19,6 +19,7 @@ KEYS = {
     "tokens_per_step",
     "wasted_draft_share",
     "speedup",
+    "by_temperature",
 }
 
 
@@ -51,6 +52,13 @@ def test_a_text_that_differs_is_not_lossless() -> None:
     assert summary["lossless"]
     assert (summary["speedup"], summary["acceptance"]) == (2.0, 0.5)
     assert (summary["tokens"], summary["tokens_per_step"]) == (4, 2.0)
+    assert summary["by_temperature"].keys() == {"0.0"}
+    warm = replace(
+        pair, request=Question("text", "prompt", 0.8, 1), alone=replace(answer, time_s=3)
+    )
+    apart = demo._summarise([pair, warm])  # see above
+    assert {t: f["speedup"] for t, f in apart["by_temperature"].items()} == {"0.0": 2.0, "0.8": 6.0}
+    assert apart["speedup"] == 4.0
     other = replace(pair, alone=replace(answer, text="other"))
     assert not demo._summarise([pair, other])["lossless"]  # see above
 

@@ -40,6 +40,7 @@ TINY = Path(__file__).parent / "models" / "tiny"
 SMOLLM2 = TINY.with_name("smollm2")  # a drafter; its target is fetched
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 Dtype = Literal["float32", "bfloat16", "float16"]
+DraftDtype = Literal[Dtype, "int8"]
 
 EngineKind = Literal["torch", "vllm"]
 LocalPath = Annotated[Path, AfterValidator(Path.expanduser)]  # `~` in a file has met no shell
@@ -232,7 +233,9 @@ ClassName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 
 class DrafterSettings(_Section):
     device: str = Field("cpu", description="torch device, e.g. cpu or cuda:0")
-    dtype: Dtype | None = Field(None, description="null: float32 on the CPU, bfloat16 on a GPU")
+    dtype: DraftDtype | None = Field(
+        None, description="null: int8 weights on the CPU, bfloat16 on a GPU"
+    )
     num_threads: int | None = Field(
         1, ge=1, description="CPU threads of the drafter; null: llama.cpp's by a short timing, or 1"
     )
@@ -246,6 +249,21 @@ class DrafterSettings(_Section):
         4, ge=1, description="branches of drafts in one step, if that pays; 1: one"
     )
     block_tokens: int = Field(1, ge=1, description="draft tokens gathered in one message")
+
+
+class PowerSettings(_Section):
+    min_battery: float = Field(
+        0.0, ge=0, le=1, description="on battery, rest below this share of its charge; 0: never"
+    )
+    max_share: float = Field(
+        1.0, gt=0, le=1, description="share of the time that the drafter may compute"
+    )
+    min_chance: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="least chance of being used of what is drafted; null: by where the server is",
+    )
 
 
 class ServerConfig(BaseSettings):
@@ -341,6 +359,7 @@ class EdgeConfig(BaseSettings):
     insecure: bool = Field(False, description="allow plain text beyond this machine")
     api: ApiSettings = ApiSettings()
     drafter: DrafterSettings = DrafterSettings()
+    power: PowerSettings = PowerSettings()
     state_dir: LocalPath | None = Field(
         None, description="keeps what the edge learns of target and draft; null: nowhere"
     )

@@ -233,7 +233,7 @@ def _compare(
     drafted = _ask(edge, server.facts["model"], request, config, None if silent else show)
     if not silent:
         console.print()
-    alone = _ask(server, server.facts["model"], request, config, None)
+    alone = _ask(server, server.facts["model"], request, config, None, drafts=False)
     return Comparison(request, number, drafted, alone)
 
 
@@ -243,7 +243,10 @@ def _ask(
     request: Question,
     config: DemoConfig,
     show: Callable[[str, bool], None] | None,
+    *,
+    drafts: bool = True,
 ) -> Reply:
+    """Without `drafts` not even the server makes any, of n-grams of the text."""
     key = process.facts.get("key", "none")
     client: Any = OpenAI(base_url=f"{process.url}/v1", api_key=key, max_retries=0)
     create = client.completions if request.kind == "text" else client.chat.completions
@@ -256,6 +259,7 @@ def _ask(
         seed=request.seed,
         stream=True,
         stream_options={"include_usage": True},
+        extra_body={"wisp": {"speculation": drafts}},
         **request.body,
     ):
         if chunk.usage:
@@ -268,6 +272,15 @@ def _ask(
 
 
 def _summarise(pairs: list[Comparison]) -> dict[str, Any]:
+    """Of all requests together, and of those of each temperature."""
+    by_temperature: dict[str, Any] = {}
+    for temperature in sorted({pair.request.temperature for pair in pairs}):
+        alike = [pair for pair in pairs if pair.request.temperature == temperature]
+        by_temperature[str(temperature)] = _figures(alike)
+    return _figures(pairs) | {"by_temperature": by_temperature, "seed": SEED}
+
+
+def _figures(pairs: list[Comparison]) -> dict[str, Any]:
     def total(key: str) -> float:
         return sum(float(pair.wisp[key]) for pair in pairs)
 
@@ -284,7 +297,6 @@ def _summarise(pairs: list[Comparison]) -> dict[str, Any]:
         "tokens_per_s": num_tokens / drafted_s,
         "tokens_per_s_alone": num_tokens / alone_s,
         "speedup": alone_s / drafted_s,
-        "seed": SEED,
     }
 
 
@@ -315,11 +327,12 @@ def _report(console: Console, pairs: list[Comparison], summary: dict[str, Any]) 
             "yes" if pair.equal else "NO",
         )
     console.print(table)
-    console.print(
-        f"acceptance {summary['acceptance']:.0%}, {summary['tokens_per_step']:.2f} tokens per step "
-        f"of the target, {summary['wasted_draft_share']:.0%} of drafting wasted, "
-        f"{summary['speedup']:.2f} x the speed of the target alone"
-    )
+    for temperature, figures in summary["by_temperature"].items():
+        console.print(
+            f"temperature {temperature}: {figures['speedup']:.2f} x the speed of the target alone, "
+            f"acceptance {figures['acceptance']:.0%}, {figures['tokens_per_step']:.2f} tokens per "
+            f"step of the target, {figures['wasted_draft_share']:.0%} of drafting wasted"
+        )
     if summary["lossless"]:
         console.print(f"lossless: all {len(pairs)} texts equal what the target writes alone")
     else:
@@ -333,6 +346,7 @@ def _stay(console: Console, server: Process, edges: list[Process]) -> None:
         key = f" api_key={process.facts['key']}" if "key" in process.facts else ""
         console.print(f"  {name}: base_url={process.url}/v1{key}", soft_wrap=True)
     console.print(f"  live page: http://127.0.0.1:{server.facts['admin']}/")
+    console.print(f"  chat in a browser: {edges[0].url}/")
     try:
         signal.pause()
     except KeyboardInterrupt:

@@ -87,15 +87,16 @@ class Process:
         log: Path | None = None,
         ready_timeout_s: float = 120.0,
         module: str = "wisp.cli",
+        python: str = sys.executable,
     ) -> None:
-        """`module` takes the command line of `wisp`.
+        """`module` takes the command line of `wisp`, in the environment of `python`.
 
         Raises Unavailable with the end of its log if it does not get ready.
         """
         self._log = log
         with open(log or os.devnull, "ab") as errors:
             self._popen = subprocess.Popen(
-                [sys.executable, "-m", module, program, *flags],
+                [python, "-m", module, program, *flags],
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,9 @@ PairName = Literal["smollm2", "tiny"]
 
 # Prompt and answer in the demo; chosen: short answers, and a cache that no machine lacks room for.
 _MAX_MODEL_LEN = 2048
+# Of the target, as many as there are cores up to this. Chosen: the two cores of a small machine, on
+# which the demo is measured; a step gains little by more.
+_MAX_THREADS = 2
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,11 @@ def find_pair(name: PairName, say: Callable[[str], None]) -> Pair:
     except (Unavailable, ConfigError) as error:
         say(f"{error}: showing the tiny pair instead")
         return tiny()
-    # One thread: two of them wait for each other by spinning, on the core that an edge drafts on.
-    flags = (f"--engine.max_model_len={_MAX_MODEL_LEN}", "--engine.max_sessions=4")
+    flags = (
+        f"--engine.max_model_len={_MAX_MODEL_LEN}",
+        "--engine.max_sessions=4",
+        f"--engine.num_threads={min(_MAX_THREADS, os.cpu_count() or 1)}",
+    )
     return Pair("smollm2", target, SMOLLM2, _prompts(SMOLLM2), flags)
 
 

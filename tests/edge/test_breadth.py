@@ -24,6 +24,7 @@ CHANCES = [0.8, 0.3, 0.1, 0.02]
         ((1.0, 1.0, 1.0, 1.0), 4),  # they cost nothing
         ((1.0, 1.2, 1.4, 1.6), 2),
         ((1.0, 1.5, 1.0, 1.0), 4),  # a size that is worse than the next is passed over
+        ((0.0, 0.0, 1.0, 1.0), 2),  # a coarse clock tells them from nothing
         ((1.0,), 1),  # what was never seen is taken to be as dear for each
     ],
 )

@@ -13,7 +13,6 @@ from transformers import AutoModelForCausalLM
 from tests.models.tiny import VOCAB_SIZE, save_random_model
 from wisp.core.request import Sampling
 from wisp.edge.drafter.base import DraftJob
-from wisp.edge.drafter.prefix import common_prefix
 from wisp.edge.drafter.propose import propose
 from wisp.edge.drafter.transformers import TransformersDrafter
 from wisp.errors import Overloaded
@@ -146,21 +145,6 @@ def test_a_full_drafter_refuses(drafter: TransformersDrafter) -> None:
         drafter.open(3)
     drafter.close(0)
     drafter.open(3)
-
-
-@pytest.mark.parametrize(
-    ("held", "tokens", "limit", "expected"),
-    [
-        ([], [1], 0, 0),
-        ([1, 2, 3], [1, 2, 3, 4], 3, 3),
-        ([1, 2, 3], [1, 2, 3], 2, 2),
-        ([1, 2, 3, 4], [1, 2, 9], 2, 2),
-        ([5, 2, 3, 4], [1, 2, 9], 2, 0),
-        ([1, 2, 3, 4, 5, 6, 7], [1, 2, 3, 4, 5, 0, 7, 8], 7, 5),
-    ],
-)
-def test_common_prefix(held: list[int], tokens: list[int], limit: int, expected: int) -> None:
-    assert common_prefix(held, tokens, limit) == expected
 
 
 def test_a_proposal_describes_its_distribution() -> None:

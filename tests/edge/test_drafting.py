@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
+import pytest
+
 from wisp import wire
+from wisp.config import PowerSettings
 from wisp.core.drafts import Directive, DraftBlock, Verdict
 from wisp.core.request import FinishReason, Request, Sampling
 from wisp.core.slo import Slo
@@ -13,8 +17,10 @@ from wisp.edge.drafter.base import DraftJob
 from wisp.edge.drafting import DraftLoop
 from wisp.edge.generation import EdgeGeneration
 from wisp.edge.link import Outbox
+from wisp.edge.power import LOOK_S, Power
 from wisp.edge.predictor import ConfidencePredictor
 from wisp.metrics import EdgeMetrics
+from wisp.testing.clock import VirtualClock
 from wisp.testing.drafter import ScriptedDrafter
 from wisp.v1 import wisp_pb2 as pb
 
@@ -26,6 +32,7 @@ class PatientLink:
 
     def __init__(self) -> None:
         self.num_drafts = 0
+        self.draft_times_s: list[float] = []  # as the edge reports them, of each block
 
     async def generate(
         self, request: Request, hello: wire.Hello, outbox: Outbox
@@ -36,6 +43,7 @@ class PatientLink:
             block = await outbox.get()
             assert block
             self.num_drafts += len(block.tokens)
+            self.draft_times_s.append(block.draft_time_s)
             complete = block.complete
         yield wire.encode_verdict(
             Verdict(
@@ -47,14 +55,16 @@ class PatientLink:
         )
 
 
-def begin(loop: DraftLoop, key: int, link: Any, prompt: list[int]) -> EdgeGeneration:
+def begin(
+    loop: DraftLoop, key: int, link: Any, prompt: list[int], block_tokens: int = 2
+) -> EdgeGeneration:
     generation = EdgeGeneration(
         link,
         Request(prompt=prompt, sampling=Sampling(max_tokens=50, seed=0)),
         wire.Hello(),
         predictor=loop.predictor,
         vocab_size=5000,
-        block_tokens=2,
+        block_tokens=block_tokens,
         reconnect_s=0.0,
         metrics=EdgeMetrics(),
         on_change=loop.wake,
@@ -134,3 +144,58 @@ async def test_a_text_that_outgrows_the_drafter_costs_no_other_its_drafts() -> N
         await generation.aclose()
     await loop.stop()
     assert (short.num_drafts, long.num_drafts) == (4, 2)
+
+
+async def test_on_a_low_battery_it_drafts_nothing_until_that_has_passed() -> None:
+    steps: list[int] = []
+    charge: list[float | None] = [0.2]
+    looked = asyncio.Event()
+
+    def battery() -> float | None:
+        looked.set()
+        return charge[0]
+
+    clock, metrics = VirtualClock(), EdgeMetrics()
+    drafter = ScriptedDrafter(lambda *_: 5, on_step=lambda jobs: steps.append(len(jobs)))
+    power = Power(PowerSettings(min_battery=0.3), battery)
+    loop = DraftLoop(drafter, ConfidencePredictor(), 2, metrics, clock, power)
+    assert not loop.has_room(1)
+    link = PatientLink()
+    running = begin(loop, 0, link, [1])  # it began before the battery was low
+    await looked.wait()
+    for _ in range(10):  # turns of the event loop: enough for a step to begin
+        loop.wake()
+        await asyncio.sleep(0)
+    assert steps == []
+    charge[0] = None
+    clock.now += LOOK_S
+    loop.wake()
+    assert [verdict.tokens async for verdict in running] == [[7]]
+    assert link.num_drafts == 4
+    assert loop.has_room(1)
+    await running.aclose()
+    await loop.stop()
+
+
+async def test_an_edge_that_may_compute_half_of_the_time_reports_twice_the_time() -> None:
+    clock = VirtualClock()
+    slept: list[float] = []
+
+    def compute(jobs: Sequence[DraftJob]) -> None:
+        clock.now += 0.25
+
+    async def sleep(time_s: float) -> None:
+        slept.append(time_s)
+        clock.now += time_s
+
+    drafter = ScriptedDrafter(lambda *_: 5, max_branches=1, on_step=compute)
+    power = Power(PowerSettings(max_share=0.5))
+    metrics = EdgeMetrics()
+    loop = DraftLoop(drafter, ConfidencePredictor(), 1, metrics, clock, power, sleep)
+    link = PatientLink()
+    generation = begin(loop, 0, link, [1], block_tokens=1)
+    assert [verdict.tokens async for verdict in generation] == [[7]]
+    assert link.draft_times_s == pytest.approx([0.25, 0.5, 0.5, 0.5])
+    assert slept[:3] == pytest.approx([0.25] * 3)
+    await generation.aclose()
+    await loop.stop()

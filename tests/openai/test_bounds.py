@@ -113,8 +113,9 @@ def test_every_route_runs_on_the_loop(backend: ScriptedBackend) -> None:
     from prometheus_client import CollectorRegistry
 
     from wisp.metrics import metrics_router
-    from wisp.server.page import page_router
+    from wisp.openai.page import page_router
+    from wisp.server.main import PAGE
 
-    app = create_app(backend, routers=[metrics_router(CollectorRegistry()), page_router()])
+    app = create_app(backend, routers=[metrics_router(CollectorRegistry()), page_router(PAGE)])
     handlers = [getattr(route, "endpoint", None) for route in app.routes]
     assert [h for h in handlers if h and not asyncio.iscoroutinefunction(h)] == []

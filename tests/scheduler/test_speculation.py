@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wisp.core.drafts import REST, Directive
+from wisp.core.drafts import REST, Directive, DraftBlock
 from wisp.core.edge_stats import EdgeStats
 from wisp.core.request import Sampling
 from wisp.core.session import Session
@@ -137,6 +137,18 @@ def test_the_window_covers_the_round_trip(draft_s: float, rtt_s: float, step_s: 
     stats = EdgeStats(draft_time_s=draft_s, round_trip_s=rtt_s)
     window = controller.window(stats, FREE._replace(step_s=step_s))
     assert window == 64 or (window - 4) * draft_s >= rtt_s + step_s - 1e-9
+
+
+def test_a_device_that_heats_up_is_asked_for_less(controller: SpeculationController) -> None:
+    """It says of each block how long it took; nobody needs to know why."""
+    edge = Edge(0.8, draft_time_s=0.01)
+    cool = controller.directive(edge.session, FREE).window
+    for number in range(12):
+        block = DraftBlock(1, 5 + number, [1], [0.8], draft_time_s=0.03)
+        edge.stats.arrived(block, float(number), begins_epoch=False)
+    assert edge.stats.draft_time_s == pytest.approx(0.03, rel=0.05)
+    hot = controller.directive(edge.session, FREE).window
+    assert (cool, hot) == (4 + 9, 4 + 4)  # a block, and what is drafted in 90 ms
 
 
 def test_the_threshold_is_the_price(controller: SpeculationController) -> None:

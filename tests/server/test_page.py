@@ -215,10 +215,6 @@ def test_nothing_but_its_own_style_and_script_may_run(pair: tuple[Process, Proce
         assert f"{tag}-src 'sha256-{digest}';" in policy
 
 
-def test_an_edge_has_no_page(pair: tuple[Process, Process]) -> None:
-    assert httpx.get(f"{pair[1].url}/").status_code == 404
-
-
 def test_the_page_need_not_be_told_of_each_session(busy: Process) -> None:
     def brief() -> dict[str, Any]:
         found: dict[str, Any] = httpx.get(f"{busy.url}/v1/stats?sessions=0").json()

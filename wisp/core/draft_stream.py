@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from wisp.core.drafts import DraftBlock, Drafts, Rejection, Source
 from wisp.core.edge_stats import EdgeStats
+from wisp.core.prefix import common_prefix
 from wisp.errors import ProtocolError
 
 # Dead epochs of which it is remembered how far they agree with the text. Chosen: more than an edge
@@ -119,7 +120,7 @@ class DraftStream(Drafts):
         start = end - len(tokens)
         before, num_before = self._chosen, len(self.tokens)
         for branch in list(self._live.values()):
-            num_agreed = _common_prefix(branch.tokens, tokens)
+            num_agreed = common_prefix(branch.tokens, tokens)
             if num_agreed < min(len(tokens), len(branch.tokens)):
                 self._kill(branch.epoch, start + num_agreed)
             else:
@@ -217,10 +218,3 @@ class DraftStream(Drafts):
         self._dead[epoch] = position
         if len(self._dead) > _MAX_DEAD:
             del self._dead[next(iter(self._dead))]
-
-
-def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    for index, (left, right) in enumerate(zip(a, b, strict=False)):
-        if left != right:
-            return index
-    return min(len(a), len(b))

@@ -9,6 +9,8 @@ from statistics import median
 # Steps of one size that are remembered; their median is the cost. Chosen: so few that a device that
 # heats up is followed, and so many that a prompt among them does not count.
 _REMEMBERED = 15
+# What takes no time by a coarse clock takes this much, in seconds. Chosen: less than any step.
+_TICK_S = 1e-9
 
 
 class Breadth:
@@ -47,6 +49,7 @@ class Breadth:
             cost_s = self.cost_s(size)
             if cost_s is None:
                 break
-            if total / cost_s > best_rate:
-                best, best_rate = size, total / cost_s
+            rate = total / max(cost_s, _TICK_S)
+            if rate > best_rate:
+                best, best_rate = size, rate
         return best

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 
+from wisp.config import PowerSettings
 from wisp.core.drafts import REST
 from wisp.edge.breadth import Breadth
 from wisp.edge.drafter.base import Drafter, DraftJob
 from wisp.edge.generation import EdgeGeneration
+from wisp.edge.power import LOOK_S, Power
 from wisp.edge.predictor import Predictor
 from wisp.edge.tree import Node
 from wisp.metrics import EdgeMetrics
@@ -35,12 +38,16 @@ class DraftLoop:
         max_sessions: int,
         metrics: EdgeMetrics,
         clock: Callable[[], float] = time.monotonic,
+        power: Power | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._drafter = drafter
         self.predictor = predictor
         self._max_sessions = max_sessions
         self._metrics = metrics
         self._clock = clock
+        self.power = power or Power(PowerSettings())
+        self._sleep = sleep
         self.breadth = Breadth()
         self._generations: dict[int, EdgeGeneration] = {}
         self._wake = asyncio.Event()
@@ -49,12 +56,15 @@ class DraftLoop:
         self._task = asyncio.create_task(self._run())
 
     def has_room(self, num_prompt: int) -> bool:
-        """Whether one more generation can be drafted, behind so many tokens."""
+        """Whether one more generation can be drafted now, behind so many tokens."""
+        if self.power.rests(self._clock()):
+            return False
         room = len(self._generations) < self._max_sessions
         return room and num_prompt <= self._drafter.max_model_len
 
     def add(self, key: int, generation: EdgeGeneration) -> None:
-        generation.stream.limit(self._drafter.max_model_len, self._drafter.vocab_size)
+        drafter = self._drafter
+        generation.stream.limit(drafter.max_model_len, drafter.vocab_size, self.power.min_chance)
         self._generations[key] = generation
         self._thread.submit(self._drafter.open, key)
 
@@ -96,12 +106,18 @@ class DraftLoop:
 
     async def _run(self) -> None:
         while True:
+            start_s = self._clock()
+            if pause_s := self.power.pause_s(start_s):
+                await self._sleep(pause_s)
             self._wake.clear()
-            chosen = self._choose()
+            resting = self.power.rests(self._clock())
+            chosen = [] if resting else self._choose()
             if chosen:
-                await self._step(chosen)
+                # A pause counts as the device's own slowness: the server asks for fewer drafts.
+                await self._step(chosen, start_s)
             else:
-                await self._wake.wait()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), LOOK_S if resting else None)
 
     def _choose(self) -> list[tuple[int, EdgeGeneration, Node]]:
         """Behind which leaves to draft: the best of each generation, and others if that pays."""
@@ -115,10 +131,11 @@ class DraftLoop:
         chances = [leaf.cumulative for _, _, leaf in first + others]
         return (first + others)[: self.breadth.best(chances, len(first))]
 
-    async def _step(self, chosen: list[tuple[int, EdgeGeneration, Node]]) -> None:
+    async def _step(self, chosen: list[tuple[int, EdgeGeneration, Node]], start_s: float) -> None:
+        """`start_s`: since when they have waited for it."""
         jobs = [DraftJob(key, g.stream.sequence(leaf), g.sampling) for key, g, leaf in chosen]
         begun = [g.stream.begin(leaf) for _, g, leaf in chosen]
-        start_s = self._clock()
+        begun_s = self._clock()
         loop = asyncio.get_running_loop()
         try:
             proposals = await loop.run_in_executor(self._thread, self._drafter.step, jobs)
@@ -129,16 +146,18 @@ class DraftLoop:
                 for key in keys:  # a verdict may have come meanwhile
                     mine = [entry for entry in chosen if entry[0] == key and entry[2].alive]
                     if mine:
-                        await self._step(mine)
+                        await self._step(mine, self._clock())
             else:
                 key, generation, _ = chosen[0]
                 log.warning("generation %d goes on without drafts", key)
                 generation.stream.directive = REST
                 self.remove(key)
             return
-        step_s = self._clock() - start_s
-        self._metrics.draft_s.observe(step_s)
-        self.breadth.observe(len(jobs), step_s)
+        now = self._clock()
+        self._metrics.draft_s.observe(now - begun_s)
+        self.breadth.observe(len(jobs), now - begun_s)
+        self.power.spent(now - begun_s, now)
+        step_s = now - start_s
         for (_, generation, _), token, proposal in zip(chosen, begun, proposals, strict=True):
             generation.take_proposal(token, proposal, step_s / len(jobs))
         for generation in {id(g): g for _, g, _ in chosen}.values():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from math import isnan
+from pathlib import Path
 
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
@@ -16,6 +17,7 @@ from wisp.edge.drafting import DraftLoop
 from wisp.edge.edge_backend import EdgeBackend
 from wisp.edge.hosts import HostsMiddleware
 from wisp.edge.link import Link
+from wisp.edge.power import Power, on_this_machine
 from wisp.edge.predictor import LogisticPredictor, Memory
 from wisp.edge.predictor.rounds import LoggedPredictor, RoundLog
 from wisp.edge.security import Security
@@ -24,11 +26,13 @@ from wisp.launch import StopSignal, announce, feed_watchdog
 from wisp.metrics import EdgeMetrics, metrics_router
 from wisp.openai.access import AccessMiddleware, paths_of
 from wisp.openai.http_front import HttpFront
+from wisp.openai.page import page_router
 from wisp.openai.routes import create_app
 from wisp.padding import padding_of
 from wisp.tls import RELOAD_S, check_plain_text, https_of, is_loopback
 
 log = logging.getLogger(__name__)
+PAGE = Path(__file__).with_name("page.html")
 
 # Between two saves of what the predictor learned: as much is lost when an edge is killed. Chosen: a
 # minute of labels is little beside what a pair's predictor rests on, and a save is a few kilobytes.
@@ -52,7 +56,9 @@ async def serve(config: EdgeConfig) -> int:
     memory = Memory(folder, config.draft.name, predictor) if folder else None
     rounds = open_log(config, config.draft.name)
     logged = LoggedPredictor(predictor, rounds) if rounds else predictor
-    loop = DraftLoop(drafter, logged, config.drafter.max_sessions, metrics)
+    on_cpu = config.drafter.device == "cpu"
+    power = Power(config.power, shares_cores=on_cpu and on_this_machine(config.server))
+    loop = DraftLoop(drafter, logged, config.drafter.max_sessions, metrics, power=power)
     loop.measure()
 
     def know_target(name: str) -> None:
@@ -63,12 +69,15 @@ async def serve(config: EdgeConfig) -> int:
             rounds.begin(name)
 
     backend = EdgeBackend(link, loop, tokenizer, config, metrics, know_target)
-    routers = [metrics_router(metrics.registry), _operators(backend, predictor, metrics)]
+    routers = [metrics_router(metrics.registry), _operators(backend, predictor, metrics, power)]
     https = https_of(tls.http_cert, tls.http_key)
     gate = Gate(config.keys)
     alone = not gate.asks and is_loopback(config.http.host)
-    app = create_app(backend, routers=routers, tool_format=config.api.tool_format)
-    guarded = AccessMiddleware(app, gate, paths_of(routers), operators_open=alone)
+    page = page_router(PAGE)
+    app = create_app(backend, routers=[*routers, page], tool_format=config.api.tool_format)
+    guarded = AccessMiddleware(
+        app, gate, paths_of(routers), operators_open=alone, also_open=paths_of([page])
+    )
     served = HostsMiddleware(guarded, config.allowed_hosts)
     counted = metrics.http_requests
     http = HttpFront(served, config.http, https, settings=config.api, requests=counted)
@@ -126,7 +135,7 @@ def open_log(config: EdgeConfig, draft: str) -> RoundLog | None:
 
 
 def _operators(
-    backend: EdgeBackend, predictor: LogisticPredictor, metrics: EdgeMetrics
+    backend: EdgeBackend, predictor: LogisticPredictor, metrics: EdgeMetrics, power: Power
 ) -> APIRouter:
     router = APIRouter(tags=["operators"])
 
@@ -146,6 +155,7 @@ def _operators(
         return JSONResponse(
             {
                 "running": len(backend.running),
+                "resting": power.resting,
                 "reconnects": total("wisp_edge_reconnects_total"),
                 "drafted_tokens": drafted,
                 "accepted_tokens": total("wisp_edge_accepted_tokens_total"),

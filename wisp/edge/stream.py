@@ -47,6 +47,7 @@ class Stream:
         self.max_tokens = max_tokens
         self._max_context = sys.maxsize  # the most tokens that its drafter can draft behind
         self._drafter_vocab = sys.maxsize  # and the ids that it knows are below this
+        self._min_chance = MIN_CHANCE
         self._is_foreign = False  # an id is committed that the drafter does not know
         self.max_forks = 0  # that the server keeps
         self.directive: Directive = REST
@@ -63,9 +64,13 @@ class Stream:
         self.rejection: Rejection | None = None  # what the last verdict did to the likeliest path
         self.waste = Waste()
 
-    def limit(self, max_context: int, vocab_size: int) -> None:
-        """What its drafter can draft behind: so many tokens, all of them ids below `vocab_size`."""
+    def limit(self, max_context: int, vocab_size: int, min_chance: float = MIN_CHANCE) -> None:
+        """What its drafter can draft behind: so many tokens, all of them ids below `vocab_size`.
+
+        `min_chance`: the least chance to be on the target's path of a token that is worth it.
+        """
         self._max_context, self._drafter_vocab = max_context, vocab_size
+        self._min_chance = min_chance
         self._look_for_foreign(self.committed)
 
     def _look_for_foreign(self, tokens: Sequence[int]) -> None:
@@ -124,7 +129,7 @@ class Stream:
             return False
         # What the server asks for is about a path that it verifies: a fork's is verified only if
         # the target has chosen the fork. Whether that is likely matters to the edge alone.
-        if leaf.given < self.directive.threshold or leaf.cumulative < MIN_CHANCE:
+        if leaf.given < self.directive.threshold or leaf.cumulative < self._min_chance:
             return False
         # The last token of an answer is the target's own choice in any case.
         max_drafts = min(self.directive.window, self.num_remaining - 1)
@@ -215,7 +220,7 @@ class Stream:
 
     def _may_fork(self, cumulative: float) -> bool:
         """Whether an alternative of at most this chance is worth remembering."""
-        return self.max_forks > 0 and cumulative >= MIN_CHANCE
+        return self.max_forks > 0 and cumulative >= self._min_chance
 
     def discard(self, cost: Cost) -> None:
         """A token was drafted for nothing: a verdict overtook it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 
 from wisp.config import ServerConfig
 from wisp.engine.engine import Engine
@@ -59,6 +60,10 @@ def build_verifier(config: ServerConfig) -> Verifier:
             lora_modules=engine.lora_modules,
             options=engine.options | ({"dtype": engine.dtype} if engine.dtype else {}),
         )
+    if engine.num_threads > 1:
+        # Read when torch is loaded. Threads that wait by spinning hold up whoever shares the cores,
+        # and then one another: a step took five times as long (docs/measurements/smollm2.md).
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from wisp.verifier.torch import TorchVerifier
 
     return TorchVerifier(

@@ -13,10 +13,12 @@ from transformers.utils import logging as transformers_logging
 
 from wisp.errors import ConfigError
 from wisp.models import attention
-from wisp.models.layers import replace_layers
+from wisp.models.layers import lighten, replace_layers
 from wisp.models.layout import KEYS, QUERIES, ROWS, Item, Shape, lay_out, round_up
 
 __all__ = ["Item", "SlotModel"]
+
+INT8 = "int8"
 
 # The queries of a tile where the device is a GPU. Chosen: its matrix kernels usually work on tiles
 # of as many rows.
@@ -41,14 +43,19 @@ class SlotModel:
         num_threads: int | None = None,
         exact: bool = True,
     ) -> None:
-        """`exact` False: no tiles of rows, for a drafter, whose bits decide nothing: on a CPU its
+        """`dtype` may be `int8`: linear layers with weights of 8 bits, on a CPU.
+
+        `exact` False: no tiles of rows, for a drafter, whose bits decide nothing: on a CPU its
         steps take two thirds of the time (docs/measurements/smollm2.md).
         """
+        self._int8 = dtype == INT8
+        if self._int8 and (exact or device != "cpu"):
+            raise ConfigError("int8 is for drafters on a CPU: give float32, bfloat16 or float16")
         self._exact = exact
         if num_threads is not None:
             torch.set_num_threads(num_threads)
         self.device = torch.device(device)
-        self.dtype = _dtype(dtype, self.device)
+        self.dtype = _dtype(None if self._int8 else dtype, self.device)
         self.num_slots = num_slots
         self.config = _load_config(Path(directory))
         self.max_len = max_len or _positions(self.config, directory)
@@ -74,6 +81,8 @@ class SlotModel:
             raise ConfigError(f"the model in {directory} cannot be loaded: {error}") from error
         if self.device.type == "cpu" and self._exact:
             replace_layers(model)
+        if self._int8:
+            lighten(model)
         return model.to(self.device).eval().requires_grad_(False)
 
     @torch.inference_mode()

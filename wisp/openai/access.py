@@ -25,18 +25,26 @@ class AccessMiddleware:
     """`operators`: the paths for which a key of an operator is needed.
 
     They are open to everybody if `operators_open`, as on a port that this machine alone reaches.
+    `also_open`: paths that tell nothing, for which nobody needs a key.
     """
 
     def __init__(
-        self, app: ASGIApp, gate: Gate, operators: Collection[str], *, operators_open: bool
+        self,
+        app: ASGIApp,
+        gate: Gate,
+        operators: Collection[str],
+        *,
+        operators_open: bool,
+        also_open: Collection[str] = (),
     ) -> None:
         self._app = app
         self._gate = gate
+        self._open = OPEN.union(also_open)
         self._operators = frozenset(operators)
         self._operators_open = operators_open
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in OPEN:
+        if scope["type"] != "http" or scope["path"] in self._open:
             await self._app(scope, receive, send)
             return
         is_operators = scope["path"] in self._operators

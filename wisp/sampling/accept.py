@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from wisp.core.prefix import common_prefix
+
 
 def num_accepted(draft: Sequence[int], choices: Sequence[int]) -> int:
     """Length of the longest prefix of the draft that the target chose itself.
@@ -16,10 +18,7 @@ def num_accepted(draft: Sequence[int], choices: Sequence[int]) -> int:
     """
     # accepted = the most a with draft[i] == choices[i] for all i < a. Then choices[a] follows them:
     # it too was made after a context of nothing but accepted tokens; those beyond it were not.
-    for index, (token, choice) in enumerate(zip(draft, choices, strict=False)):
-        if token != choice:
-            return index
-    return min(len(draft), len(choices))
+    return common_prefix(draft, choices)
 
 
 def standing(

@@ -22,6 +22,7 @@ from wisp.scheduler.admission import retry_after_s
 from wisp.scheduler.base import Policy, Situation
 from wisp.scheduler.guard import Guard
 from wisp.scheduler.knapsack import DraftPool
+from wisp.scheduler.patience import Wait, wait_of
 from wisp.scheduler.speculation import LEAST, Load, SpeculationController
 
 # What a second of a session that is about to be late weighs more than one of a session that has
@@ -64,6 +65,20 @@ class Wisp(Policy):
     def directive(self, session: Session) -> Directive:
         return self._controller.directive(session, self.load)
 
+    def wake_s(self, situation: Situation) -> float | None:
+        if not situation.sessions:
+            return None
+        wait = self._wait(situation)
+        return situation.now if wait is None else max(situation.now, wait.until_s)
+
+    def _wait(self, situation: Situation) -> Wait | None:
+        """For its edge, where there is one session alone."""
+        sessions, now = situation.sessions, situation.now
+        if len(sessions) != 1 or situation.num_away or self._guard.plain(1, now):
+            return None
+        (session,) = sessions
+        return wait_of(session, self.estimator.curve)
+
     def observe(
         self, batch: Batch, num_committed: Sequence[int], step_time_s: float, now: float
     ) -> None:
@@ -84,10 +99,16 @@ class Wisp(Policy):
     def schedule(self, situation: Situation) -> Batch:
         if not situation.sessions:
             return Batch()
-        table, now = Table(situation.sessions), situation.now
+        wait, now = self._wait(situation), situation.now
+        if wait and now < wait.until_s:
+            return Batch()
+        table = Table(situation.sessions)
         decision = _Decision(table, self.estimator, self.load, now)
         plain = self._guard.plain(len(table.sessions), now)
-        return decision.batch(self._max_step_tokens, plain=plain)
+        batch = decision.batch(self._max_step_tokens, plain=plain)
+        for seat in batch.seats if wait and wait.in_vain else ():
+            seat.edge_late = True
+        return batch
 
 
 class _Decision:

@@ -7,6 +7,7 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
@@ -24,16 +25,17 @@ from wisp.models.tokenizer import Tokenizer
 from wisp.openai.access import AccessMiddleware, paths_of
 from wisp.openai.body import JsonRoute
 from wisp.openai.http_front import HttpFront
+from wisp.openai.page import page_router
 from wisp.openai.routes import create_app, create_operators_app
 from wisp.padding import padding_of
 from wisp.server.grpc_front import GrpcFront
-from wisp.server.page import page_router
 from wisp.server.service import Service, slo_classes
 from wisp.server.telemetry import Telemetry
 from wisp.tls import RELOAD_S, check_plain_text, https_of, is_loopback
 from wisp.verifier.base import Verifier
 
 log = logging.getLogger(__name__)
+PAGE = Path(__file__).with_name("page.html")
 Build = Callable[[ServerConfig], tuple[Verifier, Engine]]
 # What a drained server waits for answers that are written but not yet sent. Chosen: a round trip or
 # two over the slowest line.
@@ -69,7 +71,7 @@ async def _serve(
     config: ServerConfig, engine: EngineClient, service: Service, telemetry: Telemetry
 ) -> int:
     operators = _operators(service, switchable=config.scheduling.switchable)
-    routers = [page_router(), metrics_router(telemetry.metrics.registry), operators]
+    routers = [page_router(PAGE), metrics_router(telemetry.metrics.registry), operators]
     gate, tls = Gate(config.keys), config.tls
     https = https_of(tls.cert, tls.key) if tls.http else None
     app = _app(service, routers, config, gate)

@@ -19,9 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wisp.edge.drafter.base import DraftJob, Proposal
-from wisp.edge.drafter.propose import propose
-from wisp.edge.drafter.sequences import Cached, Sequences
+from wisp.edge.drafter.cached import CachedDrafter, Pending
+from wisp.edge.drafter.sequences import Cached
 from wisp.errors import ConfigError
 from wisp.models.draft_vocabulary import Vocabulary
 
@@ -47,7 +46,7 @@ class _Row:
     wanted: bool  # its logits
 
 
-class LlamaDrafter:
+class LlamaDrafter(CachedDrafter):
     """Implements `wisp.edge.drafter.base.Drafter`."""
 
     def __init__(
@@ -60,60 +59,33 @@ class LlamaDrafter:
         device: str = "cpu",
         num_threads: int | None = None,
     ) -> None:
-        """`max_branches`: sequences of one generation in a step, beside one of each other.
-
-        `device` is cpu, or anything else for what the binding was built for (Metal, CUDA, Vulkan).
+        """`device` is cpu, or another for what the binding was built for: Metal, CUDA, Vulkan.
 
         `num_threads` None is chosen by a short timing. Raises ConfigError if the binding is not
         installed or the file cannot be loaded.
         """
+        super().__init__(max_sessions, max_branches, self._copy)
         self._lib = _library()
         self._model = self._load(Path(file), device)
         self._vocab: Any = self._lib.llama_model_get_vocab(self._model)
         self.num_logits = int(self._lib.llama_vocab_n_tokens(self._vocab))
-        self.speak(Vocabulary())
+        self.speak(Vocabulary(), self.num_logits)
         trained = int(self._lib.llama_model_n_ctx_train(self._model))
         self.max_model_len = min(trained, max_model_len or MAX_MODEL_LEN)
-        self.max_branches = max_branches
-        self._sequences = Sequences(max_sessions, max_branches - 1, self._copy)
         self._context = self._new_context(file, num_threads or 1)
         self._memory = self._lib.llama_get_memory(self._context)
         self._batch = self._lib.llama_batch_init(BATCH, 0, 1)
         self.num_threads = num_threads or self._choose_threads()
-
-    def speak(self, vocabulary: Vocabulary) -> None:
-        """Translate between its own tokens and the target's."""
-        self.vocabulary = vocabulary
-        self.vocab_size = vocabulary.bound(self.num_logits)
 
     def tokens(self) -> list[str]:
         """The texts of its tokens as its file has them, in the order of their ids."""
         text = self._lib.llama_vocab_get_text
         return [text(self._vocab, number).decode() for number in range(self.num_logits)]
 
-    def open(self, key: int) -> None:
-        self._sequences.open(key)
-
-    def close(self, key: int) -> None:
-        self._sequences.close(key)
-
-    def step(self, jobs: Sequence[DraftJob]) -> list[Proposal]:
-        if not jobs:
-            return []
-        if max(len(job.tokens) for job in jobs) > self.max_model_len:
-            raise ValueError(f"a sequence holds {self.max_model_len} tokens, not more")
-        assigned = self._sequences.assign(jobs)
-        pending = [(cached, job.tokens) for cached, job in zip(assigned, jobs, strict=True)]
-        rows = [row for cached, tokens in pending for row in self._missing(cached, tokens)]
-        try:
-            logits = self._compute(rows)
-        except RuntimeError:
-            for cached, _ in pending:  # nobody knows what it has computed of them
-                cached.held.clear()
-            raise
-        for cached, tokens in pending:
-            cached.held.extend(tokens[len(cached.held) :])
-        return propose(logits[:, : self.vocabulary.size], jobs, self.vocabulary.ids)
+    def _logits(self, pending: Pending) -> NDArray[np.float32]:
+        return self._compute(
+            [row for cached, tokens in pending for row in self._missing(cached, tokens)]
+        )
 
     def shutdown(self) -> None:
         """Give its memory back; it cannot be used any more."""

@@ -57,7 +57,8 @@ def load_drafter(config: EdgeConfig, tokenizer: Tokenizer) -> Drafter:
             device=options.device,
             num_threads=options.num_threads,
         )
-        llama.speak(match(llama.tokens(), tokenizer.token_ids(), config.draft.name))
+        vocabulary = match(llama.tokens(), tokenizer.token_ids(), config.draft.name)
+        llama.speak(vocabulary, llama.num_logits)
         return llama
     from wisp.edge.drafter.transformers import TransformersDrafter
 
@@ -67,6 +68,6 @@ def load_drafter(config: EdgeConfig, tokenizer: Tokenizer) -> Drafter:
         max_branches=options.max_branches,
         max_model_len=options.max_model_len,
         device=options.device,
-        dtype=options.dtype,
+        dtype=options.dtype or ("int8" if options.device == "cpu" else None),
         num_threads=options.num_threads or 1,
     )

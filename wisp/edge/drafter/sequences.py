@@ -15,8 +15,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from wisp.core.prefix import common_prefix
 from wisp.edge.drafter.base import DraftJob
-from wisp.edge.drafter.prefix import common_prefix
 from wisp.errors import Overloaded
 
 Copy = Callable[[int, int, int, int], None]  # source, target, start, end: [start, end) of both

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from wisp.edge.drafter.base import DraftJob, Proposal
-from wisp.edge.drafter.propose import propose
-from wisp.edge.drafter.sequences import Cached, Sequences
+from wisp.edge.drafter.cached import CachedDrafter, Pending
+from wisp.edge.drafter.sequences import Cached
 from wisp.models.draft_vocabulary import read_vocabulary
 from wisp.models.slots import Item, SlotModel
 
@@ -19,7 +20,7 @@ from wisp.models.slots import Item, SlotModel
 CHUNK = 512
 
 
-class TransformersDrafter:
+class TransformersDrafter(CachedDrafter):
     """Implements `wisp.edge.drafter.base.Drafter`."""
 
     def __init__(
@@ -33,48 +34,27 @@ class TransformersDrafter:
         dtype: torch.dtype | str | None = None,
         num_threads: int | None = None,
     ) -> None:
-        """`max_branches`: sequences of one generation in a step, beside one of each other."""
-        num_spare = max_branches - 1
-        num_slots = max_sessions + num_spare
+        num_slots = max_sessions + max_branches - 1
         self._model = SlotModel(
             directory, num_slots, max_model_len, device, dtype, num_threads, exact=False
         )
-        self.vocabulary = read_vocabulary(Path(directory), self._model.vocab_size)
-        self.vocab_size = self.vocabulary.bound(self._model.vocab_size)
+        super().__init__(max_sessions, max_branches, self._model.copy)
+        num_logits = self._model.vocab_size
+        self.speak(read_vocabulary(Path(directory), num_logits), num_logits)
         self.max_model_len = self._model.max_len
-        self.max_branches = max_branches
-        self._sequences = Sequences(max_sessions, num_spare, self._model.copy)
 
-    def open(self, key: int) -> None:
-        self._sequences.open(key)
+    def _logits(self, pending: Pending) -> NDArray[np.float32]:
+        while longer := [each for each in pending if len(each[1]) - len(each[0].held) > CHUNK]:
+            self._model.forward([self._next_item(*each, num_logits=0) for each in longer])
+            for slot, tokens in longer:
+                start = len(slot.held)
+                slot.held.extend(tokens[start : start + CHUNK])
+        logits = self._model.forward([self._next_item(*each, num_logits=1) for each in pending])
+        found: NDArray[np.float32] = logits.float().cpu().numpy()
+        return found
 
-    def close(self, key: int) -> None:
-        self._sequences.close(key)
-
-    def step(self, jobs: Sequence[DraftJob]) -> list[Proposal]:
-        if not jobs:
-            return []
-        slots = self._sequences.assign(jobs)
-        pending = [(slot, job.tokens) for slot, job in zip(slots, jobs, strict=True)]
-        while True:
-            items = [self._next_item(slot, tokens) for slot, tokens in pending]
-            longer = [item for item in items if item.num_logits == 0]
-            if not longer:
-                break
-            self._model.forward(longer)
-            _remember(pending, longer)
-        logits = self._model.forward(items)
-        _remember(pending, items)
-        return propose(logits.float().cpu().numpy(), jobs, self.vocabulary.ids)
-
-    def _next_item(self, slot: Cached, tokens: Sequence[int]) -> Item:
+    def _next_item(self, slot: Cached, tokens: Sequence[int], *, num_logits: int) -> Item:
         start = len(slot.held)
-        rest = self.vocabulary.own(tokens[start : start + CHUNK])
-        return Item(slot.index, start, rest, int(start + len(rest) == len(tokens)))
-
-
-def _remember(pending: Sequence[tuple[Cached, Sequence[int]]], items: Sequence[Item]) -> None:
-    counts = {item.slot: len(item.tokens) for item in items}
-    for slot, tokens in pending:
-        start = len(slot.held)
-        slot.held.extend(tokens[start : start + counts.get(slot.index, 0)])
+        return Item(
+            slot.index, start, self.vocabulary.own(tokens[start : start + CHUNK]), num_logits
+        )

@@ -1,4 +1,4 @@
-"""The live page at /: one file that needs nothing else, drawn in the browser from /v1/stats."""
+"""The page of either half at /: one file that needs nothing else but its own endpoint."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from pathlib import Path
 from fastapi import APIRouter
 from fastapi.responses import HTMLResponse
 
-_PAGE = Path(__file__).with_name("page.html")
 
-
-def page_router() -> APIRouter:
-    html = _PAGE.read_text(encoding="utf-8")
+def page_router(file: Path) -> APIRouter:
+    """`file`: HTML with one <style> and one <script>; it fetches nothing from elsewhere."""
+    html = file.read_text(encoding="utf-8")
     headers = {
         "content-security-policy": _allowed(html),
         "cache-control": "no-cache",
@@ -26,7 +25,7 @@ def page_router() -> APIRouter:
 
     @router.get("/", response_class=HTMLResponse)
     async def page() -> HTMLResponse:
-        """The live page."""
+        """The page for people."""
         return HTMLResponse(html, headers=headers)
 
     return router

@@ -1,0 +1,64 @@
+"""What all drafters share whose model keeps a cache of sequences."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wisp.edge.drafter.base import DraftJob, Proposal
+from wisp.edge.drafter.propose import propose
+from wisp.edge.drafter.sequences import Cached, Copy, Sequences
+from wisp.models.draft_vocabulary import Vocabulary
+
+# A sequence of the cache for each job, and all tokens of the job: those behind `held` are missing.
+Pending = Sequence[tuple[Cached, Sequence[int]]]
+
+
+class CachedDrafter(ABC):
+    """Implements `wisp.edge.drafter.base.Drafter` over a subclass's model.
+
+    `max_branches`: sequences of one generation in a step, beside one of each other.
+    """
+
+    def __init__(self, max_sessions: int, max_branches: int, copy: Copy) -> None:
+        self.max_branches = max_branches
+        self.max_model_len = 0  # of the model, once it is loaded
+        self._sequences = Sequences(max_sessions, max_branches - 1, copy)
+
+    def speak(self, vocabulary: Vocabulary, num_logits: int) -> None:
+        """Translate between its own tokens and the target's."""
+        self.vocabulary = vocabulary
+        self.vocab_size = vocabulary.bound(num_logits)
+
+    def open(self, key: int) -> None:
+        self._sequences.open(key)
+
+    def close(self, key: int) -> None:
+        self._sequences.close(key)
+
+    def step(self, jobs: Sequence[DraftJob]) -> list[Proposal]:
+        if not jobs:
+            return []
+        if max(len(job.tokens) for job in jobs) > self.max_model_len:
+            raise ValueError(f"a sequence holds {self.max_model_len} tokens, not more")
+        assigned = self._sequences.assign(jobs)
+        pending = [(cached, job.tokens) for cached, job in zip(assigned, jobs, strict=True)]
+        try:
+            logits = self._logits(pending)
+        except Exception:
+            for cached, _ in pending:  # nobody knows what was computed of them
+                cached.held.clear()
+            raise
+        for cached, tokens in pending:
+            cached.held.extend(tokens[len(cached.held) :])
+        return propose(logits[:, : self.vocabulary.size], jobs, self.vocabulary.ids)
+
+    @abstractmethod
+    def _logits(self, pending: Pending) -> NDArray[np.float32]:
+        """Compute what is missing: the logits [jobs, num_logits] behind each job's last token.
+
+        What it computes before its last forward it appends to `held` itself.
+        """
