@@ -11,11 +11,13 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from tests.models.tiny import VOCAB_SIZE, save_random_model
+from wisp.config import TINY
 from wisp.core.request import Sampling
 from wisp.edge.drafter.base import DraftJob
 from wisp.edge.drafter.propose import propose
 from wisp.edge.drafter.transformers import TransformersDrafter
-from wisp.errors import Overloaded
+from wisp.errors import ConfigError, Overloaded
+from wisp.models.slots import SlotModel
 from wisp.sampling.philox import gumbel_numpy
 from wisp.testing.drafter import ScriptedDrafter
 
@@ -228,3 +230,26 @@ def test_the_scripted_drafters_alternatives_cover_as_much_as_asked() -> None:
             ranks.append(tokens.index(7) if 7 in tokens else None)
     assert 0.45 < ranks.count(1) / len(ranks) < 0.55
     assert 0.16 < ranks.count(2) / len(ranks) < 0.24
+
+
+def test_weights_of_8_bits_draft_nearly_what_those_of_32_do() -> None:
+    drafters = [
+        TransformersDrafter(TINY / "draft", max_sessions=1, max_model_len=128, dtype=dtype)
+        for dtype in ("float32", "int8")
+    ]
+    for drafter in drafters:
+        drafter.open(0)
+    rng = random.Random(0)
+    tokens = [rng.randrange(4000) for _ in range(4)]
+    same = 0
+    for _ in range(100):
+        ours, theirs = [d.step([DraftJob(0, tokens)])[0] for d in drafters]
+        same += ours.token == theirs.token
+        assert ours.confidence == pytest.approx(theirs.confidence, abs=0.15)
+        tokens.append(ours.token)
+    assert same >= 85  # some are near-ties
+
+
+def test_a_target_has_no_weights_of_8_bits() -> None:
+    with pytest.raises(ConfigError, match="int8 is for drafters on a CPU"):
+        SlotModel(TINY / "target", 1, 64, dtype="int8")

@@ -194,7 +194,8 @@ def test_it_knows_some_of_the_targets_tokens(tmp_path: Path, tokenizer: Tokenize
     (folder / FILE).write_text(json.dumps(kept))
     export(folder, tmp_path / "some" / "some.gguf", "F32")
 
-    plain = load_drafter(EdgeConfig(draft=folder), tokenizer)
+    exact = {"dtype": "float32"}
+    plain = load_drafter(EdgeConfig(draft=folder, drafter=exact), tokenizer)
     llama = load_drafter(EdgeConfig(draft=folder / "some.gguf"), tokenizer)
     assert isinstance(llama, LlamaDrafter)
     assert llama.vocabulary.ids is not None

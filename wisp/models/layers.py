@@ -5,6 +5,7 @@ Those of a target give a token the same bits whatever is computed beside it; a d
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -63,7 +64,9 @@ class Int8Linear(nn.Module):
         # The largest of a row becomes 127; a row of zeros has any scale.
         scales = weight.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny) / 127
         zeros = torch.zeros(len(scales), dtype=torch.int64)
-        rows = torch.quantize_per_channel(weight, scales.double(), zeros, 0, torch.qint8)
+        with warnings.catch_warnings():  # torch means to replace it, and has nothing as fast yet
+            warnings.simplefilter("ignore", UserWarning)
+            rows = torch.quantize_per_channel(weight, scales.double(), zeros, 0, torch.qint8)
         self._packed = torch.ops.quantized.linear_prepack(rows, bias)
 
     def forward(self, x: Tensor) -> Tensor:
