@@ -38,8 +38,8 @@ TUNINGS: dict[PolicyName, tuple[Tuning, ...]] = {
     "centralized": (Tuning(), Tuning(max_step_tokens=512)),
     "sled": tuple(
         Tuning(block_tokens=length, batch_size=size, batch_wait_s=0.02)
+        for size in (32, 8)
         for length in (2, 4, 6)
-        for size in (8, 32)
     ),
 }
 

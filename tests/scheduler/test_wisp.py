@@ -82,6 +82,7 @@ def test_a_batch_is_worth_no_less_than_plain_decoding_of_the_same(
     assert rate >= 0.98 * len(alone) / truth.predict_s(shape_of(alone))
 
 
+@settings(deadline=None)
 @given(st.integers(1, 100), st.integers(0, 100))
 def test_whoever_is_late_goes_before_whoever_has_time(num_late: int, num_others: int) -> None:
     late = [make_session(n, due_s=-1.0, has_edge=False) for n in range(num_late)]
