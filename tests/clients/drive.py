@@ -27,7 +27,7 @@ CHECKS = {
     "langchain": ("langchain-openai", sdks.langchain),
     "pydantic_ai": ("pydantic-ai-slim", sdks.pydantic_ai),
     "instructor": ("instructor", sdks.instructor_default),
-    "llama_index": ("llama-index-llms-openai-like", sdks.llama_index),
+    "llama_index": ("llama-index-llms-openai-like", programs.llama_index),
     "ai_sdk": ("npm ai", programs.ai_sdk),
     "lm_eval": ("lm-eval", programs.lm_eval),
     "guidellm": ("guidellm", programs.guidellm),
@@ -38,6 +38,9 @@ CHECKS = {
 
 def version_of(package: str) -> str:
     name = package.removeprefix("npm ")
+    if package.startswith("llama-index"):
+        (pin,) = (HERE / "requirements-llama-index.txt").read_text().split()
+        return pin.partition("==")[2]
     if name == package:
         return importlib.metadata.version(name)
     wanted = json.loads((HERE / "package.json").read_text())["dependencies"]

@@ -19,10 +19,13 @@ import openai
 HERE = Path(__file__).parent
 BIN = Path(sys.executable).parent
 NODE = BIN.parent / "node"
+LLAMA_INDEX = BIN.parent / "llama-index" / "bin" / "python"
 KEY = f"sk-{secrets.token_hex(16)}"  # LiteLLM's proxy wants one
 TOKENIZER = HERE.parent.parent / "wisp" / "models" / "smollm2"
 # Of each request with which schemathesis tries an endpoint; four phases make these cases.
 NUM_CASES = int(os.environ.get("WISP_CLIENTS_CASES", "2000"))
+# Requests at once of a load. Chosen: half the sessions that a server has by default.
+MAX_AT_ONCE = 16
 # How long a program may take, in seconds. Chosen: ten times what the slowest needs.
 TIMEOUT_S = 1800
 
@@ -33,6 +36,10 @@ def openai_js(url: str, model: str) -> str:
 
 def ai_sdk(url: str, model: str) -> str:
     return run("node", str(NODE / "ai_sdk.mjs"), url, model)
+
+
+def llama_index(url: str, model: str) -> str:
+    return run(str(LLAMA_INDEX), str(HERE / "llama_index_client.py"), url, model)
 
 
 def litellm_proxy(url: str, model: str) -> str:
@@ -121,8 +128,37 @@ def lm_eval(url: str, model: str) -> str:
 
 
 def guidellm(url: str, model: str) -> str:
-    """Its default load, with synthetic data of the tokenizer beside this file."""
-    raise NotImplementedError
+    """Its default profile, a sweep, with synthetic data of the drafter's tokenizer.
+
+    Its own bound of requests at once is 512: beyond `engine.max_sessions` they are refused.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "report.json"
+        run(
+            str(BIN / "guidellm"),
+            "run",
+            "--backend",
+            f"kind=openai_http,target={url},model={model}",
+            "--tokenizer",
+            f"kind=hf_auto,model={TOKENIZER}",
+            "--data",
+            "kind=synthetic_text,prompt_tokens=32,output_tokens=8",
+            "--profile",
+            f"kind=sweep,sweep_size=4,max_concurrency={MAX_AT_ONCE}",
+            "--constraint",
+            "kind=max_duration,seconds=3",
+            "--output",
+            f"kind=json,path={output}",
+            "--disable-console",
+            cwd=Path(folder),
+        )
+        report = json.loads(output.read_text())
+    counts = [run["metrics"]["request_totals"] for run in report["benchmarks"]]
+    num_good = sum(count["successful"] for count in counts)
+    num_bad = sum(count["errored"] for count in counts)
+    assert num_good, counts
+    assert not num_bad, counts
+    return f"its default run, a sweep of {len(counts)} loads: {num_good} answered, 0 errors"
 
 
 def schemathesis(url: str, model: str) -> str:

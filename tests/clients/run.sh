@@ -20,6 +20,12 @@ if ! cmp -s "$here/requirements.txt" "$venv/requirements.txt"; then
   "$venv/bin/uv" pip install --quiet --python "$venv/bin/python" -r "$here/requirements.txt"
   cp "$here/requirements.txt" "$venv/requirements.txt"
 fi
+own=$venv/llama-index  # of a client that wants another version of OpenAI's SDK
+if ! cmp -s "$here/requirements-llama-index.txt" "$own/requirements.txt"; then
+  [ -x "$own/bin/python" ] || ${PYTHON:-python3} -m venv "$own"
+  "$venv/bin/uv" pip install --quiet --python "$own/bin/python" -r "$here/requirements-llama-index.txt"
+  cp "$here/requirements-llama-index.txt" "$own/requirements.txt"
+fi
 if ! cmp -s "$here/package.json" "$venv/node/package.json"; then
   mkdir -p "$venv/node"
   cp "$here/package.json" "$venv/node/package.json"

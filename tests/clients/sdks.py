@@ -190,29 +190,3 @@ def instructor_default(url: str, model: str) -> str:
     *_, last = client.chat.completions.create_partial(response_model=City, **asked)
     assert last.name in ("Rome", "Oslo")
     return "an object and a partial one, in the default mode (tools)"
-
-
-def llama_index(url: str, model: str) -> str:
-    from llama_index.core.base.llms.types import ChatMessage
-    from llama_index.core.tools import FunctionTool
-    from llama_index.llms.openai_like import OpenAILike
-
-    def weather(city: Literal["Rome", "Oslo"]) -> str:
-        """The weather of a city."""
-        return f"It is sunny in {city}."
-
-    at: Any = {"model": model, "api_base": f"{url}/v1", "api_key": "none"}
-    llm: Any = OpenAILike(max_tokens=MAX_TOKENS, **at)
-    assert llm.complete(PROMPT).text
-    assert list(llm.stream_complete(PROMPT))
-    chat: Any = OpenAILike(
-        max_tokens=ROOM, is_chat_model=True, is_function_calling_model=True, **at
-    )
-    hello = [ChatMessage(role="user", content="Hello")]
-    assert chat.chat(hello, max_tokens=MAX_TOKENS).message.content
-    tools = [FunctionTool.from_defaults(weather)]
-    answer = chat.chat_with_tools(tools, user_msg="Rome?", tool_required=True)
-    assert chat.get_tool_calls_from_response(answer)
-    shaped = chat.as_structured_llm(City).complete("Is Rome large?")
-    assert isinstance(shaped.raw, City)
-    return "complete, chat, streams, tools, structured output"

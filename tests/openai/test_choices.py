@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from httpx import AsyncClient
+from httpx import ASGITransport, AsyncClient
 from openai import AsyncOpenAI
 
-from wisp.errors import Overloaded
+from wisp.errors import Overloaded, Unavailable
+from wisp.models.tokenizer import Tokenizer
+from wisp.openai.routes import create_app
 from wisp.testing.scripted_backend import Script, ScriptedBackend
 
 TEXT, CHAT = "/v1/completions", "/v1/chat/completions"
@@ -98,13 +101,43 @@ async def test_one_refusal_is_the_answer_and_frees_the_others(
 
     async def all_but_the_third(request: Any) -> Any:
         if request.sampling.seed == 3:
-            raise Overloaded("Full.")
+            raise Unavailable("It drains.")
         return await generate(request)
 
     monkeypatch.setattr(backend, "generate", all_but_the_third)
     response = await http.post(TEXT, json=BODIES[TEXT] | {"n": 3, "seed": 1, "stream": stream})
-    assert response.status_code == 429
+    assert response.status_code == 503
     assert [generation.num_closes for generation in backend.generations] == [1, 1]
+
+
+class NarrowBackend(ScriptedBackend):
+    """Has room for two; as at an edge, a refusal comes with the first verdict."""
+
+    room = 2
+
+    async def generate(self, request: Any) -> Any:
+        num_open = sum(not generation.num_closes for generation in self.generations)
+        full = Overloaded("Full.") if num_open >= self.room else None
+        self.script = replace(self.script, error=full)
+        return await super().generate(request)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_that_finds_no_room_waits_for_another(
+    tokenizer: Tokenizer, stream: bool
+) -> None:
+    """Three of them were refused together, although two would have made room."""
+    backend = NarrowBackend(tokenizer, Script(tokens=tokenizer.encode("sat on the mat")))
+    transport = ASGITransport(create_app(backend))
+    body = BODIES[TEXT] | {"n": 6, "stream": stream}
+    async with AsyncClient(transport=transport, base_url="http://test") as http:
+        answer = await asyncio.wait_for(http.post(TEXT, json=body), 30)
+        assert answer.status_code == 200
+        assert answer.text.count('"finish_reason":"stop"') == 6
+        assert all(generation.num_closes for generation in backend.generations)
+        backend.room = 0
+        refused = await asyncio.wait_for(http.post(TEXT, json=body), 30)
+        assert refused.status_code == 429
 
 
 async def test_many_prompts_take_turns(backend: ScriptedBackend, http: AsyncClient) -> None:

@@ -14,11 +14,15 @@ from wisp.errors import InternalError
 from wisp.openai.backend import Backend
 from wisp.openai.completion import Completion
 from wisp.openai.fields import Json
+from wisp.openai.siblings import Siblings
 from wisp.openai.text import Answer, Delta, Entry
 
 # Generations of one request at a time; the others wait for these. Chosen: as many as answers to one
 # prompt can be asked for, and half the sessions that a server has by default.
 _MAX_AT_ONCE = 16
+# Tokens of a prompt that are scored at a time. Chosen: some requests at once, as evaluations send
+# them, leave half the sessions that a server has by default to others.
+_MAX_SCORED_AT_ONCE = 4
 # What makes a token certain, by its range in OpenAI's API (wisp.core.request).
 _CERTAIN = 100.0
 
@@ -44,8 +48,10 @@ class Answers:
                     yield 0, delta
             return
         queue: asyncio.Queue[tuple[int, Delta | Exception]] = asyncio.Queue()
-        limit = asyncio.Semaphore(_MAX_AT_ONCE)
-        tasks = [asyncio.create_task(self._run(i, limit, queue)) for i in range(len(self.requests))]
+        siblings = Siblings(self.backend, _MAX_AT_ONCE)
+        tasks = [
+            asyncio.create_task(self._run(i, siblings, queue)) for i in range(len(self.requests))
+        ]
         try:
             num_running = len(tasks)
             while num_running:
@@ -79,17 +85,19 @@ class Answers:
     async def _run(
         self,
         index: int,
-        limit: asyncio.Semaphore,
+        siblings: Siblings,
         queue: asyncio.Queue[tuple[int, Delta | Exception]],
     ) -> None:
         try:
-            async with limit, contextlib.aclosing(self._one(index)) as deltas:
+            async with contextlib.aclosing(self._one(index, siblings)) as deltas:
                 async for delta in deltas:
                     queue.put_nowait((index, delta))
         except Exception as error:
             queue.put_nowait((index, error))
 
-    async def _one(self, index: int) -> AsyncGenerator[Delta, None]:
+    async def _one(
+        self, index: int, siblings: Siblings | None = None
+    ) -> AsyncGenerator[Delta, None]:
         request, offset = self.requests[index], 0
         if self.echo:
             delta = await self._echoed(request)
@@ -99,8 +107,8 @@ class Answers:
             offset = len(delta.text)
         tokenizer = self.backend.tokenizer
         answer = Answer(tokenizer, request.sampling, self.stops, request.prompt, offset)
-        generation = await self.backend.generate(request)
-        async with Completion(generation, request, answer) as completion:
+        opening = siblings.open(request) if siblings else self.backend.generate(request)
+        async with Completion(await opening, request, answer) as completion:
             self.completions[index] = completion
             async for delta in completion:
                 yield delta
@@ -130,7 +138,7 @@ class Answers:
         from before anything is added to it. The server's prefix cache makes them cheap.
         """
         prompt, tokenizer = request.prompt, self.backend.tokenizer
-        limit = asyncio.Semaphore(_MAX_AT_ONCE)
+        siblings = Siblings(self.backend, _MAX_SCORED_AT_ONCE)
         entries = [Entry(prompt[0], 0, None)]
 
         async def score(position: int) -> Entry:
@@ -145,15 +153,14 @@ class Answers:
             asked = structs.replace(
                 request, prompt=prompt[:position], sampling=sampling, speculation=False
             )
-            async with limit:
-                generation = await self.backend.generate(asked)
-                try:
-                    async for verdict in generation:
-                        if verdict.logprobs and verdict.tokens == [token]:
-                            offset = len(tokenizer.decode(prompt[:position]))
-                            return Entry(token, offset, verdict.logprobs[0])
-                finally:
-                    await generation.aclose()
+            generation = await siblings.open(asked)
+            try:
+                async for verdict in generation:
+                    if verdict.logprobs and verdict.tokens == [token]:
+                        offset = len(tokenizer.decode(prompt[:position]))
+                        return Entry(token, offset, verdict.logprobs[0])
+            finally:
+                await generation.aclose()
             raise InternalError("the target could not be made to score the prompt")
 
         tasks = [asyncio.create_task(score(i)) for i in range(1, len(prompt))]
