@@ -29,7 +29,6 @@ POLICIES = {
     "sled": "#0072b2",
     "centralized": "#777777",
 }
-STEP_TIMES = {"paper": "step times that the paper implies", "measured": "step times as measured"}
 WASTE = {"blocking_ms": ("blocking", "#d55e00"), "overlapped_ms": ("overlapped", "#e6b48c")}
 LANES = {"draft": "edge drafts", "up": "drafts travel", "step": "target", "down": "verdict travels"}
 LANE_COLOURS = {"draft": "#d55e00", "up": "#bbbbbb", "step": "#0072b2", "down": "#bbbbbb"}
@@ -102,29 +101,6 @@ def loads() -> Any:
     axes[1].set(xlabel="devices", ylabel="sessions with their promise kept, %", ylim=(0, 104))
     axes[1].axhline(95, color="black", linewidth=0.8, linestyle=":")
     axes[0].legend()
-    return figure
-
-
-def capacity() -> Any:
-    """Devices with at least 95 % attainment, by promised rate."""
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained", sharey=True)
-    for axis, (step_times, title) in zip(axes, STEP_TIMES.items(), strict=True):
-        rows = _read(f"sim_capacity_{step_times}")
-        rates = sorted({float(row["rate"]) for row in rows})
-        width = 0.8 / len(POLICIES)
-        for index, (policy, colour) in enumerate(POLICIES.items()):
-            mine = sorted((r for r in rows if r["policy"] == policy), key=_rate)
-            at = [place + (index - 1.5) * width for place in range(len(rates))]
-            axis.bar(at, [int(r["devices"]) for r in mine], width, color=colour, label=policy)
-            told = [(x, int(r["paper"])) for x, r in zip(at, mine, strict=True) if r["paper"]]
-            if told and step_times == "paper":
-                label = "as the paper reports" if policy == "wisp" else None
-                axis.plot(*zip(*told, strict=True), "k_", markersize=9, label=label)
-        axis.set_xticks(range(len(rates)), [f"{rate:g}" for rate in rates])
-        axis.set(xlabel="promised tokens/s", title=title)
-        axis.grid(axis="x", visible=False)
-    axes[0].set_ylabel("capacity, devices")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=5)
     return figure
 
 
@@ -242,13 +218,8 @@ def _read(name: str) -> Rows:
         return list(csv.DictReader(file))
 
 
-def _rate(row: dict[str, str]) -> float:
-    return float(row["rate"])
-
-
 FIGURES: dict[str, Callable[[], Any]] = {
     "loads": loads,
-    "capacity": capacity,
     "estimator": estimator,
     "timeline": timeline,
     "waste": waste,
