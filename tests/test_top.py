@@ -53,6 +53,7 @@ def busy() -> Stats:
     )
     return msgspec.structs.replace(
         EMPTY,
+        num_parked=5,
         committed_per_s=120.0,
         goodput_per_s=110.5,
         marginal_cost=0.125,
@@ -118,6 +119,7 @@ def test_an_idle_server() -> None:
 def test_a_busy_server() -> None:
     said = drawn(busy())
     for part in (
+        "sessions 40/32, 5 parked",
         "goodput 110.5 tok/s of 120.0 committed",
         "marginal cost 0.125",
         "interference 1.75 x",

@@ -68,7 +68,7 @@ class SessionStats(Struct, frozen=True, kw_only=True):
     device: str | None  # null: no edge
     slo_class: str
     priority: int
-    state: Literal["prefill", "decode"]
+    state: Literal["prefill", "decode", "parked"]  # parked: its KV is in host memory
     age_s: float
     num_output: int
     promised_per_s: float
@@ -92,6 +92,7 @@ class Stats(Struct, frozen=True, kw_only=True):
     max_sessions: int
     num_sessions: int
     num_with_edge: int  # of these
+    num_parked: int = 0  # of these, with their KV in host memory
     committed_per_s: float  # in the sliding window, all classes
     goodput_per_s: float
     marginal_cost: float | None  # of a draft token in committed tokens, where the policy has one

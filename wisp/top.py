@@ -152,7 +152,8 @@ def draw(stats: Stats) -> Group:
 def _headline(stats: Stats) -> Text:
     lines = [
         f"{stats.model}  policy {stats.policy}  up {stats.uptime_s:.0f} s  "
-        f"sessions {len(stats.sessions)}/{stats.max_sessions}",
+        f"sessions {len(stats.sessions)}/{stats.max_sessions}"
+        f"{f', {stats.num_parked} parked' if stats.num_parked else ''}",
         f"goodput {stats.goodput_per_s:.1f} tok/s of {stats.committed_per_s:.1f} committed  "
         f"marginal cost {_number(stats.marginal_cost, '.3f')}  "
         f"interference {_number(stats.interference, '.2f')} x",

@@ -10,7 +10,7 @@ from msgspec import structs
 from wisp.core.drafts import Directive, DraftCounts, Rejection, Source, Verdict
 from wisp.core.request import FinishReason
 from wisp.core.slo import Slo
-from wisp.engine.messages import Forecast, SessionState, Snapshot, StepReport
+from wisp.engine.messages import Forecast, KvReport, SessionState, Snapshot, StepReport
 from wisp.errors import Overloaded, Shed
 from wisp.metrics import ServerMetrics, metrics_router
 from wisp.server.report import report
@@ -310,3 +310,18 @@ def test_a_metric_of_the_process_is_shown(metrics: ServerMetrics) -> None:
     memory = sample(metrics, "process_resident_memory_bytes")
     assert memory is not None
     assert memory > 0
+
+
+def test_parked_sessions_are_told_and_counted(telemetry: Telemetry) -> None:
+    telemetry.opened(1, GOLD, None, 0.0)
+    kv = KvReport(1, 2, 300, 200, 100)
+    telemetry.stepped(structs.replace(step(), kv=kv), 0.5)
+    stats = told(telemetry, 1.0, structs.replace(state(1), parked=True))
+    assert stats.num_parked == 1
+    assert stats.sessions[0].state == "parked"
+    sample = telemetry.metrics.registry.get_sample_value
+    assert sample("wisp_sessions_parked") == 1
+    assert sample("wisp_sessions_waiting_for_kv") == 2
+    assert sample("wisp_kv_parked_tokens_total") == 300
+    assert sample("wisp_kv_loaded_tokens_total") == 200
+    assert sample("wisp_kv_evicted_tokens_total") == 100

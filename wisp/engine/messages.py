@@ -121,6 +121,7 @@ class SessionState(Struct, frozen=True, kw_only=True):
 
     session_id: int
     prefilling: bool
+    parked: bool = False  # its KV is in host memory
     num_output: int
     num_buffered: int
     window: int

@@ -79,6 +79,7 @@ def session_state(session: Session, now: float) -> SessionState:
     return SessionState(
         session_id=session.id,
         prefilling=not session.decoding,
+        parked=session.parked,
         num_output=session.num_output,
         num_buffered=len(session.buffer),
         window=session.directive.window,
