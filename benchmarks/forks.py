@@ -1,6 +1,7 @@
 """What forks bring one session, in virtual time: the real engine, policy and edge's stream.
 
     python -m benchmarks.forks [--json] [--seconds 60] [--acceptances 0.7] [--overlap]
+        [--times-ms STEP ROUND_TRIP DRAFT]
 
 A target whose step takes the same whatever it verifies, and one device at a distance. Its drafter
 is replayed: a draft is right with the given acceptance, and where it is not one of its alternatives
@@ -47,6 +48,9 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--seconds", type=float, default=60.0, help="of virtual time, measured")
     parser.add_argument("--acceptances", type=float, nargs="+", default=[0.7, 0.8])
+    parser.add_argument(
+        "--times-ms", type=float, nargs=3, action="append", help="step, round trip, draft token"
+    )
     parser.add_argument("--policy", choices=POLICIES, default="wisp")
     parser.add_argument("--overlap", action="store_true", help="launch steps behind running ones")
     options = parser.parse_args()
@@ -54,7 +58,7 @@ def main() -> None:
     rows = []
     if not options.json:
         print(describe(about))
-    for times_ms in TIMES_MS:
+    for times_ms in options.times_ms or TIMES_MS:
         for acceptance in options.acceptances:
             rows.append(row(times_ms, acceptance, options))
             if not options.json:
