@@ -109,14 +109,21 @@ class VllmVerifier(Verifier):
             self._parks(host_kv_bytes)
 
     def _parks(self, host_kv_bytes: int) -> None:
-        """Of all workers together."""
+        """Of all workers together. Raises ConfigError if so much cannot be had."""
         if not self.scheduler.can_park() or self._has_stages:
             log.warning("KV is not parked: that needs plain full attention and one stage")
             return
         num_workers = self._core.vllm_config.parallel_config.world_size
         sizes = self._core.collective_rpc("wisp_block_bytes")
         num_slots = host_kv_bytes // num_workers // max(sizes)
-        self._core.collective_rpc("wisp_parks", args=(num_slots,))
+        try:
+            self._core.collective_rpc("wisp_parks", args=(num_slots,))
+        except Exception as error:
+            log.exception("there is no host memory for KV")
+            raise ConfigError(
+                f"{host_kv_bytes / 2**30:g} GiB of host memory for KV cannot be had: {error}: "
+                "set 'engine.host_kv_gib' lower"
+            ) from error
         self.scheduler.parks(num_slots)
 
     def open(self, session: Session) -> int:

@@ -25,7 +25,7 @@ class HostKv:
         self._pieces = [p for cache in kv_caches for p in _pieces(cache, num_blocks)]
         sizes = np.array([piece.shape[1] for piece in self._pieces])
         self._ends = sizes.cumsum()
-        self._slots = torch.zeros(num_slots, int(self._ends[-1]), dtype=torch.uint8)
+        self._slots = torch.empty(num_slots, int(self._ends[-1]), dtype=torch.uint8)
         self._on_gpu = kv_caches[0].is_cuda
         if self._on_gpu:
             _pin(self._slots)
