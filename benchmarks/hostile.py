@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import multiprocessing
 import statistics
 import sys
@@ -17,17 +16,13 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
-from random import Random
-from typing import Any
 
-import grpc
-import httpx
+from msgspec import structs
 
-from wisp import wire
+from benchmarks.attack import attack
 from wisp.access.keys import KeyRecord, add
 from wisp.config import EdgeConfig, ServerConfig, load
 from wisp.core.request import Request, Sampling
-from wisp.core.slo import Slo, SloChoice
 from wisp.edge.link import Link
 from wisp.edge.security import Security
 from wisp.engine.build import policy_choice
@@ -40,19 +35,17 @@ from wisp.server.main import serve
 from wisp.testing.floor_and_slope import FloorAndSlope
 from wisp.testing.local import LocalEdge, tokenizer
 from wisp.testing.verifier import ScriptedVerifier
-from wisp.v1 import wisp_pb2_grpc
 from wisp.verifier.base import Verifier
 
 NUM_HONEST = 20
 NUM_SLOTS = 64
-NEXT_TO_NOTHING = Slo(tokens_per_s=0.001, first_token_s=1)
 RATE = 10.0  # tokens/s that a session of the default class is promised
 STEP_S = 0.01  # of the target; chosen: twenty sessions at 10 tokens/s are far from filling it
 
 
-def record(name: str) -> KeyRecord:
-    """As `wisp keys add` makes it."""
-    return KeyRecord(name=name, max_sessions=MAX_SESSIONS)
+def record(name: str, max_sessions: int = MAX_SESSIONS) -> KeyRecord:
+    """As `wisp keys add` makes it; 0: no limit."""
+    return KeyRecord(name=name, max_sessions=max_sessions or None)
 
 
 def build(config: ServerConfig) -> tuple[Verifier, Engine]:
@@ -64,6 +57,8 @@ def build(config: ServerConfig) -> tuple[Verifier, Engine]:
         max_sessions=config.engine.max_sessions,
         on_step=lambda batch: time.sleep(STEP_S),
     )
+    # It minds no structure, but takes them as vLLM does: what they cost before is the front's.
+    verifier.facts = structs.replace(verifier.facts, structures=True)
     engine = Engine(
         verifier,
         make_policy(choice, FloorAndSlope(floor_s=STEP_S), config.speculation.max_window),
@@ -112,101 +107,16 @@ class Honest:
         return sum(num for when, num in self.in_time if start_s <= when < end_s)
 
 
-class Hostile:
-    """Everything at once, as fast as it goes."""
-
-    def __init__(self, key: str, grpc_port: int, http_port: int, kinds: list[str]) -> None:
-        self._kinds = kinds
-        self._auth = f"Bearer {key}"
-        self._grpc, self._http = f"127.0.0.1:{grpc_port}", http_port
-        self._rng = Random(0)
-        self._promises: list[SloChoice] = ["interactive", NEXT_TO_NOTHING]
-
-    async def run(self) -> None:
-        half_head = b"GET / HTTP/1.1\r\nhost: x\r\n"
-        half_body = self._head(10**6) + b"x" * 900_000
-        kinds = {
-            "bodies": [self._bodies() for _ in range(4)],
-            "heads": [self._half(half_head) for _ in range(200)],
-            "halves": [self._half(half_body) for _ in range(40)],
-            "sessions": [self._session() for _ in range(NUM_SLOTS)],
-            "garbage": [self._garbage() for _ in range(4)],
-        }
-        tasks = [task for kind in self._kinds or kinds for task in kinds[kind]]
-        await asyncio.gather(*tasks)
-
-    def _head(self, length: int) -> bytes:
-        return (
-            f"POST /v1/completions HTTP/1.1\r\nhost: x\r\nauthorization: {self._auth}\r\n"
-            f"content-type: application/json\r\ncontent-length: {length}\r\n\r\n"
-        ).encode()
-
-    async def _bodies(self) -> None:
-        """Each would cost seconds if it were validated as it is."""
-        kinds = ["1", "{}", '{"role": "user", "content": ""}', "[[[]]]", '"x"']
-        url = f"http://127.0.0.1:{self._http}/v1/chat/completions"
-        headers = {"authorization": self._auth, "content-type": "application/json"}
-        async with httpx.AsyncClient(headers=headers, timeout=60) as client:
-            while True:
-                item = self._rng.choice(kinds)
-                items = ",".join([item] * (10**6 // len(item)))
-                with contextlib.suppress(httpx.HTTPError):
-                    body = f'{{"model": "scripted", "messages": [{items}]}}'
-                    await client.post(url, content=body.encode())
-
-    async def _half(self, data: bytes) -> None:
-        """A request that is never finished, again and again."""
-        while True:
-            with contextlib.suppress(OSError):
-                reader, writer = await asyncio.open_connection("127.0.0.1", self._http)
-                writer.write(data)
-                await reader.read()
-                writer.close()
-            await asyncio.sleep(0.2)
-
-    async def _session(self) -> None:
-        """It takes a slot at a rate of next to nothing, and reads nothing."""
-        fingerprint = tokenizer().fingerprint
-        async with grpc.aio.insecure_channel(self._grpc) as channel:
-            stub: Any = wisp_pb2_grpc.WispStub(channel)  # type: ignore[no-untyped-call]
-            while True:
-                slo = self._rng.choice(self._promises)
-                sampling = Sampling(max_tokens=30_000, seed=1, num_logprobs=20)
-                request = Request(prompt=[1, 2], sampling=sampling, slo=slo)
-                device = str(self._rng.random())
-                hello = wire.Hello(tokenizer_fingerprint=fingerprint, device=device)
-                call = stub.Generate(metadata=(("authorization", self._auth),))
-                with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
-                    await call.write(wire.encode_open(request, hello))
-                    await asyncio.sleep(2.0)
-                    await call.read()
-                    await call.wait_for_connection()
-                    await asyncio.wait_for(call.code(), 20.0)
-                call.cancel()
-                await asyncio.sleep(0.1)
-
-    async def _garbage(self) -> None:
-        async with grpc.aio.insecure_channel(self._grpc) as channel:
-            path: Any = channel.stream_stream("/wisp.v1.Wisp/Generate", bytes, bytes)
-            while True:
-                call = path(metadata=(("authorization", self._auth),))
-                with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
-                    await call.write(self._rng.randbytes(2000))
-                    await call.code()
-
-
-def attack(key: str, grpc_port: int, http_port: int, kinds: list[str]) -> None:
-    asyncio.run(Hostile(key, grpc_port, http_port, kinds).run())
-
-
-async def measure(folder: Path, phase_s: float, num_phases: int, kinds: list[str]) -> None:
+async def measure(
+    folder: Path, phase_s: float, num_phases: int, kinds: list[str], max_sessions: int
+) -> None:
     context = multiprocessing.get_context("spawn")
     files = []
     for number in range(NUM_HONEST):
         path = folder / f"key-{number}"
         path.write_text(add(folder / "keys", record(f"honest-{number}")))
         files.append(path)
-    key = add(folder / "keys", record("hostile"))
+    key = add(folder / "keys", record("hostile", max_sessions))
     flags = [f"--keys={folder / 'keys'}", f"--engine.max_sessions={NUM_SLOTS}"]
     flags += ["--http.port=0", "--grpc.port=0", "--log_level=ERROR"]
     server = await asyncio.to_thread(
@@ -226,7 +136,9 @@ async def measure(folder: Path, phase_s: float, num_phases: int, kinds: list[str
     for phase in range(2 * num_phases):
         hostile = phase % 2 == 1
         if hostile:
-            attacker = context.Process(target=attack, args=(key, *ports, kinds), daemon=True)
+            attacker = context.Process(
+                target=attack, args=(key, *ports, kinds, NUM_SLOTS), daemon=True
+            )
             attacker.start()
             await asyncio.sleep(3.0)
         start_s = time.monotonic()
@@ -257,9 +169,13 @@ def main() -> None:
     parser.add_argument("--phase-s", type=float, default=10.0)
     parser.add_argument("--phases", type=int, default=3)
     parser.add_argument("--kind", action="append", default=[], help="of attack; all by default")
+    parser.add_argument(
+        "--max-sessions", type=int, default=MAX_SESSIONS, help="of the hostile key; 0: no limit"
+    )
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        asyncio.run(measure(Path(folder), asked.phase_s, asked.phases, asked.kind))
+        of_key = asked.kind, asked.max_sessions
+        asyncio.run(measure(Path(folder), asked.phase_s, asked.phases, *of_key))
 
 
 if __name__ == "__main__":

@@ -53,4 +53,5 @@ async def test_without_systemd_nothing_is_told(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     monkeypatch.delenv("WATCHDOG_USEC", raising=False)
     announce("wisp-edge")
-    await asyncio.wait_for(feed_watchdog(), 10)
+    async with asyncio.timeout(10):
+        await feed_watchdog()

@@ -36,7 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "padding": {"config"},
     "verifier": {"core", "errors", "models", "sampling"},
     "openai": {"access", "config", "core", "errors", "logs", "models", "tls"},
-    "engine": {"config", "core", "errors", "estimator", "scheduler", "verifier"},
+    "engine": {"config", "core", "errors", "estimator", "files", "scheduler", "verifier"},
     "edge": {
         "access",
         "config",
@@ -103,6 +103,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "demo",
         "edge",
         "errors",
+        "files",
         "flags",
         "keys_command",
         "launch",

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from wisp.errors import ConfigError
-from wisp.files import write_whole
+from wisp.files import write_together
 
 # How long certificates hold, in days. Chosen: a device is replaced before the authority is, and who
 # forgets to renew notices within about a year.
@@ -43,7 +43,8 @@ class Authority:
     def issue(self, name: str, hosts: Sequence[str] = (), *, days: float = LEAF_DAYS) -> list[Path]:
         """A certificate and its key, for a server with these hosts, or for an edge of this name.
 
-        Returns their paths. The name is the identity that a server knows an edge by.
+        Returns their paths. The name is the identity that a server knows an edge by. Raises
+        ConfigError if they cannot be written; then those of before are what they were.
         """
         key = ec.generate_private_key(ec.SECP256R1())
         usage = ExtendedKeyUsageOID.SERVER_AUTH if hosts else ExtendedKeyUsageOID.CLIENT_AUTH
@@ -55,8 +56,10 @@ class Authority:
             builder = builder.add_extension(names, critical=False)
         cert = builder.sign(self._key, hashes.SHA256())
         paths = [self.folder / f"{name}.pem", self.folder / f"{name}-key.pem"]
-        write_whole(paths[0], cert.public_bytes(serialization.Encoding.PEM))
-        _write_key(paths[1], key)
+        try:
+            _write_pair(paths[0], cert, paths[1], key)
+        except OSError as error:
+            raise ConfigError(f"cannot write to {self.folder}: {error.strerror}") from error
         return paths
 
     def _make(self) -> None:
@@ -65,8 +68,7 @@ class Authority:
         builder = _builder("WISP CA", name, key, CA_DAYS)
         builder = builder.add_extension(x509.BasicConstraints(True, 0), critical=True)
         cert = builder.sign(key, hashes.SHA256())
-        _write_key(self._key_path, key)
-        write_whole(self.cert_path, cert.public_bytes(serialization.Encoding.PEM))
+        _write_pair(self.cert_path, cert, self._key_path, key)
 
 
 def _builder(
@@ -91,10 +93,13 @@ def _host(host: str) -> x509.GeneralName:
         return x509.DNSName(host)
 
 
-def _write_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
+def _write_pair(
+    cert_path: Path, cert: x509.Certificate, key_path: Path, key: ec.EllipticCurvePrivateKey
+) -> None:
     content = key.private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     )
-    write_whole(path, content, mode=0o600)
+    public = cert.public_bytes(serialization.Encoding.PEM)
+    write_together([(key_path, content, 0o600), (cert_path, public, 0o666)])

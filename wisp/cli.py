@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 from wisp import __version__
 from wisp.config import EdgeConfig, ProfileConfig, ServerConfig, load
 from wisp.errors import WispError
+from wisp.files import name_temporary_folder
 from wisp.flags import spelled
+from wisp.launch import give_up_output
 from wisp.logs import log_to_stderr
 
 _COMMANDS = {
@@ -105,6 +109,11 @@ def _run(name: str, command: Callable[[Sequence[str]], int], arguments: Sequence
             file=sys.stderr,
         )
         return 2
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(f"wisp {name}: the disk is full: make room and try again", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         return 130
 
@@ -114,7 +123,7 @@ def _server(arguments: Sequence[str]) -> int:
     log_to_stderr(config.log_level, config.log_format)
     from wisp.server.main import serve
 
-    return asyncio.run(serve(config))
+    return _serve(serve(config))
 
 
 def _edge(arguments: Sequence[str]) -> int:
@@ -122,7 +131,15 @@ def _edge(arguments: Sequence[str]) -> int:
     log_to_stderr(config.log_level, config.log_format)
     from wisp.edge.main import serve
 
-    return asyncio.run(serve(config))
+    return _serve(serve(config))
+
+
+def _serve(program: Coroutine[Any, Any, int]) -> int:
+    name_temporary_folder()
+    try:
+        return asyncio.run(program)
+    finally:
+        give_up_output()
 
 
 def _top(arguments: Sequence[str]) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import signal
 import socket
@@ -21,6 +22,7 @@ from wisp import __version__
 from wisp.errors import Unavailable
 
 Program = Literal["server", "edge"]
+log = logging.getLogger(__name__)
 
 
 class StopSignal:
@@ -52,10 +54,28 @@ def announce(program: str, **facts: str | int) -> None:
     """One line of JSON on standard output: the process serves, and where.
 
     Whoever started it (a test, `wisp demo`, a supervisor) reads the ports from here; systemd is
-    told in its own way.
+    told in its own way. Where the line cannot be written, as on a full disk, it serves without.
     """
-    print(json.dumps({"ready": program, "version": __version__, **facts}), flush=True)
+    try:
+        print(json.dumps({"ready": program, "version": __version__, **facts}), flush=True)
+    except OSError as error:
+        log.warning("%s serves, but cannot say so: %s", program, error)
+        give_up_output()
     notify("READY=1")
+
+
+def give_up_output() -> None:
+    """What could not be written to standard output or error is not tried again at the end.
+
+    Python leaves with the code 120 if that fails.
+    """
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def notify(state: str) -> None:

@@ -10,6 +10,7 @@ import time
 
 from benchmarks.faults.campaign import Campaign, Outcome
 from benchmarks.faults.virtual import run
+from wisp.padding import Padding
 
 
 def report(outcome: Outcome, seed: int, num_files: int, took_s: float) -> None:
@@ -34,13 +35,16 @@ def main() -> int:
     parser = argparse.ArgumentParser("python -m benchmarks.faults", description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tokens", type=int, default=20_000)
+    parser.add_argument("--padding", type=int, default=512, help="bytes; of every fourth edge")
+    parser.add_argument("--interval-s", type=float, default=0.05, help="of padded messages")
     parser.add_argument("--verbose", action="store_true")
     asked = parser.parse_args()
     logging.basicConfig(level="INFO" if asked.verbose else "CRITICAL", stream=sys.stderr)
     logging.getLogger("wisp.engine.client").disabled = not asked.verbose
     before = len(os.listdir("/proc/self/fd"))
     start_s = time.perf_counter()
-    outcome = run(Campaign(asked.seed, asked.tokens).run)
+    padding = Padding(asked.padding, asked.interval_s) if asked.padding else None
+    outcome = run(Campaign(asked.seed, asked.tokens, padding).run)
     num_files = len(os.listdir("/proc/self/fd")) - before
     report(outcome, asked.seed, num_files, time.perf_counter() - start_s)
     return 0 if outcome.clean and num_files <= 0 else 1

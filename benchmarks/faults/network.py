@@ -104,6 +104,12 @@ class Call:
         if message.HasField("draft") and self._rng.random() < 0.05:
             self._up.put(data)  # whoever resends what may be lost sends it twice
 
+    async def done_writing(self) -> None:
+        """The edge has nothing more to say, and listens still."""
+        if self._ended:
+            raise asyncio.InvalidStateError
+        self._up.put(None)
+
     def __aiter__(self) -> AsyncIterator[pb.ServerMessage]:
         return self
 
@@ -152,8 +158,7 @@ class Call:
             self._replica.calls.pop(self, None)
 
     async def _requests(self) -> AsyncIterator[pb.EdgeMessage]:
-        while True:
-            item = await self._up.get()
+        while (item := await self._up.get()) is not None:
             yield pb.EdgeMessage.FromString(item)
 
     # Faults.

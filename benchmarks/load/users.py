@@ -60,7 +60,8 @@ class Bell:
 
     async def wait(self, most_s: float) -> None:
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._rung.wait(), most_s)
+            async with asyncio.timeout(most_s):
+                await self._rung.wait()
 
 
 class User:

@@ -145,8 +145,9 @@ async def test_streams_that_open_and_break_are_not_tried_for_ever(
     begin: Begin,
 ) -> None:
     generation, link = begin(2, 0, for_ever=True, reconnect_s=0.5)
-    with pytest.raises(Unavailable, match="lost"):
-        await asyncio.wait_for(text(generation), 20)
+    async with asyncio.timeout(20):
+        with pytest.raises(Unavailable, match="lost"):
+            await text(generation)
     assert len(link.hellos) > 2
 
 

@@ -6,7 +6,7 @@ import asyncio
 import socket
 import struct
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 
 import grpc
@@ -55,9 +55,29 @@ async def reset_every_stream(
 
 
 async def first_answer(link: Link) -> pb.ServerMessage:
+    async with aclosing(link.generate(REQUEST, wire.Hello(), asyncio.Queue())) as answers:
+        return await anext(answers)
+
+
+@asynccontextmanager
+async def opened(
+    port: int, options: list[tuple[str, int]] | None = None
+) -> AsyncIterator[tuple[AsyncGenerator[pb.ServerMessage, None], Outbox]]:
+    """A stream whose first answer has come: the others, and what it sends."""
+    link = Link(f"127.0.0.1:{port}", options)
     outbox: Outbox = asyncio.Queue()
     async with aclosing(link.generate(REQUEST, wire.Hello(), outbox)) as answers:
-        return await anext(answers)
+        await anext(answers)
+        yield answers, outbox
+    await link.close()
+
+
+@asynccontextmanager
+async def line_to(port: int) -> AsyncIterator[Line]:
+    line = Line(port)
+    await line.start()
+    yield line
+    await line.stop()
 
 
 @pytest.mark.parametrize("code", RESETS)
@@ -109,14 +129,9 @@ async def serving(servicer: Servicer, **times: float) -> AsyncIterator[int]:
 
 async def test_a_servers_own_failure_without_our_mark_is_a_lost_stream() -> None:
     """gRPC answers UNKNOWN where a handler raises: so does a proxy that breaks."""
-    async with serving(Servicer(RuntimeError("broken"))) as port:
-        link = Link(f"127.0.0.1:{port}")
-        outbox: Outbox = asyncio.Queue()
-        async with aclosing(link.generate(REQUEST, wire.Hello(), outbox)) as answers:
+    async with serving(Servicer(RuntimeError("broken"))) as port, opened(port) as (answers, _):
+        with pytest.raises(Unavailable):
             await anext(answers)
-            with pytest.raises(Unavailable):
-                await anext(answers)
-        await link.close()
 
 
 FAST = {"keepalive_s": 1.0, "ping_timeout_s": 1.0}
@@ -125,36 +140,29 @@ SLOW = {"keepalive_s": 1000.0, "ping_timeout_s": 1000.0}
 
 async def test_an_edge_notices_a_silent_line() -> None:
     """The ping's own time-out, 60 s by default, is the shorter of the two no more."""
-    async with serving(Servicer(), **SLOW) as port:
-        line = Line(port)
-        await line.start()
-        link = Link(f"127.0.0.1:{line.port}", channel_options(**FAST))
-        outbox: Outbox = asyncio.Queue()
-        async with aclosing(link.generate(REQUEST, wire.Hello(), outbox)) as answers:
+    async with (
+        serving(Servicer(), **SLOW) as port,
+        line_to(port) as line,
+        opened(line.port, channel_options(**FAST)) as (answers, _),
+    ):
+        line.swallow()
+        start_s = time.monotonic()
+        with pytest.raises(Unavailable):
             await anext(answers)
-            line.swallow()
-            start_s = time.monotonic()
-            with pytest.raises(Unavailable):
-                await anext(answers)
-            assert time.monotonic() - start_s < 15
-        await link.close()
-        await line.stop()
+        assert time.monotonic() - start_s < 15
 
 
 async def test_a_server_notices_a_silent_line() -> None:
     servicer = Servicer()
-    async with serving(servicer, **FAST) as port:
-        line = Line(port)
-        await line.start()
-        link = Link(f"127.0.0.1:{line.port}", channel_options(**SLOW))
-        outbox: Outbox = asyncio.Queue()
-        async with aclosing(link.generate(REQUEST, wire.Hello(), outbox)) as answers:
-            await anext(answers)
-            line.swallow()
-            await asyncio.wait_for(servicer.gone.wait(), 15)
-            line.mend()
-        await link.close()
-        await line.stop()
+    async with (
+        serving(servicer, **FAST) as port,
+        line_to(port) as line,
+        opened(line.port, channel_options(**SLOW)),
+    ):
+        line.swallow()
+        async with asyncio.timeout(15):
+            await servicer.gone.wait()
+        line.mend()
 
 
 class LastWord(Servicer):
@@ -175,8 +183,8 @@ async def test_an_edge_says_that_it_has_heard_the_last_verdict() -> None:
     servicer = LastWord()
     async with serving(servicer) as port:
         link = Link(f"127.0.0.1:{port}")
-        outbox: Outbox = asyncio.Queue()
-        answers = [answer async for answer in link.generate(REQUEST, wire.Hello(), outbox)]
+        stream = link.generate(REQUEST, wire.Hello(), asyncio.Queue())
+        answers = [answer async for answer in stream]
         assert servicer.gone.is_set()
         assert [list(answer.verdict.tokens) for answer in answers] == [[4]]
         await link.close()
@@ -217,15 +225,10 @@ async def test_of_several_servers_the_next_one_takes_over() -> None:
 
 
 async def test_a_block_that_cannot_be_sent_is_heard_of() -> None:
-    async with serving(Servicer()) as port:
-        link = Link(f"127.0.0.1:{port}")
-        outbox: Outbox = asyncio.Queue()
-        async with aclosing(link.generate(REQUEST, wire.Hello(), outbox)) as answers:
+    async with serving(Servicer()) as port, opened(port) as (answers, outbox):
+        outbox.put_nowait(DraftBlock(1, 3, [2**40], [1.0]))
+        with pytest.raises(ValueError, match="out of range"):
             await anext(answers)
-            outbox.put_nowait(DraftBlock(1, 3, [2**40], [1.0]))
-            with pytest.raises(ValueError, match="out of range"):
-                await anext(answers)
-        await link.close()
 
 
 def test_refusals_are_marked() -> None:

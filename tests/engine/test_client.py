@@ -6,44 +6,19 @@ import asyncio
 
 import pytest
 
+from tests.engine.fake import Fake
+from wisp.core.drafts import REST, Verdict
 from wisp.core.request import Request, Sampling
 from wisp.core.slo import Slo
-from wisp.engine.client import EngineClient
 from wisp.engine.messages import (
     Fatal,
-    FromEngine,
+    Hold,
     Open,
     Snapshot,
     TakeSnapshot,
-    ToEngine,
     encode,
 )
 from wisp.errors import ConfigError, Unavailable
-from wisp.testing.clock import VirtualClock
-
-
-class Fake(EngineClient):
-    """Keeps what it would send."""
-
-    def __init__(self) -> None:
-        self.clock = VirtualClock()
-        self.sent: list[ToEngine] = []
-        self.said: asyncio.Future[FromEngine] = asyncio.get_running_loop().create_future()
-        super().__init__(clock=self.clock)
-
-    def send(self, message: ToEngine) -> None:
-        self.sent.append(message)
-
-    async def _receive(self) -> FromEngine:
-        return await self.said
-
-    def hear(self, message: FromEngine) -> None:
-        """As if the engine had sent it."""
-        self._handle(message)
-
-    async def first_words(self) -> FromEngine:
-        """What a start waits for."""
-        return await self._first_words()
 
 
 async def test_the_engine_is_asked_once_for_all_and_once_a_second() -> None:
@@ -75,6 +50,29 @@ async def test_a_session_that_cannot_be_sent_takes_no_slot(monkeypatch: pytest.M
         client.open(Open(session_id=1, request=request, slo=Slo(tokens_per_s=1, first_token_s=1)))
     assert client.num_sessions == 0
     assert client.idle.is_set()
+
+
+async def test_a_session_waits_for_its_reader() -> None:
+    """It was written to its end into memory, whether anybody read it or not."""
+    client = Fake()
+    request = Request(prompt=[1], sampling=Sampling(max_tokens=1000, seed=0))
+    slo = Slo(tokens_per_s=1, first_token_s=1)
+    session = client.open(Open(session_id=7, request=request, slo=slo))
+    del client.sent[:]
+    verdict = Verdict(position=1, tokens=[5], directive=REST)
+    for _ in range(64):
+        session.put(verdict)
+    assert client.sent == []
+    for _ in range(3):
+        session.put(verdict)
+    assert client.sent == [Hold(7, held=True)]
+    reading = aiter(session)
+    for _ in range(34):
+        await anext(reading)
+    assert client.sent == [Hold(7, held=True)]
+    for _ in range(3):
+        await anext(reading)
+    assert client.sent == [Hold(7, held=True), Hold(7, held=False)]
 
 
 async def test_who_gives_up_waiting_takes_the_answer_from_nobody() -> None:

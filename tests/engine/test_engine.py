@@ -19,12 +19,14 @@ from wisp.engine.messages import (
     Failed,
     Forecast,
     FromEngine,
+    Hold,
     Open,
     Shutdown,
     Snapshot,
     TakeSnapshot,
     Verdicts,
 )
+from wisp.errors import BadRequest, Overloaded
 from wisp.estimator.shape import StepShape
 from wisp.estimator.step_time import StepTimeEstimator
 from wisp.scheduler.baselines import Fcfs
@@ -88,6 +90,49 @@ def test_a_session_that_breaks_the_verifier_when_opened_ends_alone(
     assert Failed(2, "internal", "the target failed on this session") in published
     assert len(verdicts(published, 1)) == 1
     run_to_end(engine, 1)
+    assert verifier.num_open == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (BadRequest("too large"), Failed(1, "invalid", "too large")),
+        (Overloaded("too many", 3.0), Failed(1, "overloaded", "too many", 3.0)),
+    ],
+)
+def test_a_session_that_proves_to_ask_for_too_much_ends_alone(
+    engine: Engine,
+    verifier: ScriptedVerifier,
+    monkeypatch: pytest.MonkeyPatch,
+    error: BadRequest | Overloaded,
+    told: Failed,
+) -> None:
+    """The step of the others is not taken apart for it."""
+    engine.turn([opening(1), opening(2)])
+    session, num_steps = engine.sessions[1], verifier.num_steps
+    monkeypatch.setattr(
+        verifier, "refused", lambda: [(session, error)] if 1 in engine.sessions else []
+    )
+    published = engine.turn([])
+    assert told in published
+    assert len(verdicts(published, 2)) == 1
+    assert verifier.num_steps == num_steps + 1
+    run_to_end(engine, 2)
+    assert verifier.num_open == 0
+
+
+def test_a_session_whose_reader_does_not_keep_up_takes_no_step(
+    engine: Engine, verifier: ScriptedVerifier
+) -> None:
+    engine.turn([opening(1), opening(2)])
+    published = engine.turn([Hold(1, held=True)])
+    assert not verdicts(published, 1)
+    assert len(verdicts(published, 2)) == 1
+    assert not verdicts(engine.turn([Hold(2, held=True)]), 2)
+    assert engine.wait_s() is None
+    published = engine.turn([Hold(1, held=False), Close(2)])
+    assert len(verdicts(published, 1)) == 1
+    run_to_end(engine)
     assert verifier.num_open == 0
 
 

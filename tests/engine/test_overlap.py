@@ -171,17 +171,25 @@ def test_every_text_is_right_and_every_session_ends_once(policy: PolicyName, see
     assert host.verifier.num_open == 0
 
 
+def text_begun(host: Host) -> tuple[list[int], int]:
+    """Of the session 1, which alone of eight has an edge, and is in no step: all of it, and how
+    much is committed."""
+    edge = opening(1, max_tokens=60, has_edge=True)
+    host.turn(edge, *(opening(number, max_tokens=200) for number in range(2, 9)))
+    while not host.texts.get(1) or host.engine.sessions[1].num_in_flight:
+        host.turn()
+    return host.verifier.expected(PROMPT, edge.request.sampling, 60), len(host.texts[1])
+
+
 def test_a_draft_that_comes_while_a_step_runs_is_in_the_next_one() -> None:
     """The decision is put off for as long as the in-flight step leaves time."""
     host = Host("fcfs")
-    edge = opening(1, max_tokens=60, has_edge=True)
-    truth = host.verifier.expected(PROMPT, edge.request.sampling, 60)
-    host.turn(edge, *(opening(number, max_tokens=200) for number in range(2, 9)))
-    while host.in_flight is None or host.engine.sessions[1].num_in_flight:
-        host.turn()
+    truth, start = text_begun(host)
     in_flight = host.in_flight
+    assert in_flight
     host.clock.now = host.gpu.free_s - 0.7 * STEP_S  # it has just begun
-    published = host.engine.turn([draft(1, 1, len(PROMPT) + 1, truth[1:5])])
+    tokens = truth[start : start + 4]
+    published = host.engine.turn([draft(1, 1, len(PROMPT) + start, tokens)])
     assert host.in_flight is in_flight  # nothing was decided
     assert not published
     host.clock.now += host.engine.wait_s() or 0.0
@@ -195,12 +203,7 @@ def test_a_draft_that_comes_while_a_step_runs_is_in_the_next_one() -> None:
 def test_drafts_behind_a_rejected_one_count_for_nothing() -> None:
     """Two blocks of one stream are in flight at once, and the first one ends with a wrong token."""
     host = Host("fcfs")
-    edge = opening(1, max_tokens=60, has_edge=True)
-    truth = host.verifier.expected(PROMPT, edge.request.sampling, 60)
-    host.turn(edge, *(opening(number, max_tokens=200) for number in range(2, 9)))
-    while not host.texts.get(1) or host.engine.sessions[1].num_in_flight:
-        host.turn()
-    start = len(host.texts[1])
+    truth, start = text_begun(host)
     position, wrong = len(PROMPT) + start, [*truth[start : start + 3], truth[start + 3] ^ 1]
     verdicts = host.turn(draft(1, 1, position, wrong))
     verdicts += host.turn(draft(1, 1, position + 4, truth[start + 4 : start + 9]))
@@ -214,12 +217,7 @@ def test_drafts_behind_a_rejected_one_count_for_nothing() -> None:
 def test_a_fork_is_gone_on_with_at_once(overlaps: bool) -> None:
     """The step behind the rejection verifies it, or the next one where that is launched already."""
     host = Host("fcfs", overlaps=overlaps)
-    edge = opening(1, max_tokens=60, has_edge=True)
-    truth = host.verifier.expected(PROMPT, edge.request.sampling, 60)
-    host.turn(edge, *(opening(number, max_tokens=200) for number in range(2, 9)))
-    while not host.texts.get(1) or host.engine.sessions[1].num_in_flight:
-        host.turn()
-    start = len(host.texts[1])
+    truth, start = text_begun(host)
     position, wrong = len(PROMPT) + start, [*truth[start : start + 3], truth[start + 3] ^ 1]
     fork = block(2, position + 3, truth[start + 3 : start + 16], parent=1)
     in_vain = draft(1, 1, position + 4, [5, 5, 5])  # behind the wrong one

@@ -131,12 +131,14 @@ async def test_an_answer_that_finds_no_room_waits_for_another(
     transport = ASGITransport(create_app(backend))
     body = BODIES[TEXT] | {"n": 6, "stream": stream}
     async with AsyncClient(transport=transport, base_url="http://test") as http:
-        answer = await asyncio.wait_for(http.post(TEXT, json=body), 30)
+        async with asyncio.timeout(30):
+            answer = await http.post(TEXT, json=body)
         assert answer.status_code == 200
         assert answer.text.count('"finish_reason":"stop"') == 6
         assert all(generation.num_closes for generation in backend.generations)
         backend.room = 0
-        refused = await asyncio.wait_for(http.post(TEXT, json=body), 30)
+        async with asyncio.timeout(30):
+            refused = await http.post(TEXT, json=body)
         assert refused.status_code == 429
 
 

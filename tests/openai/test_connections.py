@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import resource
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -11,9 +13,11 @@ import httpx
 import pytest
 from starlette.types import Receive, Scope, Send
 
+from tests.waiting import wait_on_the_loop
 from wisp.config import Listen
 from wisp.openai import body
 from wisp.openai.http_front import HttpFront
+from wisp.openai.protocol import max_connections
 from wisp.openai.routes import create_app
 from wisp.testing.scripted_backend import ScriptedBackend
 
@@ -52,8 +56,9 @@ async def test_half_a_head_is_not_waited_for() -> None:
                 writer.write(whole)
                 await reader.readuntil(b"hello")
             writer.write(half)
-            with pytest.raises((ConnectionResetError, EOFError)):
-                await asyncio.wait_for(_read_all(reader), 5)
+            async with asyncio.timeout(5):
+                with pytest.raises((ConnectionResetError, EOFError)):
+                    await _read_all(reader)
             writer.close()
         assert await is_served(front)
 
@@ -79,7 +84,8 @@ async def test_beyond_the_most_connections_new_ones_are_closed_and_old_ones_serv
         closed = 0
         for reader, _ in held:
             try:
-                closed += not await asyncio.wait_for(reader.read(1), 0.05)
+                async with asyncio.timeout(0.05):
+                    closed += not await reader.read(1)
             except ConnectionResetError:
                 closed += 1
             except TimeoutError:
@@ -90,6 +96,33 @@ async def test_beyond_the_most_connections_new_ones_are_closed_and_old_ones_serv
         assert b"200 OK" in await held[0][0].read(100)
         for _, writer in held:
             writer.close()
+
+
+async def test_where_no_files_are_left_the_log_stays_short(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """asyncio logs a trace for each connection that it may accept at a time: 29 MB in 25 s."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with serving(hello) as front:
+        assert await is_served(front)
+        clients = [socket.socket() for _ in range(40)]
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (clients[-1].fileno() + 1, hard))
+            for client in clients:
+                client.setblocking(False)
+                client.connect_ex(("127.0.0.1", front.port))  # they wait in the backlog
+            await wait_on_the_loop(lambda: bool(caplog.records), "a connection is refused")
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert "out of system resource" in caplog.text
+        assert len(caplog.records) <= 8
+        for client in clients:
+            client.close()
+
+
+def test_connections_leave_files_for_everything_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (1000, 1000))
+    assert max_connections() == 744
 
 
 async def test_an_answer_that_nobody_reads_is_given_up(backend: ScriptedBackend) -> None:
@@ -109,7 +142,8 @@ async def test_an_answer_that_nobody_reads_is_given_up(backend: ScriptedBackend)
     async with serving(endless, write_timeout_s=0.3) as front:
         _, writer = await connect(front)
         writer.write(WHOLE)
-        await asyncio.wait_for(left.wait(), 20)
+        async with asyncio.timeout(20):
+            await left.wait()
         writer.close()
 
 
@@ -123,7 +157,8 @@ async def test_half_a_body_is_not_waited_for(
             b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n"
             b'content-type: application/json\r\n\r\n{"model": '
         )
-        answer = await asyncio.wait_for(reader.read(2000), 5)
+        async with asyncio.timeout(5):
+            answer = await reader.read(2000)
         assert b"408" in answer
         assert b"did not come within" in answer
         writer.close()

@@ -5,11 +5,22 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection
 
-from wisp.core.request import Sampling
+import pytest
+
+from wisp.core.batch import Batch
+from wisp.core.request import Request, Sampling
 from wisp.core.session import Session
 from wisp.core.slo import Slo
+from wisp.engine.engine import Engine
+from wisp.engine.messages import Open, Verdicts
+from wisp.estimator.shape import shape_of
 from wisp.scheduler.admission import admission
 from wisp.scheduler.fairness import competing, greediest
+from wisp.scheduler.policy import make_policy
+from wisp.scheduler.tuning import PolicyChoice
+from wisp.testing.clock import VirtualClock
+from wisp.testing.floor_and_slope import FloorAndSlope
+from wisp.testing.verifier import ScriptedVerifier
 
 
 def session(number: int, owner: str, rate: float = 10.0, priority: int = 0) -> Session:
@@ -109,3 +120,56 @@ def test_nobody_gives_a_slot_to_himself() -> None:
     assert greediest(Counter(a=4), "a", 4) is None
     assert greediest(Counter(a=4), "b", 4) == "a"
     assert greediest(Counter(a=2, b=2), "b", 4) is None
+
+
+SEAT_S = 0.001
+
+
+def served(**counts: int) -> dict[str, float]:
+    """Tokens per second of a mean session of each owner, who come in this order, and of whom each
+    session is promised 10. A step takes 5 ms, and each seat in it one more.
+    """
+    clock, estimator = VirtualClock(), FloorAndSlope(0.005, token_s=0.0, context_s=0.0)
+    estimator.curve.seat_s = SEAT_S
+
+    def step(batch: Batch) -> None:
+        clock.now += estimator.predict_s(shape_of(batch))
+
+    engine = Engine(
+        ScriptedVerifier(max_sessions=1000, on_step=step),
+        make_policy(PolicyChoice(policy="wisp"), estimator),
+        max_window=8,
+        clock=clock,
+    )
+    slo, owners, tokens = Slo(tokens_per_s=10.0, first_token_s=1.0), list[str](), Counter[str]()
+    for owner, count in counts.items():
+        for _ in range(count):
+            request = Request(prompt=[5], sampling=Sampling(max_tokens=2000, seed=0))
+            engine.turn([Open(session_id=len(owners), request=request, slo=slo, owner=owner)])
+            owners.append(owner)
+    start_s, num_open = clock.now, Counter(each.owner for each in engine.sessions.values())
+    while clock.now < start_s + 30.0:
+        for message in engine.turn([]):
+            if isinstance(message, Verdicts):
+                for number, verdict in message.verdicts:
+                    tokens[owners[number]] += len(verdict.tokens)
+    return {owner: tokens[owner] / num_open[owner] / 30.0 for owner in counts}
+
+
+def test_time_beyond_an_even_part_is_only_lent() -> None:
+    """Who had made the server promise all that it can slowed down all who came later."""
+    alone, late = served(honest=200), served(greedy=200, honest=20)
+    assert late["honest"] == pytest.approx(alone["honest"], rel=0.03)
+    assert late["greedy"] == pytest.approx(alone["honest"], rel=0.03)
+
+
+def test_a_session_gives_back_lent_time_only_if_that_helps() -> None:
+    greedy = [session(number, "greedy", rate=25.0) for number in range(4)]
+    decided = admission(greedy, wanting(10), 32, hundred_tokens_per_s, "honest")
+    assert [s.owner for s in decided.shed] == ["greedy"]
+    assert "time" in decided.shed_for
+
+    def never(sessions: Collection[Session], slo: Slo) -> float | None:
+        return 1.0 if len(sessions) > 1 else None
+
+    assert admission(greedy, wanting(10), 32, never, "greedy").shed == []

@@ -5,20 +5,26 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from random import Random
 from typing import Any
 
 import grpc
 import pytest
 
+from benchmarks.faults.network import Call, Replica
+from benchmarks.faults.virtual import run
+from tests.waiting import wait_on_the_loop
 from wisp import wire
+from wisp.access.gate import Gate
 from wisp.config import EngineSettings, Listen, ServerConfig
 from wisp.core.request import Request, Sampling, Structure
 from wisp.core.slo import Slo
 from wisp.edge.link import Link
 from wisp.errors import Unavailable
 from wisp.metrics import ServerMetrics
-from wisp.server.grpc_front import GrpcFront, max_open_bytes
+from wisp.server.grpc_front import GrpcFront, WispServicer, max_open_bytes
 from wisp.server.telemetry import OTHERS, Telemetry
+from wisp.status import error_of
 from wisp.testing.local import LocalEdge, LocalServer, expected_text, tokenizer
 from wisp.v1 import wisp_pb2_grpc
 
@@ -55,7 +61,8 @@ async def test_verdicts_that_nobody_reads_end_their_stream_alone() -> None:
             generation = await edge.backend.generate(Request(prompt=[7], sampling=sampling))
             tokens = [token async for verdict in generation for token in verdict.tokens]
             assert tokens == expected_text([7], sampling)
-            await asyncio.wait_for(server.engine.idle.wait(), 20)
+            async with asyncio.timeout(20):
+                await server.engine.idle.wait()
             await edge.stop()
 
 
@@ -91,6 +98,50 @@ async def test_a_message_beyond_all_bounds_never_reaches_the_server() -> None:
         assert server.engine.num_sessions == 0
 
 
+async def test_one_connection_has_no_more_streams_than_the_engine_could_take(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """gRPC itself has no limit: each of them held a task and its buffers."""
+    num_streams = 0
+
+    async def generate(self: WispServicer, requests: object, context: object) -> None:
+        nonlocal num_streams
+        num_streams += 1
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(WispServicer, "Generate", generate)
+    config = ServerConfig(engine=EngineSettings(max_sessions=4))
+    async with serving(config) as (_, front):
+        address = f"127.0.0.1:{front.port}"
+        async with grpc.aio.insecure_channel(address) as channel:
+            stub: Any = wisp_pb2_grpc.WispStub(channel)  # type: ignore[no-untyped-call]
+            calls = [stub.Generate() for _ in range(100)]
+            await wait_on_the_loop(lambda: num_streams >= 72, "there are all, with 64 to spare")
+            edge = LocalEdge(Link(address))  # another connection is served meanwhile
+            assert (await edge.backend.model()).id == "scripted"
+            await edge.stop()
+            assert num_streams == 72
+            for call in calls:
+                call.cancel()
+
+
+def test_an_open_that_a_silent_line_holds_up_is_a_lost_stream() -> None:
+    """It was a protocol error, which ended the text."""
+
+    async def body() -> float:
+        server = LocalServer(step_s=0.01)
+        replica = Replica("one")
+        replica.servicer = WispServicer(server.service, server.telemetry, Gate(), 30.0)
+        start_s = asyncio.get_running_loop().time()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await anext(Call(replica, (), "edge", Random(1)))
+        assert isinstance(error_of(caught.value), Unavailable)
+        await server.stop()
+        return asyncio.get_running_loop().time() - start_s
+
+    assert run(body) == pytest.approx(10.0, abs=1.0)
+
+
 def test_the_largest_open_that_is_allowed_fits_into_a_message() -> None:
     length = 4096
     request = Request(
@@ -115,8 +166,7 @@ async def test_an_engine_that_hangs_is_found_and_everybody_answered() -> None:
         session = service.open(Request(prompt=[1], sampling=Sampling(max_tokens=9, seed=0)))
         server.engine.hang()
         assert await service.health() is None
-        while not server.engine.hangs:
-            await asyncio.wait_for(asyncio.sleep(0.1), 20)
+        await wait_on_the_loop(lambda: server.engine.hangs, "its silence is noticed")
         assert "does not answer" in str(await service.health())
         with pytest.raises(Unavailable, match="does not answer"):
             service.open(Request(prompt=[1], sampling=Sampling(max_tokens=9, seed=0)))
@@ -130,8 +180,7 @@ async def test_an_engine_that_answers_late_is_not_given_up() -> None:
     config = ServerConfig(engine=EngineSettings(patience_s=4.0))
     async with serving(config) as (server, _):
         server.engine.hang()
-        while not server.engine.hangs:
-            await asyncio.wait_for(asyncio.sleep(0.1), 20)
+        await wait_on_the_loop(lambda: server.engine.hangs, "its silence is noticed")
         server.engine.go_on()
         await server.engine.snapshot()
         assert not server.engine.hangs

@@ -9,13 +9,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+import xgrammar
 
 from tests.vllm.driver import Driver, finish, prompts, step
 from wisp.config import TINY
 from wisp.core.request import Sampling, Structure
 from wisp.core.session import Session
+from wisp.core.structure_cost import check_cost
 from wisp.errors import BadRequest
 from wisp.models.tokenizer import Tokenizer
+from wisp.verifier.vllm.compiling import Compiler, GrammarError
 
 SCHEMA = {
     "type": "object",
@@ -153,13 +156,116 @@ def test_a_session_may_close_before_its_grammar_is_compiled(verifier: Any) -> No
     "structure",
     [
         Structure("json", "{"),
-        Structure("json", '{"type": "nonsense"}'),
-        Structure("regex", "(["),
+        Structure("json", '{"type": "array", "uniqueItems": true}'),
+        Structure("regex", "a\x00"),
         Structure("choice", "[]"),
-        Structure("grammar", "root ::= "),
+        Structure("grammar", " "),
     ],
 )
-def test_a_structure_that_is_not_valid_is_refused(verifier: Any, structure: Structure) -> None:
+def test_a_structure_that_is_not_what_it_says_is_refused(
+    verifier: Any, structure: Structure
+) -> None:
     driver = Driver(0, prompts()[0], sampling(verifier, structure))
     with pytest.raises(BadRequest, match="structure"):
         verifier.open(driver.session)
+
+
+def refusals(verifier: Any, *drivers: Driver) -> dict[int, str]:
+    """What sessions are told that cannot go on; the others are written to their end."""
+    for driver in drivers:
+        verifier.open(driver.session)
+    told: dict[int, str] = {}
+    left = list(drivers)
+    while left:
+        step(verifier, [(driver, driver.seat(64)) for driver in left])
+        told |= {session.id: str(error) for session, error in verifier.refused()}
+        for driver in [each for each in left if each.done or each.session.id in told]:
+            verifier.close(driver.session)
+            left.remove(driver)
+    return told
+
+
+@pytest.mark.parametrize(
+    "structure",
+    [
+        Structure("json", '{"type": "nonsense"}'),
+        Structure("regex", "(["),
+        Structure("grammar", "root ::= "),
+    ],
+)
+def test_a_structure_that_is_not_valid_ends_its_session_alone(
+    verifier: Any, structure: Structure
+) -> None:
+    """It was found where the others waited for it."""
+    wrong = Driver(0, prompts()[0], sampling(verifier, structure))
+    right = Driver(1, prompts()[0], sampling(verifier, CASES[1][0]))
+    assert list(refusals(verifier, wrong, right)) == [0]
+    assert right.done
+
+
+# Within the bounds of wisp/core/structure_cost.py. The first takes for ever to compile, the others
+# to tell what may follow.
+BOMBS = [
+    Structure(
+        "grammar",
+        "root ::= r0\n"
+        + "\n".join(f"r{n} ::= r{(n + 1) % 2000} r{(n * 7) % 2000} | [a-z]" for n in range(2000)),
+    ),
+    Structure(
+        "grammar",
+        "\n".join(
+            ["root ::= r0", *(f"r{n} ::= r{n + 1} r{n + 1}" for n in range(30)), 'r30 ::= "a" | ""']
+        ),
+    ),
+    Structure("regex", "((.{1,20}b?){1,20}c?){1,20}"),
+    Structure("regex", "(a*)*" * 2000),
+]
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_a_structure_without_end_ends_its_session_alone(verifier: Any, bomb: Structure) -> None:
+    """A step took seconds with some of them, and never came to its end with others."""
+    check_cost(bomb.kind, bomb.text)
+    hostile = Driver(0, prompts()[0], sampling(verifier, bomb))
+    others = [Driver(n, prompts()[0], sampling(verifier, CASES[1][0], seed=n)) for n in (1, 2)]
+    told = refusals(verifier, hostile, *others)
+    assert list(told) == [0]
+    assert "it takes more than" in told[0]
+
+
+def test_what_grows_slow_deep_inside_ends_then(
+    verifier: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wisp.verifier.vllm.compiling.MAX_TOKEN_S", 0.0)
+    slow = Driver(0, prompts()[0], sampling(verifier, CASES[2][0]))
+    free = Driver(1, prompts()[0], Sampling(max_tokens=9, seed=1))
+    told = refusals(verifier, slow, free)
+    assert list(told) == [0]
+    assert "too long" in told[0]
+    assert free.done
+
+
+@pytest.mark.parametrize(
+    ("limits", "told"),
+    [({"max_mib": 1}, "more than 1 MiB"), ({"max_cpu_s": 1}, "more than 1 s")],
+)
+def test_what_a_grammar_may_take_to_compile_has_a_limit(
+    verifier: Any, limits: dict[str, int], told: str
+) -> None:
+    compiler = compiler_of(verifier, **limits)
+    try:
+        for _ in range(2):  # the second time it is known
+            with pytest.raises(GrammarError, match=told):
+                compiler.compile_grammar(BOMBS[0].text)
+        if "max_cpu_s" in limits:  # another process tries the next one
+            assert compiler.compile_regex("[a-z]{3,8}").memory_size_bytes > 0
+    finally:
+        compiler.stop()
+
+
+def compiler_of(verifier: Any, **limits: int) -> Compiler:
+    """With the tokenizer of the target."""
+    manager = verifier._core.structured_output_manager  # nobody else has to know it
+    vocab_size = verifier.facts.vocab_size
+    info = xgrammar.TokenizerInfo.from_huggingface(manager.tokenizer, vocab_size=vocab_size)
+    return Compiler(xgrammar.GrammarCompiler(info), **limits)

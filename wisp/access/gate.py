@@ -81,8 +81,14 @@ class Gate:
         return record is None or not record.revoked
 
     def reload(self) -> bool:
-        """Read the file again if it has changed; whether it was."""
+        """Read the file again if it has changed; whether it was.
+
+        An empty one is what a full disk leaves of it: nobody is shut out by that.
+        """
         if self._files is None or not self._files.changed():
+            return False
+        if not any(self._files.contents):
+            log.warning("the keys stay as they were: %s is empty", self._path)
             return False
         try:
             self._keys = self._parse()

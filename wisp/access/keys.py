@@ -86,14 +86,21 @@ def read(path: Path) -> Keys:
 
 
 def write(path: Path, keys: Keys) -> None:
+    """Raises ConfigError if it cannot be; then the file is what it was."""
     records = [msgspec.to_builtins(record) for record in keys.by_name.values()]
     defaults = msgspec.to_builtins(KeyRecord(name=""))
     lines = [{k: v for k, v in each.items() if v != defaults[k]} for each in records]
-    write_whole(path, msgspec.yaml.encode(lines), mode=0o600)
+    try:
+        write_whole(path, msgspec.yaml.encode(lines), mode=0o600)
+    except OSError as error:
+        raise ConfigError(f"{path} stays as it was: {error.strerror}") from error
 
 
 def add(path: Path, record: KeyRecord) -> str:
-    """A new key, which is told once and kept nowhere. Raises ConfigError if the name is taken."""
+    """A new key, which is told once and kept nowhere.
+
+    Raises ConfigError if the name is taken, or the file cannot be written.
+    """
     keys = read(path)
     if not _NAME.fullmatch(record.name):
         raise ConfigError(f"'{record.name}' is no name: use up to 64 letters, digits, . _ @ and -")
@@ -106,7 +113,10 @@ def add(path: Path, record: KeyRecord) -> str:
 
 
 def revoke(path: Path, name: str) -> None:
-    """The name stays, so that no certificate of this name is let in, and nobody else gets it."""
+    """The name stays, so that no certificate of this name is let in, and nobody else gets it.
+
+    Raises ConfigError if the file cannot be written: whoever has the key is let in still.
+    """
     keys = read(path)
     record = keys.by_name.get(name, KeyRecord(name=name))
     revoked = msgspec.structs.replace(record, sha256=None, revoked=True)

@@ -117,7 +117,8 @@ class DraftLoop:
                 await self._step(chosen, start_s)
             else:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), LOOK_S if resting else None)
+                    async with asyncio.timeout(LOOK_S if resting else None):
+                        await self._wake.wait()
 
     def _choose(self) -> list[tuple[int, EdgeGeneration, Node]]:
         """Behind which leaves to draft: the best of each generation, and others if that pays."""

@@ -16,12 +16,11 @@ from wisp.edge.drafter.load import load_drafter, load_tokenizer
 from wisp.edge.drafting import DraftLoop
 from wisp.edge.edge_backend import EdgeBackend
 from wisp.edge.hosts import HostsMiddleware
+from wisp.edge.learning import Learning
 from wisp.edge.link import Link
 from wisp.edge.power import Power, on_this_machine
-from wisp.edge.predictor import LogisticPredictor, Memory
-from wisp.edge.predictor.rounds import LoggedPredictor, RoundLog
+from wisp.edge.predictor import LogisticPredictor
 from wisp.edge.security import Security
-from wisp.errors import ConfigError
 from wisp.launch import StopSignal, announce, feed_watchdog
 from wisp.metrics import EdgeMetrics, metrics_router
 from wisp.openai.access import AccessMiddleware, paths_of
@@ -33,10 +32,6 @@ from wisp.tls import RELOAD_S, check_plain_text, https_of, is_loopback
 
 log = logging.getLogger(__name__)
 PAGE = Path(__file__).with_name("page.html")
-
-# Between two saves of what the predictor learned: as much is lost when an edge is killed. Chosen: a
-# minute of labels is little beside what a pair's predictor rests on, and a save is a few kilobytes.
-SAVE_EVERY_S = 60.0
 
 
 async def serve(config: EdgeConfig) -> int:
@@ -51,25 +46,17 @@ async def serve(config: EdgeConfig) -> int:
     metrics = EdgeMetrics()
     drafter = await asyncio.to_thread(load_drafter, config, tokenizer)
     link = Link(config.server, security=security, padding=padding_of(config.padding))
-    predictor = LogisticPredictor()
-    folder = config.state_dir
-    memory = Memory(folder, config.draft.name, predictor) if folder else None
-    rounds = open_log(config, config.draft.name)
-    logged = LoggedPredictor(predictor, rounds) if rounds else predictor
+    learning = Learning(config)
     on_cpu = config.drafter.device == "cpu"
     power = Power(config.power, shares_cores=on_cpu and on_this_machine(config.server))
-    loop = DraftLoop(drafter, logged, config.drafter.max_sessions, metrics, power=power)
+    slots = config.drafter.max_sessions
+    loop = DraftLoop(drafter, learning.predictor, slots, metrics, power=power)
     loop.measure()
-
-    def know_target(name: str) -> None:
-        if memory:
-            memory.save()  # of the target that it served before
-            memory.recall(name)
-        if rounds:
-            rounds.begin(name)
-
-    backend = EdgeBackend(link, loop, tokenizer, config, metrics, know_target)
-    routers = [metrics_router(metrics.registry), _operators(backend, predictor, metrics, power)]
+    backend = EdgeBackend(link, loop, tokenizer, config, metrics, learning.know_target)
+    routers = [
+        metrics_router(metrics.registry),
+        _operators(backend, learning.known, metrics, power),
+    ]
     https = https_of(tls.http_cert, tls.http_key)
     gate = Gate(config.keys)
     alone = not gate.asks and is_loopback(config.http.host)
@@ -87,7 +74,7 @@ async def serve(config: EdgeConfig) -> int:
     watching = asyncio.create_task(link.watch(backend.on_connection))
     connected = asyncio.create_task(backend.connect())
     stopped = asyncio.create_task(stop.asked.wait())
-    saving = asyncio.create_task(_save_now_and_then(memory)) if memory else None
+    saving = asyncio.create_task(learning.save_now_and_then())
     reloading = asyncio.create_task(_reload_keys(gate))
     watchdog = asyncio.create_task(feed_watchdog())
     try:
@@ -98,16 +85,12 @@ async def serve(config: EdgeConfig) -> int:
         log.info("draining %d generations", len(backend.running))
         await backend.drain(config.drain_s, stop.hurry)
     finally:
-        for task in (watching, connected, stopped, reloading, watchdog):
+        for task in (watching, connected, stopped, saving, reloading, watchdog):
             task.cancel()
         await http.stop()
         await loop.stop()
         await link.close()
-        if memory and saving:
-            saving.cancel()
-            memory.save()
-        if rounds:
-            rounds.close()
+        learning.close()
     return 0
 
 
@@ -115,23 +98,6 @@ async def _reload_keys(gate: Gate) -> None:
     while True:
         await asyncio.sleep(RELOAD_S)
         gate.reload()
-
-
-async def _save_now_and_then(memory: Memory) -> None:
-    while True:
-        await asyncio.sleep(SAVE_EVERY_S)
-        memory.save()
-
-
-def open_log(config: EdgeConfig, draft: str) -> RoundLog | None:
-    """Raises ConfigError if there should be one and cannot."""
-    path = config.log_rounds
-    if path is None:
-        return None
-    try:
-        return RoundLog(path, draft, int(config.log_rounds_mib * 2**20))
-    except OSError as error:
-        raise ConfigError(f"cannot log rounds to {path}: {error.strerror}") from error
 
 
 def _operators(

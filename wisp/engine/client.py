@@ -9,20 +9,21 @@ import multiprocessing
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import zmq
 import zmq.asyncio
 
-from wisp.core.drafts import DraftBlock, Verdict
+from wisp.core.drafts import Verdict
+from wisp.engine.client_session import EngineSession
 from wisp.engine.engine import Engine
 from wisp.engine.messages import (
     Close,
-    Draft,
     Failed,
     Fatal,
     FromEngine,
+    Hold,
     Open,
     Ping,
     Ready,
@@ -83,46 +84,6 @@ def _error(kind: str, message: str, retry_after_s: float | None) -> WispError:
     return _ERRORS[kind](message)
 
 
-class EngineSession:
-    """One session as the front sees it: verdicts come out, drafts go in.
-
-    It ends exactly once: by a verdict with a finish reason, by an error, or by `close`.
-    """
-
-    def __init__(self, client: EngineClient, message: Open) -> None:
-        self.id = message.session_id
-        self.priority = message.slo.priority
-        self.owner = message.owner
-        self._client = client
-        self._inbox: asyncio.Queue[Verdict | WispError] = asyncio.Queue()
-        self._ended = False
-
-    async def __aiter__(self) -> AsyncIterator[Verdict]:
-        while not self._ended:
-            item = await self._inbox.get()
-            if isinstance(item, WispError):
-                self._ended = True
-                raise item
-            self._ended = item.finish_reason is not None
-            yield item
-
-    def draft(self, block: DraftBlock) -> None:
-        self._client.send(Draft(self.id, block, time.monotonic()))
-
-    def close(self) -> None:
-        """Free the session; may be called twice."""
-        self._ended = True
-        self._client.forget(self)
-
-    def fail(self, error: WispError) -> None:
-        """End the session with an error that the front found."""
-        self._client.forget(self)
-        self.put(error)
-
-    def put(self, item: Verdict | WispError) -> None:
-        self._inbox.put_nowait(item)
-
-
 class EngineClient:
     """Owns the engine process. `facts` is set once it is ready."""
 
@@ -165,7 +126,10 @@ class EngineClient:
 
         `build` runs in the new process, so it must be picklable. Raises ConfigError if it fails.
         """
-        self._folder = tempfile.TemporaryDirectory(prefix="wisp-")
+        try:
+            self._folder = tempfile.TemporaryDirectory(prefix="wisp-")
+        except OSError as error:
+            raise ConfigError(f"no folder for the engine's socket: {error.strerror}") from error
         address = f"ipc://{Path(self._folder.name) / 'engine'}"
         self._socket = zmq.asyncio.Context.instance().socket(zmq.PAIR)
         self._socket.set_hwm(0)
@@ -191,14 +155,16 @@ class EngineClient:
         """Raises ConfigError if the process has ended without any."""
         first = asyncio.create_task(self._receive())
         lost = asyncio.create_task(self.lost.wait())
-        await asyncio.wait([lost, first], return_when=asyncio.FIRST_COMPLETED)
-        if lost.done():  # what it said may still be on its way through the socket
-            await asyncio.wait([first], timeout=_LAST_WORDS_S)
-        lost.cancel()
-        if not first.done():
+        try:
+            await asyncio.wait([lost, first], return_when=asyncio.FIRST_COMPLETED)
+            if lost.done():  # what it said may still be on its way through the socket
+                await asyncio.wait([first], timeout=_LAST_WORDS_S)
+            if not first.done():
+                raise ConfigError("the engine process ended while it loaded: its log says why")
+            return first.result()
+        finally:
+            lost.cancel()
             first.cancel()
-            raise ConfigError("the engine process ended while it loaded: its log says why")
-        return first.result()
 
     def open(self, message: Open) -> EngineSession:
         """Begin a session; `message.session_id` must come from `next_id`."""
@@ -233,7 +199,8 @@ class EngineClient:
             self._snapshot_asked_s = now
             self.send(TakeSnapshot())
         try:
-            return await asyncio.wait_for(asyncio.shield(self._snapshot), _SNAPSHOT_TIMEOUT_S)
+            async with asyncio.timeout(_SNAPSHOT_TIMEOUT_S):
+                return await asyncio.shield(self._snapshot)
         except TimeoutError:
             raise Unavailable("the engine does not answer: its log may say why") from None
 
@@ -246,6 +213,11 @@ class EngineClient:
         if self._remove(session.id) and not self.lost.is_set():
             self.send(Close(session.id))
 
+    def hold(self, session: EngineSession, *, held: bool) -> None:
+        """Whether it waits for its reader."""
+        if session.id in self._sessions:
+            self.send(Hold(session.id, held))
+
     def fail_all(self, error: WispError) -> None:
         """End all sessions with an error that the front found."""
         for session in list(self._sessions.values()):
@@ -257,7 +229,8 @@ class EngineClient:
         if not self.lost.is_set():
             self.send(Shutdown())
             try:
-                await asyncio.wait_for(self.lost.wait(), _STOP_GRACE_S)
+                async with asyncio.timeout(_STOP_GRACE_S):
+                    await self.lost.wait()
             except TimeoutError:
                 self._kill()
                 await self.lost.wait()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from wisp.core.batch import Batch
 from wisp.core.drafts import Verdict
@@ -16,6 +16,7 @@ from wisp.engine.messages import (
     Draft,
     Failed,
     FromEngine,
+    Hold,
     Open,
     Ping,
     Pong,
@@ -26,7 +27,7 @@ from wisp.engine.messages import (
     ToEngine,
     Verdicts,
 )
-from wisp.engine.outcomes import session_state, settle, step_report
+from wisp.engine.outcomes import refusal, session_state, settle, step_report
 from wisp.engine.step import InFlightStep, Pace, forecast
 from wisp.errors import BadRequest, Overloaded, ProtocolError
 from wisp.scheduler.admission import admission, until_one_ends_s
@@ -66,6 +67,7 @@ class Engine:
         self._outbox: list[FromEngine] = []
         self._in_flight: InFlightStep | None = None  # the step that the target is at
         self._pace = Pace()
+        self._held: set[int] = set()  # sessions whose readers do not keep up
         self.sessions: dict[int, Session] = {}
         self._kv = KvMoves(verifier, self.sessions)
         self.stopped = False
@@ -92,7 +94,7 @@ class Engine:
             return max(0.0, self._pace.decide_s - now)
         if self._kv.moved:
             return 0.0
-        wake_s = self._policy.wake_s(Situation(self._kv.seatable(now), now))
+        wake_s = self._policy.wake_s(Situation(self._read(self._kv.seatable(now)), now))
         return None if wake_s is None else max(0.0, wake_s - now)
 
     def rest(self) -> None:
@@ -115,6 +117,9 @@ class Engine:
             case Close(session_id):
                 if session := self.sessions.get(session_id):
                     self._end(session)
+            case Hold(session_id, held):
+                if session_id in self.sessions:
+                    (self._held.add if held else self._held.discard)(session_id)
             case TakeSnapshot():
                 now = self._clock()
                 states = [session_state(session, now) for session in self.sessions.values()]
@@ -148,10 +153,8 @@ class Engine:
         try:
             self._make_room(session)
             num_kept = self._verifier.open(session)
-        except Overloaded as error:
-            self._outbox.append(Failed(session.id, "overloaded", str(error), error.retry_after_s))
-        except BadRequest as error:
-            self._outbox.append(Failed(session.id, "invalid", str(error)))
+        except (Overloaded, BadRequest) as error:
+            self._outbox.append(refusal(session, error))
         except Exception:  # of this session alone: the others' must not end with it
             log.exception("a session could not be opened")
             self._verifier.close(session)
@@ -206,9 +209,11 @@ class Engine:
 
     def _decide(self, before: InFlightStep | None, start_s: float) -> InFlightStep | None:
         """The step to launch now, if there is one."""
+        for session, error in self._verifier.refused():
+            self._fail(session, refusal(session, error))
         now = self._clock()
-        free = [session for session in self._kv.plan(now) if session.free]
-        num_away = len(self.sessions) - len(free)
+        free = [session for session in self._read(self._kv.plan(now)) if session.free]
+        num_away = len(self.sessions) - len(self._held) - len(free)
         situation = Situation(free, now, num_away)
         batch = self._policy.schedule(situation)
         if not batch:
@@ -219,6 +224,12 @@ class Engine:
             if not self._pace.may_follow(before, num_bound, step, self._policy.estimator):
                 return None
         return step
+
+    def _read(self, sessions: Collection[Session]) -> Collection[Session]:
+        """Those of them that somebody reads."""
+        if not self._held:
+            return sessions
+        return [session for session in sessions if session.id not in self._held]
 
     def _launch(self, step: InFlightStep, start_s: float, *, ahead: bool = False) -> bool:
         """False if it fails."""
@@ -304,5 +315,6 @@ class Engine:
 
     def _end(self, session: Session) -> None:
         del self.sessions[session.id]
+        self._held.discard(session.id)
         self._policy.ended(session)
         self._verifier.close(session)

@@ -54,11 +54,12 @@ class Keeper:
         number = self.estimator.num_observed
         if self._folder is None or number < _MIN_STEPS or number == self._num_saved:
             return
-        self._num_saved = number
         try:
             log.debug("step times saved in %s", save(self.estimator, self._folder, self._key))
         except OSError as error:
             log.warning("the step times cannot be saved in %s: %s", self._folder, error)
+        else:
+            self._num_saved = number
 
     def _heed_drift(self) -> None:
         drift = self.estimator.drift

@@ -39,6 +39,13 @@ class Close(Struct, frozen=True, tag=True):
     session_id: int
 
 
+class Hold(Struct, frozen=True, tag=True):
+    """Its reader does not keep up: decode nothing more for it until it does."""
+
+    session_id: int
+    held: bool
+
+
 class Shutdown(Struct, frozen=True, tag=True):
     """Finish nothing more; leave."""
 
@@ -57,7 +64,7 @@ class SwitchPolicy(Struct, frozen=True, tag=True):
     choice: PolicyChoice
 
 
-ToEngine = Open | Draft | Close | Shutdown | TakeSnapshot | SwitchPolicy | Ping
+ToEngine = Open | Draft | Close | Hold | Shutdown | TakeSnapshot | SwitchPolicy | Ping
 
 
 class Ready(Struct, frozen=True, tag=True):

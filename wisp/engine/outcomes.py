@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from wisp.core.batch import Seat
 from wisp.core.drafts import DraftCounts, Source, Verdict
 from wisp.core.session import Session
-from wisp.engine.messages import KvReport, SessionState, StepReport
+from wisp.engine.messages import Failed, KvReport, SessionState, StepReport
 from wisp.engine.step import InFlightStep
+from wisp.errors import BadRequest, Overloaded
 from wisp.scheduler.base import Policy
 from wisp.verifier.base import Outcome
 
@@ -72,6 +73,12 @@ def step_report(
         kv_used=kv_used,
         kv=kv,
     )
+
+
+def refusal(session: Session, error: BadRequest | Overloaded) -> Failed:
+    if isinstance(error, Overloaded):
+        return Failed(session.id, "overloaded", str(error), error.retry_after_s)
+    return Failed(session.id, "invalid", str(error))
 
 
 def session_state(session: Session, now: float) -> SessionState:

@@ -22,6 +22,7 @@ from wisp.engine.messages import (
     encode,
 )
 from wisp.errors import WispError
+from wisp.files import name_temporary_folder
 from wisp.verifier.base import Verifier
 
 log = logging.getLogger(__name__)
@@ -75,6 +76,7 @@ class Pipe:
 def run(address: str, build: Callable[[], tuple[Verifier, Engine]], log_level: str) -> None:
     """The body of the engine process; returns after Shutdown. `build` loads the target."""
     _die_with_parent()
+    name_temporary_folder()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to leave
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     logging.basicConfig(level=log_level, format="%(asctime)s engine %(levelname)s %(message)s")

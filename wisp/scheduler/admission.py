@@ -48,12 +48,13 @@ def admission(
     nothing), then whoever's next token is due last. Nobody goes if that would not make room.
 
     Between owners, no priority takes more than its owner's fair share from others, and who has more
-    than that gives slots back to those who have less.
+    than that gives slots and time back to those who have less.
     """
-    admits = _fairly(admits, owner)
+    of_all, admits = admits, _fairly(admits, owner)
     refusal = _refusal(sessions, slo, num_slots, admits)
     if refusal is None:
-        return Admission([])
+        given_back = _lent_time(sessions, slo, of_all, owner)
+        return Admission(given_back, shed_for="others, whose part of the time it had")
     counts = Counter(session.owner for session in sessions)
     may_take = counts[owner] + 1 <= fair_slots(counts, owner, num_slots)
     lower = [
@@ -70,6 +71,20 @@ def admission(
         if _refusal(_without(sessions, lower[:count]), slo, num_slots, admits) is None:
             return Admission(_needed(lower[:count], sessions, slo, num_slots, admits))
     return refusal
+
+
+def _lent_time(
+    sessions: Collection[Session], slo: Slo, admits: Admits, owner: str
+) -> list[Session]:
+    """Sessions beyond their owners' even part of the time, until all promises can be kept."""
+    if admits(sessions, slo) is None:
+        return []
+    kept = {session.id for session in competing(sessions, owner, slo.tokens_per_s)}
+    lent = sorted((each for each in sessions if each.id not in kept), key=_can_wait)
+    for count in range(1, min(len(lent), _MAX_SHED) + 1):
+        if admits(_without(sessions, lent[:count]), slo) is None:
+            return lent[:count]
+    return []
 
 
 def _can_wait(session: Session) -> tuple[int, bool, float]:

@@ -216,7 +216,8 @@ class WispServicer(wisp_pb2_grpc.WispServicer):
     ) -> tuple[ServerSession, bool]:
         """The session, and whether its edge takes padding."""
         try:
-            first = await asyncio.wait_for(anext(requests), _OPEN_TIMEOUT_S)
+            async with asyncio.timeout(_OPEN_TIMEOUT_S):
+                first = await anext(requests)
         except StopAsyncIteration as error:
             raise ProtocolError("a stream must begin with Open") from error
         except TimeoutError as error:  # the line may be silent: an edge that is honest resumes

@@ -8,7 +8,7 @@ from wisp.access.quota import Usage
 from wisp.core.drafts import DraftBlock, Verdict
 from wisp.core.request import check_tokens
 from wisp.core.slo import Attainment
-from wisp.engine.client import EngineSession
+from wisp.engine.client_session import EngineSession
 from wisp.errors import Overloaded, ProtocolError, WispError
 from wisp.server.telemetry import SessionRecord, Telemetry
 

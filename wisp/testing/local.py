@@ -8,16 +8,20 @@ import functools
 import time
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 
 from wisp.config import TINY, EdgeConfig, ServerConfig
+from wisp.core.batch import Batch
 from wisp.core.request import Sampling
 from wisp.edge.drafting import DraftLoop
 from wisp.edge.edge_backend import EdgeBackend
+from wisp.edge.learning import Learning
 from wisp.edge.link import Link
 from wisp.edge.predictor import ConfidencePredictor
 from wisp.engine.build import policy_choice
 from wisp.engine.client import EngineClient
 from wisp.engine.engine import Engine
+from wisp.engine.keeper import Keeper
 from wisp.engine.messages import (
     FromEngine,
     StepReport,
@@ -27,6 +31,9 @@ from wisp.engine.messages import (
     decode_to_engine,
     encode,
 )
+from wisp.estimator.shape import shape_of
+from wisp.estimator.step_time import StepTimeEstimator
+from wisp.estimator.store import Key, load
 from wisp.metrics import EdgeMetrics, ServerMetrics
 from wisp.models.tokenizer import Tokenizer
 from wisp.scheduler.policy import make_policy
@@ -93,6 +100,7 @@ class LocalEngine(EngineClient):
         self._running.cancel()
         self._watcher.cancel()
         await asyncio.wait([self._running, self._watcher])
+        self.engine.close()
         self._mourn()
 
     async def _run(self) -> None:
@@ -108,6 +116,7 @@ class LocalEngine(EngineClient):
             for message in told:
                 said: FromEngine = decode_from_engine(encode(message))
                 self._handle(said)
+            self.engine.rest()
 
     async def _wait(self, timeout_s: float | None) -> None:
         if not self._messages and timeout_s != 0.0:
@@ -120,7 +129,10 @@ class LocalEngine(EngineClient):
 
 
 class LocalServer:
-    """Needs a running loop; `step_s` is the time of every step."""
+    """Needs a running loop; `step_s` is the time of every step.
+
+    `state_dir`: where its step times are kept; None: nowhere.
+    """
 
     def __init__(
         self,
@@ -128,14 +140,21 @@ class LocalServer:
         *,
         step_s: float = 0.001,
         max_model_len: int = 2048,
+        state_dir: Path | None = None,
     ) -> None:
         self.config = config or ServerConfig()
         choice = policy_choice(self.config)
+        keeper = _keeper(state_dir)
+
+        def learn(batch: Batch) -> None:
+            keeper.estimator.observe(shape_of(batch), step_s)
+
         verifier = ScriptedVerifier(
             vocab_size=len(tokenizer()),
             max_model_len=max_model_len,
             max_sessions=self.config.engine.max_sessions,
             num_slots=self.config.engine.num_slots,
+            on_step=learn if state_dir else None,
         )
         engine = Engine(
             verifier,
@@ -143,6 +162,7 @@ class LocalServer:
             max_window=self.config.speculation.max_window,
             max_ngram=self.config.speculation.max_ngram,
             max_forks=self.config.speculation.max_forks,
+            keeper=keeper,
             clock=monotonic,
         )
         classes = slo_classes(self.config).all
@@ -160,8 +180,17 @@ class LocalServer:
         await self.engine.stop()
 
 
+def _keeper(folder: Path | None) -> Keeper:
+    key = Key(model="scripted", gpu="none", engine="local")
+    known = load(folder, key) if folder else None
+    return Keeper(known or StepTimeEstimator(), folder, key, monotonic)
+
+
 class LocalEdge:
-    """Its drafter is right with the probability `acceptance`, for requests with its `seed`."""
+    """Its drafter is right with the probability `acceptance`, for requests with its `seed`.
+
+    It learns if its settings name a place where that is kept.
+    """
 
     def __init__(
         self,
@@ -175,18 +204,26 @@ class LocalEdge:
         self.seed = seed
         self.link = link
         self.metrics = EdgeMetrics()
+        self._learning = Learning(config) if config.state_dir or config.log_rounds else None
+        self._saving = (
+            asyncio.create_task(self._learning.save_now_and_then()) if self._learning else None
+        )
         self._loop = DraftLoop(
             ScriptedDrafter(self._truth, acceptance=acceptance, seed=seed),
-            ConfidencePredictor(),
+            self._learning.predictor if self._learning else ConfidencePredictor(),
             config.drafter.max_sessions,
             self.metrics,
             monotonic,
         )
-        self.backend = EdgeBackend(link, self._loop, tokenizer(), config, self.metrics)
+        know = self._learning.know_target if self._learning else None
+        self.backend = EdgeBackend(link, self._loop, tokenizer(), config, self.metrics, know)
 
     async def stop(self) -> None:
         await self._loop.stop()
         await self.link.close()
+        if self._learning and self._saving:
+            self._saving.cancel()
+            self._learning.close()
 
     def _truth(self, key: int, position: int, previous: int) -> int:
         return scripted_choice(self.seed, position, previous, len(tokenizer()))

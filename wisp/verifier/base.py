@@ -20,6 +20,7 @@ from wisp.core.drafts import TokenLogprob
 from wisp.core.kv_memory import KvMemory
 from wisp.core.request import Sampling
 from wisp.core.session import Session
+from wisp.errors import BadRequest, Overloaded
 
 
 class Facts(Struct, frozen=True, kw_only=True):
@@ -133,6 +134,10 @@ class Verifier(ABC):
         before.
         """
         return [0 for _ in sessions]
+
+    def refused(self) -> list[tuple[Session, BadRequest | Overloaded]]:
+        """Open sessions that proved to ask for what cannot be given; the caller closes them."""
+        return []
 
     def launch(self, batch: Batch) -> Collect:
         """Begin a step, as `step` has it. Where all its sessions overlap this returns while the

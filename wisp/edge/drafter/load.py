@@ -41,6 +41,9 @@ def load_tokenizer(config: EdgeConfig) -> Tokenizer:
         raise ConfigError(
             f"{error}: set `tokenizer` to a Hugging Face directory with the target's"
         ) from error
+    except OSError as error:
+        why = f"the tokenizer of {draft} cannot be unpacked: {error.strerror}"
+        raise ConfigError(why) from error
 
 
 def load_drafter(config: EdgeConfig, tokenizer: Tokenizer) -> Drafter:

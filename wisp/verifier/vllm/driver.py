@@ -25,9 +25,10 @@ from wisp.core.batch import Batch, Seat
 from wisp.core.kv_memory import KvMemory
 from wisp.core.request import Sampling
 from wisp.core.session import Session
-from wisp.errors import ConfigError, InternalError, Overloaded, WispError
+from wisp.errors import BadRequest, ConfigError, InternalError, Overloaded, WispError
 from wisp.verifier.base import Collect, Facts, Outcome, Verifier
 from wisp.verifier.torch import eos_token_ids, processor_name
+from wisp.verifier.vllm import compiling
 from wisp.verifier.vllm.adapters import add, lora_requests
 from wisp.verifier.vllm.launched import Collected
 from wisp.verifier.vllm.options import engine_args, has_tokenizer
@@ -103,6 +104,7 @@ class VllmVerifier(Verifier):
         self._sessions: dict[str, Session] = {}  # by request id
         self._request_ids: dict[int, str] = {}  # by session id
         self._grammars = Grammars()
+        self._compiler: compiling.Compiler | None = None  # made for the first structure
         self._generation = 0
         self._closed_in_flight = False  # a step in flight writes to blocks that nobody holds
         if host_kv_bytes:
@@ -178,6 +180,9 @@ class VllmVerifier(Verifier):
         if out or back:
             self._core.collective_rpc("wisp_move", args=(out, back, self._closed_in_flight))
 
+    def refused(self) -> list[tuple[Session, BadRequest | Overloaded]]:
+        return [(self._sessions[id_], error) for id_, error in self._grammars.refused.items()]
+
     def launch(self, batch: Batch) -> Collect:
         if not batch:
             return list
@@ -247,9 +252,13 @@ class VllmVerifier(Verifier):
     def shutdown(self) -> None:
         for session in list(self._sessions.values()):
             self.close(session)
+        if self._compiler:
+            self._compiler.stop()
         self._core.shutdown()
 
     def _add(self, session: Session) -> Request:
+        if session.sampling.structure and self._compiler is None:
+            self._compiler = compiling.use(self._core.structured_output_manager)
         request_id = f"{session.id}-{next(self._numbers)}"
         params = sampling_params(session.sampling, session.num_prompt, self.facts.max_model_len)
         request, _ = self._core.preprocess_add_request(

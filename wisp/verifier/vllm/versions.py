@@ -28,6 +28,8 @@ def prepare() -> None:
         raise ConfigError(f"vLLM {found} is installed but WISP works with {wanted}")
     # One worker needs no process of its own: the engine's process is there for it alone.
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    # Expressions are tried before (wisp/verifier/vllm/compiling.py), which may take longer.
+    os.environ.setdefault("VLLM_REGEX_COMPILATION_TIMEOUT_S", "0")
     # Standard output belongs to the server, which announces its ports on it.
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
     if os.environ.get("VLLM_USE_V2_MODEL_RUNNER", "0") not in ("", "0"):
