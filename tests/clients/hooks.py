@@ -27,6 +27,7 @@ REASONS = [
     r"^two functions of tools have the same name",
     r"^tool_choice names none of the tools",
     r"^the structure",  # a grammar, an expression or a schema within a string or an object
+    r"^this server's engine has no structured outputs",
     r"^a structured output ends where its structure does",
     r"^an SLO's rate and first-token time are",
     r"^there is no SLO class",

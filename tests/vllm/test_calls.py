@@ -10,7 +10,7 @@ from typing import Any
 import openai
 import pytest
 
-from tests.clients.pair import with_tools
+from tests.clients.pair import OPTIONS, with_tools
 from tests.conftest import start_edge, start_server
 from wisp.config import SMOLLM2, TINY
 from wisp.launch import Process
@@ -69,7 +69,7 @@ def endpoints(
             "--model=target",
             "--engine.kind=vllm",
             "--engine.max_model_len=1024",
-            "--engine.options={enforce_eager: true}",
+            f"--engine.options={json.dumps(OPTIONS)}",
             "--estimator.profile_s=0",
         ) as server,
         start_edge(server, logs, f"--draft={draft}") as edge,
@@ -153,16 +153,21 @@ def test_a_strict_function_binds_calls_that_need_not_come() -> None:
 
 def test_a_free_answer_with_strict_functions(endpoints: list[Process]) -> None:
     """The same text by both endpoints, also where a grammar goes along with it."""
-    told = [
-        asked(endpoint, stream=stream, tools=[WEATHER], max_tokens=60)
-        for endpoint in endpoints
-        for stream in (False, True)
-    ]
-    texts = [(choice.message.content, len(choice.message.tool_calls or [])) for choice in told]
-    assert all(text == texts[0] for text in texts)
-    for choice in told:
-        for call in choice.message.tool_calls or []:
-            assert is_weather(json.loads(call.function.arguments))
+    texts = []
+    for endpoint in endpoints:
+        with openai.OpenAI(base_url=f"{endpoint.url}/v1", api_key="none") as client:
+            fields: Any = {"model": "target", "messages": ASK, "tools": [WEATHER], "seed": 3}
+            whole = client.chat.completions.create(max_tokens=60, **fields).choices[0].message
+            chunks = list(client.chat.completions.create(max_tokens=60, stream=True, **fields))
+        deltas = [chunk.choices[0].delta for chunk in chunks]
+        streamed = [call for delta in deltas for call in delta.tool_calls or []]
+        calls = [call.function.arguments for call in whole.tool_calls or []]  # type: ignore[union-attr]
+        assert calls == [call.function.arguments for call in streamed if call.function]
+        assert all(is_weather(json.loads(arguments)) for arguments in calls)
+        text = "".join(delta.content or "" for delta in deltas)
+        assert text.strip() == (whole.content or "").strip()
+        texts.append((text, calls))
+    assert texts[0] == texts[1]
 
 
 def test_the_result_of_a_call_goes_on(endpoints: list[Process]) -> None:
