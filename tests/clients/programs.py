@@ -146,7 +146,7 @@ def guidellm(url: str, model: str) -> str:
             "--profile",
             f"kind=sweep,sweep_size=4,max_concurrency={MAX_AT_ONCE}",
             "--constraint",
-            "kind=max_duration,seconds=3",
+            "kind=max_requests,count=12",
             "--output",
             f"kind=json,path={output}",
             "--disable-console",

@@ -101,6 +101,7 @@ ONLY_TEXT: list[Case] = [
     ({"prompt": []}, "prompt", "invalid_value"),
     ({"prompt": ""}, "prompt", "invalid_value"),
     ({"prompt": [99999]}, "prompt", "invalid_value"),
+    ({"prompt": [2**70]}, "prompt", "invalid_value"),  # the text of the prompt was looked at first
     ({"logprobs": 21}, "logprobs", "invalid_value"),
 ]
 CASES: list[tuple[str, dict[str, Any], str, str | None]] = [

@@ -105,10 +105,15 @@ class Answers:
             if delta.finish_reason is not None:
                 return
             offset = len(delta.text)
-        tokenizer = self.backend.tokenizer
-        answer = Answer(tokenizer, request.sampling, self.stops, request.prompt, offset)
         opening = siblings.open(request) if siblings else self.backend.generate(request)
-        async with Completion(await opening, request, answer) as completion:
+        generation = await opening  # which checks the prompt, before anything is made of it
+        try:
+            tokenizer = self.backend.tokenizer
+            answer = Answer(tokenizer, request.sampling, self.stops, request.prompt, offset)
+        except BaseException:
+            await generation.aclose()
+            raise
+        async with Completion(generation, request, answer) as completion:
             self.completions[index] = completion
             async for delta in completion:
                 yield delta
