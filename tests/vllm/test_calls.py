@@ -161,7 +161,7 @@ def test_a_free_answer_with_strict_functions(endpoints: list[Process]) -> None:
             chunks = list(client.chat.completions.create(max_tokens=60, stream=True, **fields))
         deltas = [chunk.choices[0].delta for chunk in chunks]
         streamed = [call for delta in deltas for call in delta.tool_calls or []]
-        calls = [call.function.arguments for call in whole.tool_calls or []]  # type: ignore[union-attr]
+        calls = [call.function.arguments for call in whole.tool_calls or []]
         assert calls == [call.function.arguments for call in streamed if call.function]
         assert all(is_weather(json.loads(arguments)) for arguments in calls)
         text = "".join(delta.content or "" for delta in deltas)
