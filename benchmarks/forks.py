@@ -35,6 +35,9 @@ TIMES_MS = (
     (26, 80, 5),
     (50, 30, 10),
     (100, 80, 10),
+    (50, 2, 1),
+    (50, 2, 4),
+    (50, 2, 7),
 )
 COVERAGES: tuple[tuple[float, ...], ...] = ((), (0.2, 0.12, 0.08), COVERAGE)
 ONE_LENGTH = 400.0  # output tokens of each answer

@@ -49,8 +49,13 @@ def server(logs: Path) -> Iterator[Process]:
             '{"enforce_eager": true}',
             "--engine.max_model_len=512",
             "--estimator.profile_s=0",
+            # It waits for drafts, however busy the machine is: none is due for 100 seconds.
+            "--scheduling.policy=fcfs",
+            "--slo.tokens_per_s=0.01",
+            "--slo.first_token_s=100",
             log=logs / "server",
             python=PYTHON,
+            ready_timeout_s=300.0,  # vLLM takes a minute or two to load on a busy machine
         )
     with process:
         yield process
