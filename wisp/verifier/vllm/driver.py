@@ -4,36 +4,31 @@ from __future__ import annotations
 
 import itertools
 import logging
-import multiprocessing
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import vllm
-from vllm.config import ModelConfig
-from vllm.lora.request import LoRARequest
 from vllm.platforms import current_platform
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.engine import EngineCoreRequest
-from vllm.v1.engine.core import EngineCore
-from vllm.v1.executor import Executor
 from vllm.v1.request import Request
 
 from wisp.core.batch import Batch, Seat
 from wisp.core.kv_memory import KvMemory
 from wisp.core.request import Sampling
 from wisp.core.session import Session
-from wisp.errors import BadRequest, ConfigError, InternalError, Overloaded, WispError
+from wisp.errors import BadRequest, ConfigError, InternalError, Overloaded
 from wisp.verifier.base import Collect, Facts, Outcome, Verifier
-from wisp.verifier.torch import eos_token_ids, processor_name
+from wisp.verifier.torch import eos_token_ids
 from wisp.verifier.vllm import compiling
-from wisp.verifier.vllm.adapters import add, lora_requests
+from wisp.verifier.vllm.adapters import lora_requests
 from wisp.verifier.vllm.launched import Collected
 from wisp.verifier.vllm.options import engine_args, has_tokenizer
 from wisp.verifier.vllm.params import is_slow, sampling_params
 from wisp.verifier.vllm.scheduler import Place, SeatScheduler
+from wisp.verifier.vllm.start import device_name, engine_name, start
 from wisp.verifier.vllm.structures import Grammars, allowed, wait_for_any
 
 log = logging.getLogger(__name__)
@@ -68,7 +63,7 @@ class VllmVerifier(Verifier):
         if model in (lora_modules or {}):
             raise ConfigError(f"the adapter '{model}' is named as the target: choose another name")
         self._adapters = lora_requests(lora_modules or {})
-        self._core = _start(
+        self._core = start(
             engine_args(
                 directory,
                 options or {},
@@ -94,9 +89,9 @@ class VllmVerifier(Verifier):
             max_model_len=config.max_model_len,
             max_sessions=max_sessions,
             eos_token_ids=eos_token_ids(directory, config.hf_config.eos_token_id),
-            device=_device_name(self._core.vllm_config.parallel_config.world_size),
+            device=device_name(self._core.vllm_config.parallel_config.world_size),
             on_gpu=not current_platform.is_cpu(),
-            engine=_engine_name(config) + (" lora" if self._adapters else ""),
+            engine=engine_name(config) + (" lora" if self._adapters else ""),
             adapters=tuple(self._adapters),
             structures=has_tokenizer(directory),
         )
@@ -319,43 +314,6 @@ class VllmVerifier(Verifier):
                 self._core.abort_requests([request_id])
                 self._add(seat.session)
         self.scheduler.forget_all_kv()
-
-
-def _device_name(number: int) -> str:
-    cpu = current_platform.is_cpu()
-    return f"{processor_name() if cpu else current_platform.get_device_name()} x{number}"
-
-
-def _engine_name(config: ModelConfig) -> str:
-    number_format = config.quantization or str(config.dtype).removeprefix("torch.")
-    return f"vllm {vllm.__version__} {number_format}"
-
-
-def _start(args: Any, adapters: Iterable[LoRARequest]) -> EngineCore:
-    _allow_workers()
-    try:
-        config = args.create_engine_config()
-        core = EngineCore(config, Executor.get_class(config), log_stats=False)
-    except WispError:
-        raise
-    except Exception as error:
-        log.exception("vLLM cannot start")
-        raise ConfigError(f"vLLM cannot start: {' '.join(str(error).split())}") from error
-    try:
-        add(core, adapters)
-    except ConfigError:
-        core.shutdown()
-        raise
-    return core
-
-
-def _allow_workers() -> None:
-    """With tensor parallelism vLLM starts processes, which Python forbids to a daemonic one.
-
-    The engine's process is daemonic so that it does not outlive the server. Its workers do not
-    outlive it: they are daemonic too, and end when the pipe to it breaks.
-    """
-    multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
 
 
 def _known(draft: list[int], vocab_size: int) -> list[int]:
