@@ -111,7 +111,7 @@ REGIMES: dict[str, Regime] = {
     "80 ms fast": _FAST._replace(rate=40.0, loads=(16,), networks=_WAN80),
     "fleet": Regime("h100", 8.0, (48, 96, 144), kv_tokens=_KV_32B),
     "long prompts": _LAPTOPS._replace(rate=20.0, loads=(8, 12), workload=_AZURE, measured_s=40.0),
-    "turns": _LAPTOPS._replace(rate=20.0, loads=(32, 64), workload=_TURNS, measured_s=40.0),
+    "turns": _LAPTOPS._replace(rate=20.0, loads=(32, 64), workload=_TURNS, measured_s=120.0),
     "8b": _LAPTOPS._replace(law="8b", loads=(24, 48), kv_tokens=_KV_8B, measured_s=15.0),
     "70b": _LAPTOPS._replace(
         law="70b", rate=20.0, loads=(24, 48), networks=_WAN30, kv_tokens=_KV_70B, measured_s=40.0
