@@ -5,6 +5,7 @@ it; `vllm-draft-K` has a small draft model beside the target, which drafts K tok
 as many are right as of the edges' (`rejection_sample_method: "synthetic"`); `vllm-ngram-K` looks
 its drafts up in the prompt and the answer. There the text is the predictable target's, in which
 nothing repeats: so it shows what n-gram speculation costs where nothing can be found.
+`vllm-offload` keeps KV that was evicted in host memory.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ _DRAFT, _NGRAM = "vllm-draft-", "vllm-ngram-"
 # examples lie between.
 DRAFT_PEERS = tuple(f"{_DRAFT}{count}" for count in (2, 4, 6))
 NGRAM_PEERS = (f"{_NGRAM}4",)
-PEERS = (PLAIN, *DRAFT_PEERS, *NGRAM_PEERS)
+OFFLOAD_PEER = "vllm-offload"
+PEERS = (PLAIN, *DRAFT_PEERS, *NGRAM_PEERS, OFFLOAD_PEER)
+# GiB of host memory for KV, of vLLM as of WISP. Chosen: half of what a machine of one H100 has.
+HOST_KV_GIB = 64
 # Of the lookup: what the examples in vLLM's documentation have.
 _NGRAM_SIZES = {"prompt_lookup_max": 5, "prompt_lookup_min": 2}
 
@@ -33,7 +37,7 @@ def is_predictable(peer: str) -> bool:
 
 def speculation(peer: str, shape: str, acceptance: float, folder: Path) -> dict[str, Any] | None:
     """vLLM's `speculative_config`; None: it does not speculate. The drafter goes into `folder`."""
-    if peer == PLAIN:
+    if peer in (PLAIN, OFFLOAD_PEER):
         return None
     if peer.startswith(_NGRAM):
         count = int(peer.removeprefix(_NGRAM))

@@ -11,7 +11,13 @@ from pathlib import Path
 
 from benchmarks.load.campaign import Campaign, Load, Times
 from benchmarks.load.fleet import Fleet, Server
-from benchmarks.load.peers import PEERS, is_predictable, speculation
+from benchmarks.load.peers import (
+    HOST_KV_GIB,
+    OFFLOAD_PEER,
+    PEERS,
+    is_predictable,
+    speculation,
+)
 from benchmarks.load.servers import VllmServer, wisp_server
 from benchmarks.load.target import OWN_SHAPES, config
 from benchmarks.load.worker import Population, Setting
@@ -54,6 +60,7 @@ def running(
                     folder,
                     speculation=speculation(part, options.shape, acceptance, folder),
                     predictable=is_predictable(part),
+                    host_kv_gib=HOST_KV_GIB if part == OFFLOAD_PEER else 0,
                     **size,
                 )
             )

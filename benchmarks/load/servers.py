@@ -113,10 +113,12 @@ class VllmServer:
         max_sessions: int,
         speculation: dict[str, Any] | None = None,
         predictable: bool = False,
+        host_kv_gib: int = 0,
     ) -> None:
         """Its log is `folder`/vllm.log. Raises Unavailable if it does not start.
 
         `speculation`: its `speculative_config`. `predictable`: the weights are.
+        `host_kv_gib`: memory of the host for KV that was evicted.
         """
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
@@ -132,6 +134,8 @@ class VllmServer:
         flags |= {name.replace("_", "-"): value for name, value in vllm_options(kv_tokens).items()}
         if speculation:
             flags["speculative-config"] = json.dumps(speculation)
+        if host_kv_gib:
+            flags["kv-offloading-size"] = host_kv_gib
         command = [sys.executable, "-m", _PREDICTABLE_SERVER if predictable else _SERVER]
         command += [f"--{name}={value}" for name, value in flags.items()]
         command += ["--skip-tokenizer-init", "--disable-uvicorn-access-log"]

@@ -6,9 +6,9 @@
 
 With `--regimes` each part is one server, and takes every load of the regimes (of NAME:DEVICES,...
 only those) under its policies: `vllm` and its own speculation (`benchmarks.load.peers`),
-wisp-server as it is, and one that takes its steps one by one. `gain` is goodput over that of plain
-vLLM in the same run. DIR/summary.csv has a line for each load: the best of vLLM's drafters beside
-WISP.
+wisp-server as it is, and one that takes its steps one by one; `wisp-parked` and `vllm-offload` have
+host memory for KV. `gain` is goodput over that of plain vLLM in the same run. DIR/summary.csv has a
+line for each load: the best of vLLM's drafters beside WISP.
 
 Without it every policy is measured on one server, then plain vLLM, at `--loads` of `--rates`, and
 their capacities, which go to DIR/capacity.csv.
@@ -32,7 +32,7 @@ from typing import Any
 
 from benchmarks.load.campaign import PLAIN, PUBLISHED_SLED, Campaign, Load, OutOfTime, append
 from benchmarks.load.fleet import Row
-from benchmarks.load.peers import DRAFT_PEERS, PEERS
+from benchmarks.load.peers import DRAFT_PEERS, HOST_KV_GIB, NGRAM_PEERS, OFFLOAD_PEER, PEERS
 from benchmarks.load.regimes import KV_TOKENS, NAMES, REGIMES, Regime, chosen, in_turn
 from benchmarks.load.running import add_options, population, running
 from benchmarks.setting import setting
@@ -43,12 +43,15 @@ from wisp.testing.drafter import COVERAGE
 WISP, ONE_BY_ONE = "wisp", "wisp-one-by-one"
 # Whose edges do not fork, since the server takes no forks: beside `wisp`, what forks bring.
 NO_FORKS = "wisp-no-forks"
+PARKED = "wisp-parked"  # with host memory for KV, beside `vllm-offload`
 FLAGS: dict[str, tuple[str, ...]] = {
     WISP: (),
     ONE_BY_ONE: ("--no-engine.overlap",),
     NO_FORKS: ("--speculation.max_forks=0",),
+    PARKED: (f"--engine.host_kv_gib={HOST_KV_GIB}",),
 }
-REGIME_PARTS = (*PEERS, WISP, ONE_BY_ONE)
+ON_REQUEST = (NO_FORKS, PARKED, OFFLOAD_PEER)  # parts that only some regimes say something of
+REGIME_PARTS = (PLAIN, *DRAFT_PEERS, *NGRAM_PEERS, WISP, ONE_BY_ONE)
 CAPACITY_POLICIES = ("wisp", "centralized", "wisp-paper", "sled")
 REGIME_POLICIES = ("wisp", "centralized", "sled", PUBLISHED_SLED)
 ACCEPTANCE, OTHER_ACCEPTANCES = 0.7, (0.5, 0.85)
@@ -244,8 +247,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--parts",
         nargs="+",
-        choices=[*REGIME_PARTS, NO_FORKS],
-        help="default: all but the last, or wisp and vllm",
+        choices=[*REGIME_PARTS, *ON_REQUEST],
+        help=f"default: all but {', '.join(ON_REQUEST)}; without --regimes wisp and vllm",
     )
     parser.add_argument(
         "--policies",
