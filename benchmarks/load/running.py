@@ -70,7 +70,7 @@ def running(
                 folder,
                 engine=options.engine,
                 profile_s=options.profile_s,
-                flags=[*options.server_flag, *flags],
+                flags=[*flags, *options.server_flag],
                 host_parts=folder / "host_parts.json" if options.host_parts else None,
                 **size,
             )
