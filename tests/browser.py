@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from tests.waiting import wait_until
+
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _FLAGS = (
     "--headless",
@@ -50,7 +52,14 @@ class Page:
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
+        since = len(self.events)
         self.call("Page.navigate", url=url)
+        wait_until(lambda: self._has_loaded(since), f"{url} is loaded")
+
+    def _has_loaded(self, since: int) -> bool:
+        """Its scripts have run, too. `since`: of the events before it was asked for."""
+        self.call("Page.getLayoutMetrics")  # what the browser has told is read behind an answer
+        return any(event["method"] == "Page.loadEventFired" for event in self.events[since:])
 
     def evaluate(self, expression: str) -> Any:
         """The value of a JavaScript expression; raises AssertionError if it throws."""

@@ -106,9 +106,9 @@ def test_no_policy_is_told_how_long_an_answer_will_be(monkeypatch: pytest.Monkey
     limits = set()
     taken = SimulatedTarget.open
 
-    def seen(target: SimulatedTarget, session: Session) -> None:
+    def seen(target: SimulatedTarget, session: Session) -> int:
         limits.add(session.num_remaining)
-        taken(target, session)
+        return taken(target, session)
 
     monkeypatch.setattr(SimulatedTarget, "open", seen)
     report = simulate("fcfs", 4, replace(SETUP, warm_up_s=0.0), Tuning())
