@@ -40,6 +40,7 @@ from wisp.verifier.base import Verifier
 NUM_HONEST = 20
 NUM_SLOTS = 64
 RATE = 10.0  # tokens/s that a session of the default class is promised
+NUM_TOKENS = 60  # of an honest text; chosen: a few seconds of reading
 STEP_S = 0.01  # of the target; chosen: twenty sessions at 10 tokens/s are far from filling it
 
 
@@ -84,7 +85,10 @@ class Honest:
         self.errors: Counter[str] = Counter()
 
     async def run(self) -> None:
-        sampling = Sampling(max_tokens=60, seed=self.edge.seed)
+        sampling = Sampling(max_tokens=NUM_TOKENS, seed=self.edge.seed)
+        # A text is written far sooner than it is read: begun together, all of them would write in
+        # the same second of each six, and a phase would count one such second or two.
+        await asyncio.sleep(NUM_TOKENS / RATE * self.edge.seed / NUM_HONEST)
         while True:
             try:
                 generation = await self.edge.backend.generate(
@@ -131,7 +135,7 @@ async def measure(
     ports = server.facts["grpc"], server.facts["http"]
     honest = [Honest(path, ports[0], number) for number, path in enumerate(files)]
     running = [asyncio.create_task(each.run()) for each in honest]
-    await asyncio.sleep(5.0)
+    await asyncio.sleep(2.0 * NUM_TOKENS / RATE)  # all of them have begun, and gone on
     goodput: dict[bool, list[float]] = {False: [], True: []}
     for phase in range(2 * num_phases):
         hostile = phase % 2 == 1
