@@ -187,6 +187,14 @@ def test_prompts_are_computed_at_the_pace_that_they_need() -> None:
     assert chunk(-1.0) >= 1  # it is late, and comes through all the same
 
 
+def test_prompts_that_fill_a_step_leave_a_token_to_each_who_decodes() -> None:
+    prompts = [make_session(n, due_s=0.5, length=16_000, missing=16_000) for n in range(4)]
+    others = [make_session(10 + n, due_s=0.05, has_edge=False) for n in range(20)]
+    batch = schedule([*prompts, *others], exact())
+    assert {seat.session.id for seat in batch.seats} >= {other.id for other in others}
+    assert batch.num_tokens == MAX_STEP_TOKENS
+
+
 def test_who_can_be_in_time_goes_before_who_is_late_anyway() -> None:
     late, in_time = (
         make_session(n, due_s=due_s, length=1000, missing=1000)

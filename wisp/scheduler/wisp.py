@@ -131,7 +131,9 @@ class _Decision:
     def batch(self, max_tokens: int, *, plain: bool) -> Batch:
         table, curve = self._table, self._curve
         table.cumulative *= not plain
-        chunks = self._needed(max_tokens - 1)
+        # Who decodes needs a token each: prompts that could fill a step take half of it at least.
+        num_decoding = int(np.count_nonzero(table.decoding))
+        chunks = self._needed(max_tokens - max(1, min(num_decoding, max_tokens // 2)))
         room = max_tokens - sum(chunks.values())
         rows = self._seats(room, all_of_them=plain)
         shape = _decoding(table, rows)
