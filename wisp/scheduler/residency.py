@@ -33,8 +33,10 @@ class Residency(NamedTuple):
 
 def residency(sessions: Collection[Session], memory: KvMemory | None, now: float) -> Residency:
     """`sessions`: all that are open. `memory`: None where there is room for all of them."""
+    if memory is None:
+        return Residency(sessions)
     outside = [session for session in sessions if not session.resident]
-    if memory is None or not outside:
+    if not outside:
         return Residency(sessions)
     time_s = partial(_time_s, now=now)
     inside = [session for session in sessions if session.resident]
