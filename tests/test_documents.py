@@ -85,12 +85,16 @@ def rows(text: str) -> dict[str, list[str]]:
 def settings(path: Path) -> dict[str, Any]:
     """Every key of a settings file with its default; one that is commented out has none."""
     text = re.sub(r"^# (\w+): \S+", r"\1: null", path.read_text(), flags=re.MULTILINE)
+    return flat(yaml.safe_load(text))
+
+
+def flat(section: dict[str, Any], above: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for key, value in yaml.safe_load(text).items():
-        if isinstance(value, dict) and key != "slo_classes":
-            found |= {f"{key}.{name}": default for name, default in value.items()}
+    for key, value in section.items():
+        if isinstance(value, dict) and value and key != "slo_classes":
+            found |= flat(value, f"{above}{key}.")
         else:
-            found[key] = value
+            found[above + key] = value
     return found
 
 

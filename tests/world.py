@@ -50,12 +50,23 @@ class Edge:
 class World:
     """All sessions at once through one engine."""
 
-    def __init__(self, verifier: Verifier, policy_name: PolicyName = "wisp") -> None:
+    def __init__(
+        self, verifier: Verifier, policy_name: PolicyName = "wisp", max_own: int = 0
+    ) -> None:
+        """`max_own`: own drafts of a session, if the verifier has a drafter."""
         self.clock = VirtualClock()
-        policy = make_policy(PolicyChoice(policy=policy_name, max_step_tokens=512), FloorAndSlope())
+        choice = PolicyChoice(policy=policy_name, max_step_tokens=512)
+        policy = make_policy(choice, FloorAndSlope(), max_own=max_own)
         self.engine = Engine(
-            verifier, policy, max_window=64, max_forks=MAX_FORKS, max_ngram=4, clock=self.clock
+            verifier,
+            policy,
+            max_window=64,
+            max_forks=MAX_FORKS,
+            max_ngram=4,
+            drafts_own=max_own > 0,
+            clock=self.clock,
         )
+        self.verdicts: list[Verdict] = []
 
     def generate(
         self,
@@ -84,6 +95,7 @@ class World:
             turn += 1
             published = self.engine.turn(inbox)
             for verdict, edge in _verdicts(published, edges):
+                self.verdicts.append(verdict)
                 edge.stream.take_verdict(verdict)
                 num_tokens = len(edge.stream.committed) - edge.stream.num_prompt
                 edge.alive = edge.alive and (dies_after is None or num_tokens < dies_after)

@@ -43,6 +43,7 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 DraftDtype = Literal[Dtype, "int8"]
 
 EngineKind = Literal["torch", "vllm"]
+DrafterMethod = Literal["draft_model"]
 LocalPath = Annotated[Path, AfterValidator(Path.expanduser)]  # `~` in a file has met no shell
 AdapterName = Annotated[str, StringConstraints(pattern=r"^\S{1,128}$")]
 
@@ -122,6 +123,30 @@ class Admin(_Section):
     )
 
 
+class OwnDrafterSettings(_Section):
+    method: DrafterMethod | None = Field(
+        None,
+        description="the server drafts itself where no edge does: draft_model; null: it does not",
+    )
+    model: LocalPath | None = Field(
+        None, description="Hugging Face directory of a small model with the target's tokenizer"
+    )
+    max_tokens: int = Field(
+        4, ge=1, le=16, description="own drafts of a session in one step, at most"
+    )
+
+    @model_validator(mode="after")
+    def _belong_together(self) -> OwnDrafterSettings:
+        if (self.method is None) != (self.model is None):
+            raise ValueError("method and model go together: give both")
+        return self
+
+    @property
+    def most(self) -> int:
+        """Own drafts of a session; 0: there is no drafter."""
+        return self.max_tokens if self.method else 0
+
+
 class EngineSettings(_Section):
     kind: EngineKind = Field("torch", description="the verifier behind the engine: torch or vllm")
     options: dict[str, Any] = Field(
@@ -130,6 +155,7 @@ class EngineSettings(_Section):
     lora_modules: dict[AdapterName, LocalPath] = Field(
         {}, description="vllm: served beside the target: PEFT directories of adapters by name"
     )
+    drafter: OwnDrafterSettings = OwnDrafterSettings()
     overlap: bool = Field(True, description="vllm: launch a step while the one before still runs")
     device: str = Field("cpu", description="torch device, e.g. cpu or cuda:0")
     dtype: Dtype | None = Field(None, description="null: float32 on the CPU, bfloat16 on a GPU")

@@ -19,7 +19,7 @@ class BatchStats(Struct, frozen=True, kw_only=True):
     num_sessions: float
     num_tokens: float  # of which:
     num_prefill: float
-    num_drafted: dict[str, float]  # draft tokens by their source: edge, ngram
+    num_drafted: dict[str, float]  # draft tokens by their source: edge, ngram, own
     num_plain: float  # the last committed token of each session that decodes
 
 

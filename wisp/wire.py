@@ -38,7 +38,11 @@ _FINISH = {
     FinishReason.LENGTH: pb.FINISH_REASON_LENGTH,
 }
 _FINISH_BACK = {number: reason for reason, number in _FINISH.items()}
-_SOURCE = {Source.EDGE: pb.SOURCE_EDGE, Source.NGRAM: pb.SOURCE_NGRAM}
+_SOURCE = {
+    Source.EDGE: pb.SOURCE_EDGE,
+    Source.NGRAM: pb.SOURCE_NGRAM,
+    Source.OWN: pb.SOURCE_OWN,
+}
 _SOURCE_BACK = {number: source for source, number in _SOURCE.items()}
 _REJECTION = {
     None: pb.REJECTION_NONE,

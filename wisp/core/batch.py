@@ -18,6 +18,7 @@ class Seat(Struct, gc=False):  # a thousand are made for one step; nothing refer
     draft: list[int] = []  # draft tokens to verify behind them, if they reach the text's end
     source: Source = Source.EDGE  # where `draft` comes from
     edge_late: bool = False  # its edge was waited for until the deadline, in vain
+    num_own: int = 0  # own drafts to make behind what is chosen
 
     @property
     def num_tokens(self) -> int:

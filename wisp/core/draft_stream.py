@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 
-from wisp.core.drafts import DraftBlock, Drafts, Rejection, Source
+from wisp.core.drafts import DraftBlock, Drafts, Rejection, Source, expected_accepted
 from wisp.core.edge_stats import EdgeStats
 from wisp.core.prefix import common_prefix
 from wisp.errors import ProtocolError
@@ -37,11 +37,7 @@ class Branch:
 
     def expected(self, calibration: float) -> float:
         """How many of its tokens the target will accept."""
-        found, cumulative = 0.0, 1.0
-        for probability in self.acceptance:
-            cumulative *= min(1.0, calibration * probability)
-            found += cumulative
-        return found
+        return expected_accepted(self.acceptance, calibration)
 
 
 class DraftStream(Drafts):

@@ -16,7 +16,8 @@ class Source(StrEnum):
     """Where drafts come from; a session's step verifies those of one source."""
 
     EDGE = "edge"  # a device's drafter, over the wire
-    NGRAM = "ngram"  # the server's own, from the text itself
+    NGRAM = "ngram"  # made by the server of the text itself
+    OWN = "own"  # the server's drafter, beside the target
 
 
 class Directive(Struct, frozen=True):
@@ -64,6 +65,15 @@ class Rejection(StrEnum):
         return Rejection.SEAMLESS if has_drafts else Rejection.COVERED
 
 
+def expected_accepted(acceptance: Sequence[float], calibration: float) -> float:
+    """Of draft tokens, `acceptance` being P(each is accepted | all before it were)."""
+    found, cumulative = 0.0, 1.0
+    for probability in acceptance:
+        cumulative *= min(1.0, calibration * probability)
+        found += cumulative
+    return found
+
+
 class Drafts(ABC):
     """What one source proposes for the positions right behind a session's committed text."""
 
@@ -79,6 +89,11 @@ class Drafts(ABC):
     def calibration(self) -> float:
         """What the source's acceptances are to be multiplied by."""
         return 1.0
+
+    @property
+    def expected(self) -> float:
+        """How many of its tokens the target will accept."""
+        return expected_accepted(self.acceptance, self.calibration)
 
     @abstractmethod
     def learn(self, num_drafted: int, num_accepted: int) -> None:

@@ -12,6 +12,7 @@ from wisp.core.draft_stream import DraftStream
 from wisp.core.drafts import REST, Directive, DraftBlock, Drafts, Source
 from wisp.core.edge_stats import EdgeStats
 from wisp.core.ngram import NgramDrafts
+from wisp.core.own_drafts import OwnDrafts, Proposed
 from wisp.core.request import FinishReason, Sampling
 from wisp.core.slo import Slo
 from wisp.core.table import row_of
@@ -48,10 +49,12 @@ class Session:
         "num_computed",
         "num_computing",
         "num_in_flight",
+        "num_own",
         "num_pending",
         "num_prefilled",
         "num_prompt",
         "overlaps",
+        "own_drafts",
         "owner",
         "parked",
         "promised_s",
@@ -79,6 +82,7 @@ class Session:
         max_window: int = 64,
         max_forks: int = 0,
         max_ngram: int = 0,
+        drafts_own: bool = False,
         now: float = 0.0,
     ) -> None:
         self.id = session_id
@@ -101,6 +105,7 @@ class Session:
         self.num_in_flight = 0
         self.num_computing = 0  # tokens that they compute
         self.num_pending = 0  # tokens that they choose
+        self.num_own = 0  # own drafts that are made behind them
         self._is_astray = False  # the one in flight was decided on by what proved wrong
 
         self.committed_s = now  # when its last token was committed, or it was opened
@@ -114,10 +119,15 @@ class Session:
         self.edge_late = False  # the last token had to be decoded without its edge
         self.edge_stats = EdgeStats()
         self.stream = DraftStream(self.edge_stats, max_window, now, max_forks)
-        # In the order of preference: an edge's drafts come from a model, and were paid for.
+        # An edge's drafts come first: they come from a model, and were paid for.
         self._sources: dict[Source, Drafts] = {Source.EDGE: self.stream}
         if max_ngram:
             self._sources[Source.NGRAM] = NgramDrafts(self.tokens, max_ngram)
+        self.own_drafts = (
+            OwnDrafts() if drafts_own else None
+        )  # None: the server's drafter is not for it
+        if self.own_drafts:
+            self._sources[Source.OWN] = self.own_drafts
         self.drafts: Drafts = self.stream  # what a step may verify: of the first that has any
         self.row = b""  # as `packed` made it; every event empties it
         self.said = b""  # the acceptances of `drafts`, as doubles, as of the last `packed`
@@ -185,7 +195,18 @@ class Session:
         if self.num_in_flight == 0:
             return True
         follows = self.overlaps and self.num_in_flight == 1 and not self._is_astray
-        return follows and self.max_drafts >= 0
+        return follows and not self.num_own and self.max_drafts >= 0
+
+    @property
+    def own_rate(self) -> float:
+        """P(an own draft is accepted | all before it were); 0: none is to be asked for, as nobody
+        makes them or the text's n-grams do better."""
+        if self.own_drafts is None:
+            return 0.0
+        rate = self.own_drafts.rate
+        drafts = self.drafts
+        is_better = drafts.source is Source.NGRAM and drafts.acceptance[0] > rate
+        return 0.0 if is_better else rate
 
     @property
     def waits_for_edge(self) -> bool:
@@ -211,25 +232,28 @@ class Session:
                 self.edge_late = False
             self._choose_drafts()
 
-    def launched(self, num_tokens: int, num_chosen: int) -> None:
+    def launched(self, num_tokens: int, num_chosen: int, num_own: int = 0) -> None:
         """It is in a step whose outcome is not known yet.
 
         `num_tokens`: that the step computes for it. `num_chosen`: that it chooses if it accepts all
-        its drafts. From now on it is seated behind these.
+        its drafts. From now on it is seated behind these. `num_own`: drafts that are made behind
+        what is chosen: they are waited for.
         """
         self.row = b""
         self.num_in_flight += 1
         self.num_computing += num_tokens
         self.num_computed += num_tokens
         self.num_pending += num_chosen
+        self.num_own += num_own
 
-    def landed(self, num_tokens: int, num_chosen: int) -> None:
+    def landed(self, num_tokens: int, num_chosen: int, num_own: int = 0) -> None:
         """Undoes `launched`: the step's outcome is known, or will never be."""
         self.row = b""
         self.num_in_flight -= 1
         self.num_computing -= num_tokens
         self.num_computed -= num_tokens
         self.num_pending -= num_chosen
+        self.num_own -= num_own
 
     def dropped(self, num_drafts: int) -> None:
         """So many drafts of a step in flight turn out not to continue the text."""
@@ -281,6 +305,13 @@ class Session:
         self.edge_late |= edge_late
         return taken
 
+    def proposed(self, drafts: Proposed) -> None:
+        """The server's drafter proposes these behind its last token."""
+        assert self.own_drafts, "nobody else's are asked for"
+        self.row = b""
+        self.own_drafts.propose(drafts)
+        self._choose_drafts()
+
     def commit(self, tokens: Sequence[int], now: float) -> list[int]:
         """Append what a step chose, up to a stop or the limit; returns what was appended."""
         self.row = b""
@@ -318,5 +349,11 @@ class Session:
         self.aimed_s = min(self.aimed_s + num_tokens * period_s / _AIM, ahead_s)
 
     def _choose_drafts(self) -> None:
-        sources = self._sources.values()
-        self.drafts = next((drafts for drafts in sources if drafts.tokens), self.stream)
+        """Its edge's, if there are any; of others those of which most can be expected."""
+        if self.stream.tokens or len(self._sources) == 1:
+            self.drafts = self.stream
+            return
+        others = [drafts for drafts in self._sources.values() if drafts.tokens]
+        if len(others) > 1:
+            others.sort(key=lambda drafts: -drafts.expected)
+        self.drafts = others[0] if others else self.stream

@@ -33,6 +33,7 @@ ROW = np.dtype(
         ("draft_time_s", "f8"),  # of the edge, as the next three; 0: unknown
         ("round_trip_s", "f8"),  # 0: unknown
         ("acceptance", "f8"),
+        ("own_rate", "f8"),  # of own drafts, if any may be asked for; else 0
         ("arrived_s", "f8"),  # when the last of its drafts that are here came; -inf: none is here
         ("drafts_on", "i8"),  # the edge is asked to draft, and does not wait for a verdict
         ("length", "i8"),  # of the committed text
@@ -42,7 +43,7 @@ ROW = np.dtype(
         ("num_drafts", "i8"),  # those that steps in flight verify included
     ]
 )
-_PACK = struct.Struct("8d6q").pack
+_PACK = struct.Struct("9d6q").pack
 
 
 def row_of(session: Session) -> bytes:
@@ -57,6 +58,7 @@ def row_of(session: Session) -> bytes:
         edge.draft_time_s or 0.0,
         edge.round_trip_s or 0.0,
         acceptance.accepted / acceptance.examined,
+        session.own_rate,
         stream.arrived_s if stream.tokens else -math.inf,
         session.directive.window > 0 and not stream.complete,
         len(session.tokens),
@@ -82,8 +84,9 @@ class Table:
         self.length: Ints = rows["length"] + self.pending
         self.missing: Ints = self.length - rows["num_computed"]
         self.decoding: Bools = self.missing == 1
+        self.own_rate: Floats = rows["own_rate"]
         # The last token is the target's own; drafts behind a prompt wait for its first token.
-        room = np.maximum(0, rows["end"] - self.length - 1)
+        room = self.room = np.maximum(0, rows["end"] - self.length - 1)
         num_behind = np.maximum(0, rows["num_drafts"] - self.pending)
         self.at_hand: Ints = np.minimum(num_behind, room) * self.decoding
         self._accept(rows["num_drafts"])

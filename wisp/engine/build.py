@@ -22,7 +22,10 @@ def build_engine(config: ServerConfig) -> tuple[Verifier, Engine]:
     verifier = build_verifier(config)
     keeper = _keep(config, verifier)
     choose = functools.partial(
-        make_policy, estimator=keeper.estimator, max_window=config.speculation.max_window
+        make_policy,
+        estimator=keeper.estimator,
+        max_window=config.speculation.max_window,
+        max_own=config.engine.drafter.most,
     )
     engine = Engine(
         verifier,
@@ -30,6 +33,7 @@ def build_engine(config: ServerConfig) -> tuple[Verifier, Engine]:
         max_window=config.speculation.max_window,
         max_forks=config.speculation.max_forks,
         max_ngram=config.speculation.max_ngram,
+        drafts_own=config.engine.drafter.most > 0,
         keeper=keeper,
         choose_policy=choose,
     )
@@ -53,11 +57,12 @@ def build_verifier(config: ServerConfig) -> Verifier:
             model=config.model,
             max_sessions=engine.max_sessions,
             max_model_len=engine.max_model_len,
-            max_window=config.speculation.max_window,
+            max_window=max(config.speculation.max_window, engine.drafter.most),
             max_step_tokens=config.scheduling.max_step_tokens,
             overlap=engine.overlap,
             host_kv_bytes=int(engine.host_kv_gib * 2**30),
             lora_modules=engine.lora_modules,
+            drafter=engine.drafter.model,
             options=engine.options | ({"dtype": engine.dtype} if engine.dtype else {}),
         )
     if engine.num_threads > 1:
@@ -76,6 +81,7 @@ def build_verifier(config: ServerConfig) -> Verifier:
         num_threads=engine.num_threads,
         num_slots=engine.num_slots,
         host_kv_bytes=int(engine.host_kv_gib * 2**30),
+        drafter=engine.drafter.model,
     )
 
 

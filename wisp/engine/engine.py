@@ -52,6 +52,7 @@ class Engine:
         max_window: int,
         max_forks: int = 0,
         max_ngram: int = 0,
+        drafts_own: bool = False,
         keeper: Keeper | None = None,
         choose_policy: Callable[[PolicyChoice], Policy] | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -61,6 +62,7 @@ class Engine:
         self._max_window = max_window
         self._max_forks = max_forks
         self._max_ngram = max_ngram
+        self._drafts_own = drafts_own
         self._keeper = keeper
         self._choose_policy = choose_policy
         self._clock = clock
@@ -147,6 +149,7 @@ class Engine:
             max_window=self._max_window,
             max_forks=self._max_forks,
             max_ngram=self._max_ngram if request.speculation else 0,
+            drafts_own=self._drafts_own and request.speculation,
             now=self._clock(),
         )
         session.asked(self._policy.directive(session))
@@ -280,7 +283,8 @@ class Engine:
         self, step: InFlightStep, outcomes: Sequence[Outcome], step_time_s: float, now: float
     ) -> None:
         num_committed = [len(outcome.tokens) for outcome in outcomes]
-        self._policy.observe(step.batch, num_committed, step_time_s, now)
+        drafting_s = min(self._verifier.drafting_s, step_time_s)
+        self._policy.observe(step.batch, num_committed, step_time_s, now, drafting_s)
         verdicts: list[tuple[int, Verdict]] = []
         pressing: list[tuple[int, Verdict]] = []  # their edges go on when they have heard of it
         for index, (seat, outcome) in enumerate(zip(step.batch.seats, outcomes, strict=True)):
@@ -293,6 +297,8 @@ class Engine:
             if outcome.tokens:
                 num_drafted = step.num_drafted(index)
                 verdict = settle(seat, num_drafted, outcome, self._policy, step, step_time_s, now)
+                if outcome.own and not verdict.finish_reason:
+                    session.proposed(outcome.own)
                 told = verdicts if session.stream.tokens else pressing
                 told.append((session.id, verdict))
                 if verdict.finish_reason:

@@ -45,7 +45,7 @@ class InFlightStep:
     def launch(self, verifier: Verifier) -> None:
         self.collect = verifier.launch(self.batch)
         for part in self._parts:
-            part.session.launched(part.num_tokens, part.num_chosen)
+            part.session.launched(part.num_tokens, part.num_chosen, part.num_own)
 
     def landed(self) -> None:
         """Its outcomes are known, or never will be."""
@@ -53,7 +53,7 @@ class InFlightStep:
             return
         self.collect = None
         for part in self._parts:
-            part.session.landed(part.num_tokens, part.num_chosen)
+            part.session.landed(part.num_tokens, part.num_chosen, part.num_own)
 
     def put_right(self) -> None:
         """The step before it, whose drafts were taken as accepted, has landed: those of its own
@@ -73,6 +73,7 @@ class _Part:
         session = self.session = seat.session
         self.num_tokens = seat.num_tokens
         self.num_drafted = len(seat.draft)
+        self.num_own = seat.num_own
         self.num_chosen = 1 + self.num_drafted if seat.chooses else 0
         self._end = len(session.tokens) + session.num_pending  # of the text, if all went well
         self._assumed = session.drafts.tokens[: session.num_pending] if seat.draft else []

@@ -92,6 +92,8 @@ def _draft_usage(drafts: dict[Source, DraftCounts]) -> dict[str, Any]:
         "acceptance": edge.num_accepted / edge.num_drafted if edge.num_drafted else None
     }
     for source, counts in drafts.items():
+        if source is Source.OWN and not counts.num_drafted:
+            continue  # few servers have a drafter
         prefix = "" if source is Source.EDGE else f"{source}_"
         usage[f"{prefix}drafted_tokens"] = counts.num_drafted
         usage[f"{prefix}accepted_tokens"] = counts.num_accepted

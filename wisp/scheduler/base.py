@@ -60,15 +60,21 @@ class Policy(ABC):
         """
 
     def observe(
-        self, batch: Batch, num_committed: Sequence[int], step_time_s: float, now: float
+        self,
+        batch: Batch,
+        num_committed: Sequence[int],
+        step_time_s: float,
+        now: float,
+        drafting_s: float = 0.0,
     ) -> None:
         """Learn from a step, before its outcomes change the sessions.
 
         `batch`: as `schedule` returned it, or a seat of it that was tried alone. `num_committed`:
         tokens that each seat's outcome holds, in the order of the seats. `step_time_s`: from when
-        the target began. `now`: when the outcomes were known.
+        the target began. `now`: when the outcomes were known. `drafting_s`: the part of it in
+        which own drafts were made.
         """
-        self.estimator.observe(shape_of(batch), step_time_s)
+        self.estimator.observe(shape_of(batch), step_time_s - drafting_s)
 
     def ended(self, session: Session) -> None:
         """It has all its text, or will get no more of it."""

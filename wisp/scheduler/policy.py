@@ -9,8 +9,11 @@ from wisp.scheduler.tuning import MAX_WINDOW, PolicyChoice
 from wisp.scheduler.wisp import Wisp
 
 
-def make_policy(choice: PolicyChoice, estimator: Estimator, max_window: int = MAX_WINDOW) -> Policy:
-    """`max_window`: the largest window that a directive may ask for."""
+def make_policy(
+    choice: PolicyChoice, estimator: Estimator, max_window: int = MAX_WINDOW, max_own: int = 0
+) -> Policy:
+    """`max_window`: the largest window that a directive may ask for. `max_own`: own drafts of a
+    session that the server's drafter makes at most; 0: there is none."""
     first, max_step_tokens = choice.first, choice.max_step_tokens
     match choice.policy:
         case "wisp":
@@ -20,6 +23,7 @@ def make_policy(choice: PolicyChoice, estimator: Estimator, max_window: int = MA
                 block_tokens=choice.block_tokens,
                 max_window=max_window,
                 max_step_tokens=max_step_tokens,
+                max_own=max_own,
             )
         case "wisp-paper":
             return WispPaper(estimator, first, choice.block_tokens, max_step_tokens)

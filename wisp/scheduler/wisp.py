@@ -22,6 +22,7 @@ from wisp.scheduler.admission import retry_after_s
 from wisp.scheduler.base import Policy, Situation
 from wisp.scheduler.guard import Guard
 from wisp.scheduler.knapsack import DraftPool
+from wisp.scheduler.own import OwnDrafting
 from wisp.scheduler.patience import Wait, wait_of
 from wisp.scheduler.speculation import LEAST, Load, SpeculationController
 
@@ -50,13 +51,16 @@ class Wisp(Policy):
         block_tokens: int,
         max_window: int,
         max_step_tokens: int,
+        max_own: int = 0,
     ) -> None:
+        """`max_own`: own drafts of a session, if the server has a drafter."""
         super().__init__(estimator)
         self._controller = SpeculationController(first, block_tokens, max_window)
         self._max_step_tokens = max_step_tokens
         # Learned in `observe` alone.
         self.load = Load()
         self._guard = Guard()
+        self._own = OwnDrafting(max_own)
 
     @property
     def marginal_cost(self) -> float:
@@ -80,7 +84,12 @@ class Wisp(Policy):
         return wait_of(session, self.estimator.curve)
 
     def observe(
-        self, batch: Batch, num_committed: Sequence[int], step_time_s: float, now: float
+        self,
+        batch: Batch,
+        num_committed: Sequence[int],
+        step_time_s: float,
+        now: float,
+        drafting_s: float = 0.0,
     ) -> None:
         step_s, cost, tokens_per_s = self.load
         if batch.value:
@@ -91,7 +100,8 @@ class Wisp(Policy):
         rate = sum(num_committed) / max(step_time_s, 1e-9)
         self.load = Load(step_s, cost, smoothed(tokens_per_s, rate, LEAST))
         self._guard.observe(batch, num_committed, step_time_s, now)
-        super().observe(batch, num_committed, step_time_s, now)
+        self._own.observe(batch, drafting_s, now)
+        super().observe(batch, num_committed, step_time_s, now, drafting_s)
 
     def admits(self, sessions: Collection[Session], slo: Slo) -> float | None:
         return retry_after_s(sessions, slo, self.estimator, self.load.tokens_per_s)
@@ -103,7 +113,7 @@ class Wisp(Policy):
         if wait and now < wait.until_s:
             return Batch()
         table = Table(situation.sessions)
-        decision = _Decision(table, self.estimator, self.load, now)
+        decision = _Decision(table, self.estimator, self.load, self._own, now)
         plain = self._guard.plain(len(table.sessions), now)
         batch = decision.batch(self._max_step_tokens, plain=plain)
         for seat in batch.seats if wait and wait.in_vain else ():
@@ -114,7 +124,10 @@ class Wisp(Policy):
 class _Decision:
     """On one step."""
 
-    def __init__(self, table: Table, estimator: Estimator, load: Load, now: float) -> None:
+    def __init__(
+        self, table: Table, estimator: Estimator, load: Load, own: OwnDrafting, now: float
+    ) -> None:
+        self._own = own
         self._table = table
         self._curve = curve = estimator.curve
         self._load = load
@@ -147,7 +160,17 @@ class _Decision:
         num_drafts = np.empty(len(rows), dtype=np.int64)
         num_drafts[order] = drafts.by_row(count)
         seats = _all_seats(table, rows, num_drafts, chunks)
+        if self._own.is_on and not plain:
+            self._ask(seats, rows, num_drafts, shape)
         return Batch(seats, float(len(rows) + drafts.value(count)), len(table.sessions), plain)
+
+    def _ask(self, seats: list[Seat], rows: Ints, num_drafts: Ints, shape: StepShape) -> None:
+        """Own drafts for some of those that decode, the first of `seats`, for the next step."""
+        asked = self._own.ask(
+            self._table, rows, num_drafts, shape, self._curve, self._step_s, self._now
+        )
+        for seat, num_own in zip(seats, asked.tolist(), strict=False):
+            seat.num_own = num_own
 
     def _seats(self, room: int, *, all_of_them: bool) -> Ints:
         """Who decodes: nobody who had better wait for drafts, and no seat worth less than the

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from wisp.core.drafts import Source
 from wisp.engine.messages import Forecast, SessionState, Snapshot, StepReport
 from wisp.server.sliding_window import seconds_seen
 from wisp.server.telemetry import (
@@ -74,7 +73,7 @@ def _batch(steps: Sequence[StepReport], elapsed_s: float) -> BatchStats | None:
         num_prefill=mean(lambda step: step.num_prefill),
         num_drafted={
             source: sum(step.drafts[source].num_drafted for step in steps) / len(steps)
-            for source in Source
+            for source in steps[0].drafts
         },
         num_plain=mean(lambda step: step.num_plain),
     )

@@ -18,6 +18,7 @@ class Source(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     SOURCE_EDGE: _ClassVar[Source]
     SOURCE_NGRAM: _ClassVar[Source]
+    SOURCE_OWN: _ClassVar[Source]
 
 class FinishReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -30,6 +31,7 @@ REJECTION_COVERED: Rejection
 REJECTION_SEAMLESS: Rejection
 SOURCE_EDGE: Source
 SOURCE_NGRAM: Source
+SOURCE_OWN: Source
 FINISH_REASON_UNSPECIFIED: FinishReason
 FINISH_REASON_STOP: FinishReason
 FINISH_REASON_LENGTH: FinishReason

@@ -18,6 +18,7 @@ from msgspec import Struct
 from wisp.core.batch import Batch, Seat
 from wisp.core.drafts import TokenLogprob
 from wisp.core.kv_memory import KvMemory
+from wisp.core.own_drafts import Proposed
 from wisp.core.request import Sampling
 from wisp.core.session import Session
 from wisp.errors import BadRequest, Overloaded
@@ -56,6 +57,7 @@ class Outcome:
     # not what the seat asked for: more after a hit in a prefix cache, fewer if KV was taken away.
     # What a step still in flight computes does not count.
     num_computed: int | None = None
+    own: Proposed | None = None  # own drafts behind the last of `tokens`, if the seat asked
 
     @property
     def num_accepted(self) -> int:
@@ -84,6 +86,8 @@ class Verifier(ABC):
     # When the choices of the step collected last arrived, by `time.monotonic`; None: before it was
     # collected.
     arrived_s: float | None = None
+    # How long own drafts were made in the step collected last, before it was over.
+    drafting_s: float = 0.0
 
     @abstractmethod
     def open(self, session: Session) -> int:
@@ -100,6 +104,10 @@ class Verifier(ABC):
 
         Each seat computes the `num_context` tokens behind its session's `num_computed`, and the
         draft tokens behind those. If it raises, nothing of the step is committed.
+
+        For seats that ask (`Seat.num_own`) the server's drafter makes so many own drafts at most
+        behind what was chosen, before the step is over. No step that is launched meanwhile holds
+        their sessions. None are made where no drafter was loaded.
         """
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import platform
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from wisp.sampling.accept import num_accepted
 from wisp.sampling.choice import choose
 from wisp.sampling.processors import Row
 from wisp.verifier.base import Facts, Outcome, Verifier
+from wisp.verifier.own_drafter import OwnDrafter
 
 log = logging.getLogger(__name__)
 
@@ -45,9 +47,11 @@ class TorchVerifier(Verifier):
         model: str | None = None,
         num_slots: int | None = None,
         host_kv_bytes: int = 0,
+        drafter: Path | None = None,
     ) -> None:
         """`num_slots`: sessions that are resident at once; None: all. `host_kv_bytes`: of the
-        memory in which the KV of others is parked."""
+        memory in which the KV of others is parked. `drafter`: directory of a small model that
+        makes own drafts; None: there are none."""
         num_slots = min(num_slots or max_sessions, max_sessions)
         self._model = SlotModel(directory, num_slots, max_model_len, device, dtype, num_threads)
         self.facts = Facts(
@@ -67,6 +71,14 @@ class TorchVerifier(Verifier):
                 "same bits in every batch",
                 self.facts.device,
             )
+        self._drafter = drafter and OwnDrafter(
+            drafter,
+            num_slots=num_slots,
+            max_model_len=self._model.max_len,
+            vocab_size=self._model.vocab_size,
+            device=device,
+            dtype=dtype,
+        )
         self._all_fit = num_slots == max_sessions
         self._free = list(range(num_slots))[::-1]
         self._slots: dict[int, int] = {}  # of resident sessions, by id
@@ -87,6 +99,8 @@ class TorchVerifier(Verifier):
     def close(self, session: Session) -> None:
         self._open.discard(session.id)
         self._parked.pop(session.id, None)
+        if self._drafter:
+            self._drafter.close(session)
         self._leave(session)
 
     def memory(self) -> KvMemory | None:
@@ -146,7 +160,12 @@ class TorchVerifier(Verifier):
         if not batch:
             return []
         logits = self._model.forward([self._item(seat) for seat in batch.seats])
-        return outcomes(batch.seats, logits)
+        found = outcomes(batch.seats, logits)
+        if self._drafter:
+            start_s = time.perf_counter()
+            _draft(self._drafter, batch.seats, found)
+            self.drafting_s = time.perf_counter() - start_s
+        return found
 
     def _item(self, seat: Seat) -> Item:
         session = seat.session
@@ -154,6 +173,20 @@ class TorchVerifier(Verifier):
         tokens = session.tokens[start : start + seat.num_context] + seat.draft
         num_logits = len(seat.draft) + 1 if seat.chooses else 0
         return Item(self._slot(session), start, tokens, num_logits)
+
+
+def _draft(drafter: OwnDrafter, seats: Sequence[Seat], found: Sequence[Outcome]) -> None:
+    """Own drafts for the seats that ask, behind what was chosen."""
+    asking = [
+        (seat, outcome)
+        for seat, outcome in zip(seats, found, strict=True)
+        if seat.num_own and outcome.tokens
+    ]
+    if not asking:
+        return
+    asked = [(seat.session, outcome.tokens, seat.num_own) for seat, outcome in asking]
+    for (_, outcome), proposed in zip(asking, drafter.propose(asked), strict=True):
+        outcome.own = proposed
 
 
 def outcomes(seats: Sequence[Seat], logits: Tensor) -> list[Outcome]:

@@ -57,6 +57,7 @@ class VllmVerifier(Verifier):
         lora_modules: Mapping[str, Path] | None = None,
         options: Mapping[str, Any] | None = None,
         host_kv_bytes: int = 0,
+        drafter: Path | None = None,
     ) -> None:
         directory = Path(directory)
         model = model or directory.resolve().name
@@ -72,6 +73,7 @@ class VllmVerifier(Verifier):
                 max_window=max_window,
                 max_step_tokens=max_step_tokens,
                 lora_modules=lora_modules,
+                drafter=drafter,
             ),
             self._adapters.values(),
         )
@@ -102,8 +104,23 @@ class VllmVerifier(Verifier):
         self._compiler: compiling.Compiler | None = None  # made for the first structure
         self._generation = 0
         self._closed_in_flight = False  # a step in flight writes to blocks that nobody holds
+        if drafter:
+            self._drafts_own()
         if host_kv_bytes:
             self._parks(host_kv_bytes)
+
+    def _drafts_own(self) -> None:
+        """Raises ConfigError if the drafter's KV cannot lie beside the target's."""
+        if not self.scheduler.can_park():
+            raise ConfigError(
+                "'engine.drafter' needs a target and a drafter of plain full attention, of one "
+                "number format"
+            )
+        config = self._core.vllm_config
+        self.scheduler.drafts_own(
+            config.scheduler_config.max_num_batched_tokens,
+            config.speculative_config.draft_model_config.max_model_len,
+        )
 
     def _parks(self, host_kv_bytes: int) -> None:
         """Of all workers together. Raises ConfigError if so much cannot be had."""
@@ -224,7 +241,7 @@ class VllmVerifier(Verifier):
                 found = next(filter(None, self._core.collective_rpc("wisp_collect")))
                 if self._has_stages:
                     self._core.collective_rpc("wisp_tell", args=(found.tokens,))
-            self.arrived_s = found.arrived_s
+            self.arrived_s, self.drafting_s = found.arrived_s, found.drafting_s
             self.scheduler.landed(scheduled, choosing, found.tokens)
             self._closed_in_flight &= self.scheduler.is_running
         except Exception:
@@ -277,7 +294,7 @@ class VllmVerifier(Verifier):
 
     def _place(self, seat: Seat) -> Place:
         request = self._request(seat.session)
-        place = Place(request.request_id, seat.num_tokens)
+        place = Place(request.request_id, seat.num_tokens, num_own=seat.num_own)
         num_known = request.num_tokens + request.num_output_placeholders
         num_missing = num_known - request.num_computed_tokens
         if seat.draft and num_missing <= seat.num_context:  # else its KV was taken meanwhile
@@ -301,7 +318,9 @@ class VllmVerifier(Verifier):
             return Outcome([])
         num_computed = self.scheduler.num_held(self.scheduler.requests[request_id])
         tokens = found.tokens.get(request_id, [])
-        return Outcome(tokens, found.logprobs.get(request_id), num_computed)
+        return Outcome(
+            tokens, found.logprobs.get(request_id), num_computed, found.own.get(request_id)
+        )
 
     def _recover(self, batch: Batch) -> None:
         """Start the sessions of a failed step anew, and recompute all others when next seated."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,8 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from wisp.core.drafts import TokenLogprob
+from wisp.core.own_drafts import Proposed
 from wisp.sampling.accept import standing
 from wisp.sampling.choice import moved
+from wisp.verifier.vllm.own_kv import OwnPart
 
 NO_TOKEN = -1  # vLLM's mark behind the last token of a row
 
@@ -24,6 +27,36 @@ class Collected:
     tokens: dict[str, list[int]]
     logprobs: dict[str, list[TokenLogprob]]  # one for each token, of those who asked
     arrived_s: float | None = None  # see `Verifier.arrived_s`
+    own: dict[str, Proposed] = field(default_factory=dict)  # own drafts behind these tokens
+    drafting_s: float = 0.0  # see `Verifier.drafting_s`
+
+
+@dataclass(slots=True)
+class OwnLaunched:
+    """Own drafts while they may still be in the making; n requests, K drafts of each."""
+
+    asked: Sequence[OwnPart]
+    tokens: Tensor  # int64 [n, K], on the host: a copy that is under way
+    acceptance: Tensor  # float32 [n, K], likewise
+    begun: torch.cuda.Event | None  # when the drafter began; None: not on a GPU
+    arrived: torch.cuda.Event | None
+    host_s: float  # what launching took; on the CPU, all of it
+
+    @property
+    def drafting_s(self) -> float:
+        """To be asked when they have arrived, as `found`."""
+        if self.begun is None or self.arrived is None:
+            return self.host_s
+        return float(self.begun.elapsed_time(self.arrived)) / 1e3
+
+    def found(self) -> dict[str, Proposed]:
+        """By request id."""
+        pairs = zip(self.asked, self.tokens.tolist(), self.acceptance.tolist(), strict=True)
+        return {
+            asked.request_id: Proposed(tokens[: asked.num_own], acceptance[: asked.num_own])
+            for asked, tokens, acceptance in pairs
+            if asked.num_own
+        }
 
 
 @dataclass(slots=True)
@@ -41,7 +74,9 @@ class Launched:
     # before it; None if there were none.
     last: Tensor
     rejected: Tensor | None
+    token_ends: NDArray[np.int64]  # [n]: behind each request's tokens in the step
     arrived: torch.cuda.Event | None = None
+    own: OwnLaunched | None = None  # made behind the choices, for some of the requests
     places: dict[str, int] = field(init=False)  # where each request stands
 
     def __post_init__(self) -> None:
@@ -58,10 +93,11 @@ class Launched:
         return (self.counts + 1).cumsum()
 
     def wait(self) -> float | None:
-        """Until the choices have arrived, just now; None: they were there."""
-        if self.arrived is None or self.arrived.query():  # type: ignore[no-untyped-call]
+        """Until the choices and own drafts have arrived, just now; None: they were there."""
+        arrived = self.own.arrived if self.own else self.arrived
+        if arrived is None or arrived.query():  # type: ignore[no-untyped-call]
             return None
-        self.arrived.synchronize()
+        arrived.synchronize()
         return time.monotonic()
 
     def table(self) -> NDArray[np.int32]:

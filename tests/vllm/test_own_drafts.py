@@ -1,0 +1,163 @@
+"""The drafter inside vLLM: the same texts in fewer steps, and no KV block lost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.own_drafts import Writer, tokens_a_step, write
+from tests.vllm.conftest import second_engine
+from tests.vllm.driver import Driver, expected, learn, prompts, same
+from tests.world import World
+from wisp.config import TINY
+from wisp.core.batch import Batch
+from wisp.core.drafts import Source
+from wisp.core.request import Sampling
+from wisp.errors import ConfigError
+
+NUM, NUM_TOKENS = 24, 40
+SAMPLINGS: dict[str, dict[str, Any]] = {
+    "greedy": {"temperature": 0.0},
+    "nucleus": {"temperature": 0.8, "top_p": 0.95},
+    "hot": {"temperature": 1.2},
+}
+
+
+@pytest.fixture(scope="module")
+def drafting() -> Iterator[Any]:
+    with second_engine({}, drafter=TINY / "draft") as loaded:
+        yield loaded
+
+
+@pytest.fixture(autouse=True)
+def no_block_is_lost(drafting: Any) -> Iterator[None]:
+    before = drafting.scheduler.num_free_blocks
+    yield
+    assert drafting.scheduler.num_free_blocks == before
+    assert not drafting.scheduler.requests
+
+
+def pairs_of(name: str, num: int = NUM) -> list[tuple[list[int], Sampling]]:
+    pairs = [
+        (prompt, Sampling(max_tokens=NUM_TOKENS, seed=n * 7919, **SAMPLINGS[name]))
+        for n, prompt in enumerate(prompts()[:num])
+    ]
+    learn(pairs)
+    return pairs
+
+
+def num_other(writers: list[Writer]) -> int:
+    """Texts that differ from the torch engine's by a tie; any other difference fails."""
+    drivers = []
+    for writer in writers:
+        session = writer.session
+        driver = Driver(session.id, session.tokens[: writer.num_prompt], session.sampling)
+        driver.session.tokens[:] = session.tokens
+        drivers.append(driver)
+    return sum(not same(driver) for driver in drivers)
+
+
+@pytest.mark.parametrize("mixed", [False, True], ids=["own", "with an edge's"])
+@pytest.mark.parametrize("name", SAMPLINGS)
+def test_texts_are_the_torch_verifiers(drafting: Any, name: str, mixed: bool) -> None:
+    pairs = pairs_of(name)
+    writers = [
+        Writer(number, *pair, foreign=expected(*pair) if mixed else ())
+        for number, pair in enumerate(pairs)
+    ]
+    write(drafting, writers, max_own=5)
+    assert num_other(writers) <= 1, "float ties are rarer than that"
+    verified = sum(writer.num_verified[Source.OWN] for writer in writers)
+    accepted = sum(writer.num_accepted[Source.OWN] for writer in writers)
+    print(f"{accepted} of {verified} own drafts, {tokens_a_step(writers):.2f} tokens a step")
+    assert accepted > (0.3 if name == "greedy" else 0.2) * verified > 0
+    assert tokens_a_step(writers) > 1.2
+
+
+def test_the_drafter_catches_up_with_what_it_has_not_seen(drafting: Any) -> None:
+    """Those that are in few steps, and those whose edges wrote most of the text."""
+    pairs = pairs_of("greedy")
+    writers = [Writer(n, *pair, foreign=expected(*pair)) for n, pair in enumerate(pairs)]
+    write(drafting, writers, max_own=3, share=0.4)
+    assert num_other(writers) <= 1
+    verified = sum(writer.num_verified[Source.OWN] for writer in writers)
+    accepted = sum(writer.num_accepted[Source.OWN] for writer in writers)
+    assert accepted > 0.3 * verified > 0, "a hole in its KV shows in what is accepted"
+
+
+def test_a_second_turn_in_the_prefix_cache_has_drafts_as_good(drafting: Any) -> None:
+    sampling = Sampling(max_tokens=60, seed=3, temperature=0.0)
+    first = Writer(0, [token for prompt in prompts()[:4] for token in prompt][:100], sampling)
+    write(drafting, [first], max_own=0)  # no drafter: its KV has holes from here on
+    again = [*first.session.tokens, *prompts()[9][:8]]
+    rates = []
+    for turn in range(2):
+        second = Writer(1, again, Sampling(max_tokens=200, seed=3, temperature=0.0))
+        if turn:
+            drafting.scheduler.reset_prefix_cache()
+        write(drafting, [second], max_own=4)
+        rates.append(second.num_accepted[Source.OWN] / second.num_verified[Source.OWN])
+    assert rates[0] == pytest.approx(rates[1], abs=0.02)
+
+
+def test_too_few_blocks(drafting: Any) -> None:
+    """Sessions lose their KV to others, and drafts are written to blocks that are there."""
+    pool, evictions = (
+        drafting.scheduler.kv_cache_manager.block_pool,
+        drafting.scheduler.num_evictions,
+    )
+    taken = pool.get_new_blocks(pool.get_num_free_blocks() - 16)
+    pairs = pairs_of("nucleus", 12)
+    writers = [Writer(n, *pair, foreign=expected(*pair)) for n, pair in enumerate(pairs)]
+    write(drafting, writers, max_own=5, share=0.5)
+    pool.free_blocks(taken)
+    assert num_other(writers) <= 1
+    assert drafting.scheduler.num_evictions > evictions
+
+
+def test_a_text_longer_than_a_step_of_the_drafter(drafting: Any) -> None:
+    """It is caught up with over several steps, and its drafts come then."""
+    drafting.scheduler.drafts_own(64, 512)
+    prompt = [token for each in prompts()[:12] for token in each][:300]
+    writer = Writer(0, prompt, Sampling(max_tokens=60, seed=3, temperature=0.0))
+    write(drafting, [writer], max_own=4)
+    assert writer.num_accepted[Source.OWN] > 0
+    assert num_other([writer]) <= 1
+
+
+def test_a_session_that_ends_while_its_drafts_are_made(drafting: Any) -> None:
+    pairs = pairs_of("greedy", 2)
+    writers = [Writer(number, *pair) for number, pair in enumerate(pairs)]
+    for writer in writers:
+        drafting.open(writer.session)
+    seats = [writer.seat(100, 0) for writer in writers]
+    for seat in seats:
+        seat.num_own = 3
+    collect = drafting.launch(Batch(seats))
+    drafting.close(writers[0].session)
+    outcomes = collect()
+    assert (outcomes[0].tokens, outcomes[0].own) == ([], None)
+    assert outcomes[1].own is not None
+    assert len(outcomes[1].own.tokens) == 3
+    drafting.close(writers[1].session)
+
+
+def test_a_whole_engine_whose_steps_overlap(drafting: Any) -> None:
+    pairs = pairs_of("nucleus")
+    prompts_, samplings = [prompt for prompt, _ in pairs], [sampling for _, sampling in pairs]
+    world = World(drafting, max_own=4)
+    texts = world.generate(prompts_, samplings)
+    num_same = sum(text == expected(*pair) for text, pair in zip(texts, pairs, strict=True))
+    assert num_same >= NUM - 1
+    own = [verdict for verdict in world.verdicts if verdict.source is Source.OWN]
+    assert sum(verdict.num_accepted for verdict in own) > NUM
+
+
+def test_pipeline_stages_are_refused() -> None:
+    with (
+        pytest.raises(ConfigError, match="do not go together"),
+        second_engine({"pipeline_parallel_size": 2}, drafter=TINY / "draft"),
+    ):
+        pass

@@ -1,0 +1,68 @@
+"""Own drafts: those of the server's drafter, which runs beside the target on the same device.
+
+They are made behind a step's choices, on request of the policy, and are there when the next step is
+decided on. To a session they are drafts of one more source.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from wisp.core.acceptance import Acceptance
+from wisp.core.drafts import Drafts, Source
+from wisp.core.prefix import common_prefix
+
+# Share of the past that every examined token leaves. Chosen: as of an edge's drafts, a memory of 50
+# tokens.
+_KEPT = 0.98
+
+# The evidence that a session begins with, in draft tokens, and how many of them were accepted.
+# Chosen: as of an edge's drafts; what the session's drafts are worth is known after a step or two.
+_PRIOR_EXAMINED, _PRIOR_ACCEPTED = 4.0, 2.8
+
+
+class Proposed(Struct, frozen=True, gc=False):
+    """What the server's drafter proposes behind a session's last token."""
+
+    tokens: list[int]
+    acceptance: list[float]  # of each: P(accepted | all before it were), as the drafter has it
+
+
+class OwnDrafts(Drafts):
+    """The own drafts of one session."""
+
+    source = Source.OWN
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._observed = Acceptance(_PRIOR_EXAMINED, _PRIOR_ACCEPTED, _KEPT)
+        self._predicted = _PRIOR_ACCEPTED  # what the drafter said would be accepted of these
+
+    @property
+    def calibration(self) -> float:
+        return self._observed.accepted / max(self._predicted, 1e-9)
+
+    @property
+    def rate(self) -> float:
+        """P(a draft token is accepted | all before it were), before it is known which one."""
+        return self._observed.rate
+
+    def propose(self, proposed: Proposed) -> None:
+        """In place of what is left of those before."""
+        self.tokens = list(proposed.tokens)
+        self.acceptance = array("d", proposed.acceptance)
+
+    def learn(self, num_drafted: int, num_accepted: int) -> None:
+        self._observed.learn(num_drafted, num_accepted)
+        for probability in self.acceptance[: min(num_drafted, num_accepted + 1)]:
+            self._predicted = _KEPT * self._predicted + probability
+
+    def committed(self, tokens: Sequence[int], end: int, *, keep: bool = False) -> None:
+        """They live on if they agree with all of `tokens`."""
+        num_agreed = common_prefix(self.tokens, tokens)
+        agrees = num_agreed == min(len(tokens), len(self.tokens))
+        del self.tokens[: num_agreed if agrees else None]
+        del self.acceptance[: num_agreed if agrees else None]

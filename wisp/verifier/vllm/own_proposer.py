@@ -1,0 +1,186 @@
+"""The own drafter inside vLLM's worker: its stock proposer, for chosen requests, with our noise.
+
+Stock code drafts for every request of a step, from the step's tokens alone and greedily. Here those
+that ask are given to the proposer as a batch of their own, each with the tokens that its KV lacks.
+Nothing waits for the GPU: what the step chose is read where it lies.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from vllm.v1.attention.backend import CommonAttentionMetadata
+
+from wisp.sampling.choice import choose_unprocessed, moved
+from wisp.sampling.philox import GREEDY_BELOW, signed
+from wisp.verifier.vllm.launched import Launched, OwnLaunched
+from wisp.verifier.vllm.own_kv import OwnPart
+from wisp.verifier.vllm.params import SAMPLING
+
+
+class OwnProposer:
+    """Stands in for the model runner's `propose_draft_token_ids`."""
+
+    def __init__(self, runner: Any, launched: deque[Launched]) -> None:
+        """`launched`: the steps in flight, the last one last."""
+        self._runner = runner
+        self._launched = launched
+        self._on_gpu = runner.device.type == "cuda"
+        self._drafter = runner.drafter
+        self._drafter._greedy_sample = self._sample
+        runner._input_fits_in_drafter = lambda *_: True  # each request has its own limit
+        runner.propose_draft_token_ids = self._take
+        # Of the requests in the making, [n]: their noise, and the position of the next draft.
+        self._seeds: NDArray[np.int64]
+        self._temperatures: NDArray[np.float32]
+        self._next: Tensor
+        self._likelihoods: list[Tensor] = []
+
+    def _take(self, scheduled: Any, *args: Any) -> list[list[int]]:
+        """Called for each step, right behind its choices, the attention's metadata last but one.
+
+        Returns no drafts: those of stock code lie in one buffer, which the next step overwrites.
+        """
+        asked = getattr(scheduled, "wisp_asked", None)
+        if asked:
+            metadata = next(each for each in args if isinstance(each, CommonAttentionMetadata))
+            step = self._launched[-1]
+            step.own = self._propose(asked, step, metadata)
+        return []
+
+    def _propose(
+        self, asked: Sequence[OwnPart], step: Launched, metadata: CommonAttentionMetadata
+    ) -> OwnLaunched:
+        start_s = time.perf_counter()
+        begun = self._event()
+        rows = np.array([step.places[each.request_id] for each in asked])
+        self._likelihoods = []
+        tokens = self._drafter.propose(
+            num_speculative_tokens=max(1, *[each.num_own for each in asked]),
+            **self._inputs(asked, rows, step, metadata),
+            target_hidden_states=None,
+            token_indices_to_sample=None,
+            sampling_metadata=self._runner.input_batch.sampling_metadata,
+        )
+        on_host = self._copied(tokens.to(torch.int64))
+        acceptance = self._copied(torch.stack(self._likelihoods, dim=1))
+        arrived = self._event()
+        return OwnLaunched(
+            asked, on_host, acceptance, begun, arrived, time.perf_counter() - start_s
+        )
+
+    def _inputs(
+        self,
+        asked: Sequence[OwnPart],
+        rows: NDArray[np.int64],
+        step: Launched,
+        metadata: CommonAttentionMetadata,
+    ) -> dict[str, Any]:
+        """Of the proposer: for each request the tokens that its KV lacks, those of the step last,
+        and what was chosen behind them."""
+        runner, device = self._runner, self._runner.device
+        batch = runner.input_batch
+        drafts = np.array([each.num_own > 0 for each in asked])
+        ends = step.token_ends[rows]
+        in_step = np.diff(step.token_ends, prepend=0)[rows] * drafts
+        firsts = batch.num_computed_tokens_cpu[rows].astype(np.int64)  # of the step's tokens
+        starts = np.array([each.start for each in asked], np.int64)
+        stops = np.where(drafts, firsts + in_step, [each.stop for each in asked])
+        counts = stops - starts
+        bounds = np.concatenate(([0], counts.cumsum()))
+        owner = np.repeat(np.arange(len(rows)), counts)
+        positions = np.arange(bounds[-1]) - bounds[owner] + starts[owner]
+        ids = batch.token_ids_cpu[rows[owner], positions].astype(np.int32)
+        # What the step chose lies on the device alone, and perhaps what it begins with.
+        of_step = np.flatnonzero(positions >= np.where(drafts, firsts, stops)[owner])
+        source = (ends - in_step - firsts)[owner[of_step]] + positions[of_step]
+        target_ids = moved(ids, device)
+        where = moved(np.stack([of_step, source]), device)
+        target_ids.index_copy_(0, where[0], runner.input_ids.gpu[where[1]].to(torch.int32))
+        on_device = moved(rows, device)
+        last = batch.token_ids_cpu.shape[1] - 1
+        known = moved(batch.token_ids_cpu[rows, stops.clip(max=last)].astype(np.int64), device)
+        is_chosen = moved(drafts, device)
+        following = torch.where(is_chosen, step.last[on_device], known)
+        rejected = None
+        behind = moved(stops + 1, device)
+        if step.rejected is not None:
+            rejected = torch.where(is_chosen, step.rejected[on_device], 0)
+            behind = behind - rejected
+            rejected = rejected.to(torch.int32)
+        self._set_noise(rows, behind)
+        return {
+            "target_token_ids": target_ids,
+            "target_positions": moved(positions, device),
+            "next_token_ids": following.to(torch.int32),
+            "num_rejected_tokens_gpu": rejected,
+            "common_attn_metadata": _metadata_of(metadata, on_device, bounds, stops),
+        }
+
+    def _set_noise(self, rows: NDArray[np.int64], positions: Tensor) -> None:
+        """`positions`: [n], where the first drafts are to stand."""
+        batch, states = self._runner.input_batch, self._runner.requests
+        names = [batch.req_ids[row] for row in rows.tolist()]
+        samplings = [states[name].sampling_params.extra_args[SAMPLING] for name in names]
+        self._seeds = np.array([signed(sampling.seed) for sampling in samplings], np.int64)
+        self._temperatures = np.array([each.temperature for each in samplings], np.float32)
+        self._next = positions
+
+    def _sample(self, hidden_states: Tensor) -> Tensor:
+        """One draft for each request, int64 [n], as the target would choose by these logits."""
+        logits = self._drafter.model.compute_logits(hidden_states)
+        tokens = choose_unprocessed(logits, self._seeds, self._next, self._temperatures)
+        greedy = self._temperatures < GREEDY_BELOW
+        divisors = moved(np.where(greedy, np.float32(1), self._temperatures), logits.device)
+        scaled = logits.to(torch.float32) / divisors[:, None]
+        chosen = scaled.gather(1, tokens[:, None])[:, 0]
+        self._likelihoods.append((chosen - scaled.logsumexp(dim=1)).exp())
+        self._next = self._next + 1
+        return tokens
+
+    def _copied(self, found: Tensor) -> Tensor:
+        on_host = torch.empty(found.shape, dtype=found.dtype, pin_memory=self._on_gpu)
+        on_host.copy_(found, non_blocking=True)
+        return on_host
+
+    def _event(self) -> torch.cuda.Event | None:
+        if not self._on_gpu:
+            return None
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record()
+        return event
+
+
+def _metadata_of(
+    metadata: CommonAttentionMetadata,
+    rows: Tensor,
+    bounds: NDArray[np.int64],
+    stops: NDArray[np.int64],
+) -> CommonAttentionMetadata:
+    """For some of the step's requests, each with the tokens between two bounds.
+
+    stops: [n], behind the last of these, which is how long their sequences are.
+    """
+    device = metadata.block_table_tensor.device
+    lengths = stops.astype(np.int32)
+    return CommonAttentionMetadata(
+        query_start_loc=moved(bounds.astype(np.int32), device),
+        query_start_loc_cpu=torch.from_numpy(bounds.astype(np.int32)),
+        seq_lens=moved(lengths, device),
+        seq_lens_cpu_upper_bound=torch.from_numpy(lengths.copy()),
+        num_reqs=len(stops),
+        num_actual_tokens=int(bounds[-1]),
+        max_query_len=int(np.diff(bounds).max()),
+        max_seq_len=int(lengths.max()),
+        block_table_tensor=metadata.block_table_tensor[rows],
+        # The proposer makes its own from the positions and the block table.
+        slot_mapping=metadata.slot_mapping[:0],
+        causal=True,
+    )
