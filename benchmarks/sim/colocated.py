@@ -1,4 +1,7 @@
-"""A drafter beside the target, on the same GPU: what plain vLLM is given a small model for."""
+"""A drafter beside the target, on the same GPU: what plain vLLM is given a small model for.
+
+Or the server's own: `OwnTarget` drafts for those that are asked for, as far as they are.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,10 @@ from typing import Any, NamedTuple
 
 from benchmarks.sim.target import SimulatedTarget
 from wisp.core.batch import Batch, Seat
-from wisp.verifier.base import Outcome
+from wisp.core.own_drafts import Proposed
+from wisp.verifier.base import Collect, Outcome
+
+_WRONG = 0  # by definition of the target: its choice at a position is the position
 
 
 class Colocated(NamedTuple):
@@ -18,7 +24,7 @@ class Colocated(NamedTuple):
     counted.
     """
 
-    num_drafts: int
+    num_drafts: int  # of each session; of the server's own drafter, at most
     acceptance: float  # of a draft token, mean over sessions
     session_spread: float  # its standard deviation over the sessions
     draft_s: float = 2.5e-3
@@ -42,14 +48,49 @@ class ColocatedTarget(SimulatedTarget):
         outcome = super()._choices(seat)
         if not _decodes(seat):
             return outcome
-        drafter, session = self._drafter, seat.session
-        of_session = Random(f"acceptance {session.id}")
-        acceptance = of_session.gauss(drafter.acceptance, drafter.session_spread)
+        drafter, acceptance = self._drafter, _acceptance(self._drafter, seat)
         num_accepted = 0
         while num_accepted < drafter.num_drafts and self._chance.random() < acceptance:
             num_accepted += 1
         start = outcome.tokens[0]
         return Outcome(list(range(start, start + num_accepted + 1)))
+
+
+class OwnTarget(SimulatedTarget):
+    """Own drafts behind the choices of a step, for the seats that ask."""
+
+    def __init__(self, *arguments: Any, drafter: Colocated, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self._drafter = drafter
+
+    def launch(self, batch: Batch) -> Collect:
+        collect, drafting_s = super().launch(batch), self._drafting_s(batch)
+
+        def collect_both() -> list[Outcome]:
+            self.drafting_s = drafting_s
+            return collect()
+
+        return collect_both
+
+    def _drafting_s(self, batch: Batch) -> float:
+        return self._drafter.draft_s * max((seat.num_own for seat in batch.seats), default=0)
+
+    def _choices(self, seat: Seat) -> Outcome:
+        outcome = super()._choices(seat)
+        if seat.num_own:
+            acceptance = _acceptance(self._drafter, seat)
+            end = outcome.tokens[-1] + 1
+            own = [
+                position if self._chance.random() < acceptance else _WRONG
+                for position in range(end, end + seat.num_own)
+            ]
+            outcome.own = Proposed(own, [self._drafter.acceptance] * seat.num_own)
+        return outcome
+
+
+def _acceptance(drafter: Colocated, seat: Seat) -> float:
+    of_session = Random(f"acceptance {seat.session.id}")
+    return of_session.gauss(drafter.acceptance, drafter.session_spread)
 
 
 def _decodes(seat: Seat) -> bool:

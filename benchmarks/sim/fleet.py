@@ -10,7 +10,7 @@ from random import Random
 
 from msgspec import structs
 
-from benchmarks.sim.colocated import Colocated, ColocatedTarget
+from benchmarks.sim.colocated import Colocated, ColocatedTarget, OwnTarget
 from benchmarks.sim.edge import Edge, Result, Tally
 from benchmarks.sim.events import Events
 from benchmarks.sim.network import Way
@@ -55,6 +55,8 @@ class Setup:
     host: Host = HOST
     overlap: bool = True  # a step is launched while another runs
     colocated: Colocated | None = None  # a drafter beside the target, on its GPU
+    own: Colocated | None = None  # likewise, which drafts for whom the policy asks
+    edges_draft: bool = True  # False: devices have no drafter
     warm_up_s: float = 20.0
     measured_s: float = 100.0
     seed: int = 1
@@ -125,9 +127,14 @@ def simulate(
     first = choice.first
     engine = Engine(
         target,
-        make_policy(choice, estimator or learn(setup, tuning)),
+        make_policy(
+            choice,
+            estimator or learn(setup, tuning),
+            max_own=setup.own.num_drafts if setup.own else 0,
+        ),
         max_window=MAX_WINDOW,
         max_forks=setup.max_forks,
+        drafts_own=setup.own is not None,
         clock=clock,
     )
     server = Server(events, engine, clock, first, setup.host)
@@ -160,6 +167,8 @@ def make_target(setup: Setup, clock: VirtualClock) -> SimulatedTarget:
     make: Callable[..., SimulatedTarget] = SimulatedTarget
     if setup.colocated:
         make = partial(ColocatedTarget, drafter=setup.colocated)
+    elif setup.own:
+        make = partial(OwnTarget, drafter=setup.own)
     return make(
         setup.step_times,
         clock,
@@ -215,7 +224,7 @@ def _add_edge(
         presence=presence,
         texts=setup.texts,
         predictor=predictor,
-        drafts=first.window > 0,
+        drafts=first.window > 0 and setup.edges_draft,
         block_tokens=setup.edge_block_tokens,
         max_forks=setup.max_forks,
         seed=setup.seed,
