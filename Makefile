@@ -80,10 +80,12 @@ bench: $(READY)
 # The pins with the hashes of their files, after a change of constraints.txt.
 hashes: $(READY)
 	$(RUN) -m pip install --quiet --disable-pip-version-check uv==0.13.9
+	$(RUN) -m uv pip compile constraints.txt --no-deps --generate-hashes --no-annotate --no-header \
+	  --python-version 3.11 --universal --quiet --output-file .hashes
 	echo '# The pins of constraints.txt with the hashes of their files; `make hashes` makes it anew.' > constraints-hashed.txt
 	echo '# pip install --require-hashes --no-deps -r constraints-hashed.txt && pip install --no-deps -e .' >> constraints-hashed.txt
-	$(RUN) -m uv pip compile constraints.txt --no-deps --generate-hashes --no-annotate --no-header \
-	  --python-version 3.11 --universal --quiet --output-file - >> constraints-hashed.txt
+	cat .hashes >> constraints-hashed.txt
+	rm .hashes
 
 # From the CSV files in benchmarks/.
 figures: $(FIGURES_READY)

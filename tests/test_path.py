@@ -34,8 +34,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "flags": {"errors"},
     "config": {"errors", "flags", "logs", "scheduler"},
     "padding": {"config"},
+    "tracing": {"config"},
     "verifier": {"core", "errors", "models", "sampling"},
-    "openai": {"access", "config", "core", "errors", "logs", "models", "tls"},
+    "openai": {"access", "config", "core", "errors", "logs", "models", "tls", "tracing"},
     "engine": {"config", "core", "errors", "estimator", "files", "scheduler", "verifier"},
     "edge": {
         "access",
@@ -52,6 +53,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "sampling",
         "status",
         "tls",
+        "tracing",
         "wire",
     },
     "server": {
@@ -71,6 +73,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "stats",
         "status",
         "tls",
+        "tracing",
         "verifier",
         "wire",
     },
@@ -112,6 +115,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "server",
         "shell_completion",
         "top",
+        "tracing",
     },
 }
 GENERATED = {"v1", "__version__"}

@@ -8,6 +8,7 @@ special tokens, and nothing at the beginning of a prompt.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,52 @@ def test_variables_that_collide_are_refused(pair: tuple[Process, Process]) -> No
         response = httpx.post(process.url + CHAT, json=body, timeout=5)
         assert response.status_code == 400, response.text
         assert response.json()["error"]["param"] == "chat_template_kwargs"
+
+
+def test_a_stop_string_across_the_border_of_min_tokens_counts(
+    pair: tuple[Process, Process], target: Path
+) -> None:
+    """It begins before so many tokens, and ends behind them."""
+    (token,) = Tokenizer(target).encode("the")[1:][-1:]
+    forced = {"prompt": "a", "logit_bias": {str(token): 100}, "max_tokens": 12}
+    for process in pair:
+        whole = ask(process, TEXT, **forced)
+        each = text_of(whole)[: len(text_of(whole)) // 12]
+        assert each
+        assert text_of(whole) == 12 * each
+        for min_tokens, num_tokens in ((0, 3), (2, 3), (3, 4), (7, 8)):
+            cut = ask(process, TEXT, **forced, stop=[3 * each], min_tokens=min_tokens)
+            found = (text_of(cut), cut["usage"]["completion_tokens"])
+            assert found == (each * (num_tokens - 3), num_tokens), min_tokens
+            assert cut["choices"][0]["finish_reason"] == "stop"
+
+
+def test_an_id_of_the_targets_padding_ends_nobody_elses_drafts(
+    pair: tuple[Process, Process],
+) -> None:
+    """Streams with it and without, in the drafter's batches at once."""
+    _, edge = pair
+    padding: dict[str, Any] = {"logit_bias": {"500": 100}, "max_tokens": 200}
+    with ThreadPoolExecutor(6) as pool:
+        beside = [pool.submit(ask, edge, TEXT, **padding) for _ in range(3)]
+        drafted = [pool.submit(ask, edge, TEXT, seed=seed, max_tokens=48) for seed in range(3)]
+        assert [text_of(each.result()) for each in beside] == [""] * 3
+        told = [each.result()["usage"]["wisp"]["edge_drafted_tokens"] for each in drafted]
+    assert min(told) > 0
+    after = ask(edge, TEXT, seed=9, max_tokens=48)
+    assert after["usage"]["wisp"]["edge_drafted_tokens"] > 0
+
+
+def test_a_refusal_is_the_same_through_an_edge(pair: tuple[Process, Process]) -> None:
+    """The server's own, of a name that the edge cannot know: long, and with the field at fault."""
+    told = []
+    for process in pair:
+        body = {"model": "target", "prompt": "a", "wisp": {"slo": 20_000 * "x"}}
+        response = httpx.post(process.url + TEXT, json=body, timeout=5)
+        error = response.json()["error"]
+        told.append((response.status_code, error["param"], error["code"], error["message"][:60]))
+    assert told[0] == told[1]
+    assert told[0][:2] == (400, "slo")
 
 
 def test_no_slot_is_left_behind(pair: tuple[Process, Process]) -> None:

@@ -41,7 +41,13 @@ commands:
 
 
 # Which extra of this package brings a library that a command needs.
-_EXTRAS = {"torch": "torch", "safetensors": "torch", "openai": "demo", "vllm": "vllm"}
+_EXTRAS = {
+    "torch": "torch",
+    "safetensors": "torch",
+    "openai": "demo",
+    "vllm": "vllm",
+    "opentelemetry": "otel",
+}
 # PyPI's torch brings CUDA, 5.7 GB, which a device that drafts on its CPU has no use for.
 _ON_EDGES = (
     ", with --extra-index-url https://download.pytorch.org/whl/cpu for a device without a GPU, "
@@ -122,16 +128,20 @@ def _server(arguments: Sequence[str]) -> int:
     config = load(ServerConfig, arguments, "wisp-server")
     log_to_stderr(config.log_level, config.log_format)
     from wisp.server.main import serve
+    from wisp.tracing import traced
 
-    return _serve(serve(config))
+    with traced(config.tracing, "wisp-server"):
+        return _serve(serve(config))
 
 
 def _edge(arguments: Sequence[str]) -> int:
     config = load(EdgeConfig, arguments, "wisp-edge")
     log_to_stderr(config.log_level, config.log_format)
     from wisp.edge.main import serve
+    from wisp.tracing import traced
 
-    return _serve(serve(config))
+    with traced(config.tracing, "wisp-edge"):
+        return _serve(serve(config))
 
 
 def _serve(program: Coroutine[Any, Any, int]) -> int:

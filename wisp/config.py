@@ -45,6 +45,7 @@ DraftDtype = Literal[Dtype, "int8"]
 EngineKind = Literal["torch", "vllm"]
 DrafterMethod = Literal["draft_model"]
 LocalPath = Annotated[Path, AfterValidator(Path.expanduser)]  # `~` in a file has met no shell
+HttpUrl = Annotated[str, StringConstraints(pattern=r"^https?://\S+$")]
 AdapterName = Annotated[str, StringConstraints(pattern=r"^\S{1,128}$")]
 
 
@@ -248,6 +249,15 @@ class ApiSettings(_Section):
     )
 
 
+class TracingSettings(_Section):
+    endpoint: HttpUrl | None = Field(
+        None, description="traces go to this OTLP collector: http://HOST:4318/v1/traces; null: off"
+    )
+    share: float = Field(
+        0.01, ge=0, le=1, description="of requests that are traced, if their caller does not say"
+    )
+
+
 class SloClass(_Section):
     tokens_per_s: float = Field(10.0, gt=0, description="rate that a session is promised")
     first_token_s: float = Field(2.0, gt=0, description="time to the first token")
@@ -327,6 +337,7 @@ class ServerConfig(BaseSettings):
         description="further classes by name, for requests to choose from",
     )
     drain_s: float = Field(30.0, ge=0, description="time running sessions get after SIGTERM")
+    tracing: TracingSettings = TracingSettings()
     log_level: LogLevel = "INFO"
     log_format: LogFormat = Field("text", description="lines for people, or JSON: text or json")
 
@@ -398,6 +409,7 @@ class EdgeConfig(BaseSettings):
     )
     reconnect_s: float = Field(30.0, ge=0, description="how long a lost server is tried again")
     drain_s: float = Field(30.0, ge=0, description="time running requests get after SIGTERM")
+    tracing: TracingSettings = TracingSettings()
     log_level: LogLevel = "INFO"
     log_format: LogFormat = Field("text", description="lines for people, or JSON: text or json")
 

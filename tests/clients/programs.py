@@ -24,8 +24,8 @@ KEY = f"sk-{secrets.token_hex(16)}"  # LiteLLM's proxy wants one
 TOKENIZER = HERE.parent.parent / "wisp" / "models" / "smollm2"
 # Of each request with which schemathesis tries an endpoint; four phases make these cases.
 NUM_CASES = int(os.environ.get("WISP_CLIENTS_CASES", "2000"))
-# Requests at once of a load. Chosen: half the sessions that a server has by default.
-MAX_AT_ONCE = 16
+# Of each load of guidellm's sweep. Chosen: its ten loads take two minutes.
+SECONDS_A_LOAD = 10
 # How long a program may take, in seconds. Chosen: ten times what the slowest needs.
 TIMEOUT_S = 1800
 
@@ -128,10 +128,7 @@ def lm_eval(url: str, model: str) -> str:
 
 
 def guidellm(url: str, model: str) -> str:
-    """Its default profile, a sweep, with synthetic data of the drafter's tokenizer.
-
-    Its own bound of requests at once is 512: beyond `engine.max_sessions` they are refused.
-    """
+    """Its default profile, a sweep of ten loads with up to 512 requests under way."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "report.json"
         run(
@@ -144,9 +141,9 @@ def guidellm(url: str, model: str) -> str:
             "--data",
             "kind=synthetic_text,prompt_tokens=32,output_tokens=8",
             "--profile",
-            f"kind=sweep,sweep_size=4,max_concurrency={MAX_AT_ONCE}",
+            "kind=sweep",
             "--constraint",
-            "kind=max_requests,count=12",
+            f"kind=max_duration,seconds={SECONDS_A_LOAD}",
             "--output",
             f"kind=json,path={output}",
             "--disable-console",

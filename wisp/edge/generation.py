@@ -20,6 +20,7 @@ from wisp.edge.drafter.base import Proposal
 from wisp.edge.link import Backoff, Link, Outbox
 from wisp.edge.predictor import Predictor
 from wisp.edge.stream import Begun, Stream
+from wisp.edge.traced import TracedGeneration
 from wisp.errors import (
     HandshakeError,
     InternalError,
@@ -30,6 +31,7 @@ from wisp.errors import (
     WispError,
 )
 from wisp.metrics import EdgeMetrics
+from wisp.tracing import Spans
 from wisp.v1 import wisp_pb2 as pb
 
 log = logging.getLogger(__name__)
@@ -76,6 +78,8 @@ class EdgeGeneration:
         self._opened_s = time.monotonic()
         self._attainment: Attainment | None = None
         self._ended = False
+        spans = Spans.current()
+        self._trace = TracedGeneration(spans) if spans else None
         self._task = asyncio.create_task(self._run())
 
     async def __aiter__(self) -> AsyncIterator[Verdict]:
@@ -98,6 +102,9 @@ class EdgeGeneration:
 
     def take_proposal(self, begun: Begun, proposal: Proposal, time_s: float) -> None:
         """Into the stream, if it still fits there."""
+        if self._trace:
+            now = time.monotonic()
+            self._trace.drafted(now - time_s, now)
         self.stream.finish_token(
             begun,
             proposal,
@@ -171,6 +178,8 @@ class EdgeGeneration:
 
     async def _attempt(self, *, resumes: bool) -> WispError:
         """One stream, until it is over; returns why it is, if it was not the end of the text."""
+        if self._trace:
+            self._trace.opens(time.monotonic())
         try:
             stream = self._link.generate(self._resume(), self._hello, self._outbox)
             async with contextlib.aclosing(stream):
@@ -204,6 +213,8 @@ class EdgeGeneration:
 
     def _receive(self, message: pb.ServerMessage) -> None:
         if message.WhichOneof("message") == "opened":
+            if self._trace:
+                self._trace.opened(time.monotonic())
             if self._attainment is None:  # else a resumed one: the reader has not gone away
                 promise = wire.decode_promise(message.opened)
                 self._attainment = Attainment(promise, self._opened_s)
@@ -215,6 +226,8 @@ class EdgeGeneration:
             return
         verdict = wire.decode_verdict(message.verdict)
         self._measure(verdict)
+        if self._trace:
+            self._trace.took(verdict, time.monotonic())
         num_known = len(self.stream.committed) - verdict.position
         fresh = self.stream.take_verdict(verdict)
         self.attainment.add(len(fresh), time.monotonic())

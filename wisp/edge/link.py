@@ -20,6 +20,7 @@ from wisp.logs import REQUEST_ID, REQUEST_ID_HEADER
 from wisp.padding import Padding, Ticks, is_cover
 from wisp.status import error_of
 from wisp.tls import RELOAD_S
+from wisp.tracing import metadata as trace_metadata
 from wisp.v1 import wisp_pb2 as pb
 from wisp.v1 import wisp_pb2_grpc
 
@@ -150,7 +151,7 @@ class Link:
         """
         peer = self._peers[0]
         opening = wire.encode_open(request, hello)
-        metadata = self._security.metadata()
+        metadata = (*self._security.metadata(), *trace_metadata())
         if REQUEST_ID.get():
             metadata = (*metadata, (REQUEST_ID_HEADER, REQUEST_ID.get()))
         if request.conversation:

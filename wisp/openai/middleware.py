@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from wisp.config import ApiSettings
 from wisp.logs import REQUEST_ID, REQUEST_ID_HEADER, request_id
+from wisp.tracing import around, tell
 
 log = logging.getLogger("wisp.access_log")
 
@@ -26,7 +27,7 @@ def surrounded(app: ASGIApp, settings: ApiSettings, requests: Counter | None = N
             allow_headers=["*"],
             expose_headers=["*"],
         )
-    return _Requests(app, requests)
+    return around(_Requests(app, requests))
 
 
 class _Requests:
@@ -48,6 +49,7 @@ class _Requests:
             await send(message)
 
         token = REQUEST_ID.set(own_id)
+        tell(request_id=own_id)
         try:
             await self._app(scope, receive, send_with_id)
         finally:

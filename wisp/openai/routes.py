@@ -74,6 +74,7 @@ def create_app(
         version=__version__,
         exception_handlers=HANDLERS,
         responses=DOCUMENTED,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # wisp/tracing.py has them
     )
     app.state.backend = backend
     for router in (_openai(_Front(backend, tool_format)), *routers):

@@ -25,6 +25,7 @@ from wisp.server.service import Service
 from wisp.server.telemetry import Telemetry
 from wisp.status import code_of, refusal_of
 from wisp.tls import WatchedFiles
+from wisp.tracing import continued, tell
 from wisp.v1 import wisp_pb2 as pb
 from wisp.v1 import wisp_pb2_grpc
 
@@ -121,7 +122,13 @@ class WispServicer(wisp_pb2_grpc.WispServicer):
 
     async def Generate(self, requests: AsyncIterator[pb.EdgeMessage], context: Context) -> None:
         sent = dict(context.invocation_metadata() or ())
-        REQUEST_ID.set(request_id(str(sent.get(REQUEST_ID_HEADER, ""))))
+        own_id = request_id(str(sent.get(REQUEST_ID_HEADER, "")))
+        REQUEST_ID.set(own_id)
+        with continued(f"{_SERVICE}/Generate", sent):
+            tell(request_id=own_id)
+            await self._generate(requests, context)
+
+    async def _generate(self, requests: AsyncIterator[pb.EdgeMessage], context: Context) -> None:
         begun_s, status = time.monotonic(), "CANCELLED"
         requests = _parsed(requests)
         try:
@@ -161,6 +168,7 @@ class WispServicer(wisp_pb2_grpc.WispServicer):
         finally:
             time_s = time.monotonic() - begun_s
             fields = {"method": "Generate", "status": status, "time_s": round(time_s, 6)}
+            tell(status=status)
             log.info("Generate %s %.3f s", status, time_s, extra={"fields": fields})
 
     async def _write_padded(

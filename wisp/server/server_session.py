@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable
 
 from wisp.access.quota import Usage
@@ -11,6 +12,7 @@ from wisp.core.slo import Attainment
 from wisp.engine.client_session import EngineSession
 from wisp.errors import Overloaded, ProtocolError, WispError
 from wisp.server.telemetry import SessionRecord, Telemetry
+from wisp.tracing import Spans
 
 # How many times the largest window of draft tokens may arrive for each verdict. Chosen: an honest
 # edge fills its window once for a verdict, once more when the stream was lost, and its forks hold
@@ -42,6 +44,8 @@ class ServerSession:
         self._num_prompt = num_prompt
         self._on_close = on_close
         self._num_allowed = _MAX_WINDOWS * max_window
+        self._spans = Spans.current()
+        self._opening_s: float | None = time.monotonic()  # None: its first token has come
 
     @property
     def attainment(self) -> Attainment:
@@ -52,6 +56,8 @@ class ServerSession:
             async for verdict in self._session:
                 self._telemetry.took(self._record, verdict)
                 self._usage.used(len(verdict.tokens))
+                if self._spans:
+                    self._trace(self._spans, verdict)
                 self._num_allowed += _MAX_WINDOWS * self._max_window
                 yield verdict
         except WispError as error:
@@ -59,6 +65,24 @@ class ServerSession:
             if isinstance(error, Overloaded) and not self._record.attainment.num_tokens:
                 self._usage.refund(self._num_prompt)  # it was refused: that costs nothing
             raise
+
+    def _trace(self, spans: Spans, verdict: Verdict) -> None:
+        """The step that verified it, and the way from there; the prompt, before the first."""
+        committed_s = verdict.committed_s
+        if self._opening_s is not None:
+            spans.add("prefill", self._opening_s, committed_s, prompt=self._num_prompt)
+            self._opening_s = None
+        spans.add(
+            "verify",
+            committed_s - verdict.step_time_s,
+            committed_s,
+            position=verdict.position,
+            committed=len(verdict.tokens),
+            drafted=verdict.num_drafted,
+            accepted=verdict.num_accepted,
+            source=verdict.source.value,
+        )
+        spans.add("verdict", committed_s, time.monotonic(), position=verdict.position)
 
     def draft(self, block: DraftBlock) -> None:
         """Raises ProtocolError on a token outside the vocabulary, and on a flood of drafts.
