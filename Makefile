@@ -9,7 +9,8 @@ VLLM_VENV ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/wisp/venv-vllm-$(VLLM_PINS)
 VLLM_READY := $(VLLM_VENV)/.ready
 
 LLAMA_PIN := $(shell grep -i '^llama.cpp.python==' constraints.txt)
-LLAMA_WHEELS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/wisp/wheels-$(LLAMA_PIN)
+# No `=` in its name, which make would take for a variable's.
+LLAMA_WHEELS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/wisp/wheels-$(subst ==,-,$(LLAMA_PIN))
 
 export HF_HUB_OFFLINE = 1
 

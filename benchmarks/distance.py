@@ -1,7 +1,7 @@
 """An edge against plain decoding by the server, at several distances between the two.
 
     python -m benchmarks.distance [--json] [--policy wisp] [--requests 16] [--temperature 0]
-        [--max-forks 8] [--compare] [--round-trips-ms 0 20 80]
+        [--max-forks 8] [--compare] [--round-trips-ms 0 20 80] [--pair tiny] [--tokens 96]
 
 Real processes: a wisp-server, a proxy that makes the round trip longer, a wisp-edge. Each held-out
 prompt runs twice through the edge, with drafts and without (in turns, so that other work on the
@@ -15,17 +15,18 @@ import argparse
 import json
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import httpx
 from rich.progress import track
 
 from benchmarks.delay import Delay
 from benchmarks.setting import describe, setting
-from wisp.config import TINY
 from wisp.launch import Process
+from wisp.pairs import PairName, find_pair
 
 SEED = 7  # of everything drawn at random here; chosen: any number does, and one makes it repeatable
 MAX_TOKENS = 96
@@ -54,25 +55,37 @@ class Sums:
         return self.tokens / self.time_s
 
 
-def ask(edge: Process, prompt: str, drafts: bool, temperature: float) -> tuple[Any, float]:
-    body = {
-        "model": "target",
-        "prompt": prompt,
-        "max_tokens": MAX_TOKENS,
+def ask(
+    edge: Process,
+    model: str,
+    prompt: dict[str, str],
+    drafts: bool,
+    temperature: float,
+    tokens: int,
+) -> tuple[Any, float]:
+    body: dict[str, Any] = {
+        "model": model,
+        "max_tokens": tokens,
         "seed": SEED,
         "temperature": temperature,
         "wisp": {"speculation": drafts},
     }
+    if prompt["kind"] == "text":
+        path, body["prompt"] = "completions", prompt["prompt"]
+    else:
+        path, body["messages"] = "chat/completions", [{"role": "user", "content": prompt["prompt"]}]
     start_s = time.perf_counter()
-    answer = httpx.post(f"{edge.url}/v1/completions", json=body, timeout=120).raise_for_status()
+    answer = httpx.post(f"{edge.url}/v1/{path}", json=body, timeout=120).raise_for_status()
     return answer.json()["usage"], time.perf_counter() - start_s
 
 
 def measure(
     servers: dict[str, Process],
     round_trip_s: float,
-    prompts: list[str],
+    prompts: list[dict[str, str]],
+    draft: Path,
     temperature: float,
+    tokens: int,
     folder: Path,
 ) -> dict[str, Any]:
     """`servers`: by what they are to be called; the first one's figures come plain."""
@@ -83,14 +96,17 @@ def measure(
             far = stack.enter_context(Delay(f"127.0.0.1:{server.facts['grpc']}", round_trip_s))
             # Its device is meant to be another one, whose cores are its own.
             options = (f"--server={far.address}", "--http.port=0", "--power.min_chance=0.02")
-            edge = Process("edge", *options, log=folder / f"edge-{name}.log")
+            log = folder / f"edge-{name}.log"
+            edge = Process("edge", f"--draft={draft}", *options, log=log)
             edges[name] = stack.enter_context(edge)
         bar = f"round trip {1000 * round_trip_s:.0f} ms"
         for index, prompt in enumerate(track(prompts, description=bar, transient=True)):
             kinds = list(sums)
             for kind in kinds[index % len(kinds) :] + kinds[: index % len(kinds)]:
                 name, drafts = kind
-                usage, time_s = ask(edges[name], prompt, drafts, temperature)
+                usage, time_s = ask(
+                    edges[name], servers[name].facts["model"], prompt, drafts, temperature, tokens
+                )
                 if index >= NUM_WARM:
                     sums[kind].add(usage, time_s)
     found = {name: _figures(sums[name, True], sums[name, False]) for name in servers}
@@ -100,6 +116,13 @@ def measure(
         row[other] = found[other]
         row[f"over_{other}"] = found[first]["tokens_per_s"] / found[other]["tokens_per_s"]
     return row
+
+
+def chosen(prompts: Sequence[dict[str, str]], num: int) -> list[dict[str, str]]:
+    """The first texts; of a pair that only answers questions, some of each kind in turn."""
+    if texts := [prompt for prompt in prompts if prompt["kind"] == "text"]:
+        return texts[:num]
+    return [prompts[index * len(prompts) // num] for index in range(num)]
 
 
 def _figures(drafted: Sums, plain: Sums) -> dict[str, float]:
@@ -126,15 +149,18 @@ def main() -> None:
     parser.add_argument("--round-trips-ms", type=float, nargs="+", default=ROUND_TRIPS_MS)
     parser.add_argument("--max-forks", type=int, default=8, help="that the server takes")
     parser.add_argument("--compare", action="store_true", help="with a server that takes none")
+    parser.add_argument("--pair", default="tiny", choices=get_args(PairName))
+    parser.add_argument("--tokens", type=int, default=MAX_TOKENS, help="of an answer at most")
     options = parser.parse_args()
-    held_out = json.loads((TINY / "prompts.json").read_text())
-    prompts = [p["prompt"] for p in held_out if p["kind"] == "text"][: options.requests + NUM_WARM]
+    pair = find_pair(options.pair, print)
+    prompts = chosen(pair.prompts, options.requests + NUM_WARM)
     forks = {"forks": options.max_forks}
     if options.compare:
         forks["without"] = 0
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
         flags = ["--http.port=0", "--grpc.port=0", f"--scheduling.policy={options.policy}"]
+        flags += [f"--target={pair.target}", *pair.server_flags]
         servers = {
             name: stack.enter_context(
                 Process(
@@ -147,14 +173,23 @@ def main() -> None:
             for name, max_forks in forks.items()
         }
         rows = [
-            measure(servers, round_trip_s, prompts, options.temperature, folder)
+            measure(
+                servers,
+                round_trip_s,
+                prompts,
+                pair.draft,
+                options.temperature,
+                options.tokens,
+                folder,
+            )
             for round_trip_s in [each / 1000 for each in options.round_trips_ms]
         ]
     about = setting(
         SEED,
         policy=options.policy,
         temperature=options.temperature,
-        max_tokens=MAX_TOKENS,
+        max_tokens=options.tokens,
+        pair=pair.name,
         max_forks=options.max_forks,
     )
     for row in rows:

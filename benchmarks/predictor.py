@@ -1,6 +1,7 @@
 """How well rejections are predicted, and what that is worth, replayed on a pair's own text.
 
-    python -m benchmarks.predictor [--json] [--target DIR --draft DIR]
+    python -m benchmarks.predictor [--json] [--target DIR --draft DIR --prompts FILE] [--num 40]
+                                   [--step 6]
 
 The target writes on from prompts that neither model was trained on; half of them are learned from
 (online, one pass) and tune every policy's threshold, the other half are measured, with what was
@@ -62,8 +63,21 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--target", type=Path, default=TINY / "target", help="target directory")
     parser.add_argument("--draft", type=Path, default=TINY / "draft", help="drafter directory")
+    parser.add_argument("--prompts", type=Path, default=TINY / "prompts.json", help="held out")
+    parser.add_argument("--num", type=int, help="of them, evenly; otherwise all")
+    parser.add_argument("--tokens", type=int, default=MAX_TOKENS, help="of each text")
+    parser.add_argument("--step", type=float, default=STEP, help="of the target, in draft tokens")
     options = parser.parse_args()
-    traces = record(options.target, options.draft, TEMPERATURES, MAX_TOKENS, WINDOW, SEED)
+    traces = record(
+        options.target,
+        options.draft,
+        TEMPERATURES,
+        options.tokens,
+        WINDOW,
+        SEED,
+        options.prompts,
+        options.num,
+    )
     halves = [
         [t for i, t in enumerate(traces) if i // len(TEMPERATURES) % 2 == half] for half in (0, 1)
     ]
@@ -71,10 +85,10 @@ def main() -> None:
     by_temperature = {}
     for temperature in TEMPERATURES:
         train, test = ([t for t in half if t.temperature == temperature] for half in halves)
-        by_temperature[f"{temperature}"] = _measure(predictor, train, test)
+        by_temperature[f"{temperature}"] = _measure(predictor, train, test, options.step)
     judged = list(labels(halves[1]))
     result = {
-        "setting": _setting(options.target, options.draft),
+        "setting": _setting(options),
         **_quality(_predicted(predictor, judged), _truth(judged)),
         **_mean_goodput(by_temperature),
         "us_per_token": _cost_us(halves[1]),
@@ -86,14 +100,14 @@ def main() -> None:
         _report(result)
 
 
-def _setting(target: Path, draft: Path) -> dict[str, Any]:
+def _setting(options: argparse.Namespace) -> dict[str, Any]:
     return setting(
         SEED,
-        target=str(target) if target != TINY / "target" else "bundled",
-        draft=str(draft) if draft != TINY / "draft" else "bundled",
-        max_tokens=MAX_TOKENS,
+        target=str(options.target) if options.target != TINY / "target" else "bundled",
+        draft=str(options.draft) if options.draft != TINY / "draft" else "bundled",
+        max_tokens=options.tokens,
         window=WINDOW,
-        step_in_draft_tokens=STEP,
+        step_in_draft_tokens=options.step,
         round_trips_in_draft_tokens=ROUND_TRIPS,
         drafts="ranked with the noise of the choice",
         halves="by prompt: even ones learned from and tuned on, odd ones measured",
@@ -101,7 +115,7 @@ def _setting(target: Path, draft: Path) -> dict[str, Any]:
 
 
 def _measure(
-    predictor: LogisticPredictor, train: Sequence[Trace], test: Sequence[Trace]
+    predictor: LogisticPredictor, train: Sequence[Trace], test: Sequence[Trace], step: float
 ) -> dict[str, Any]:
     judged = list(labels(test))
     truth = _truth(judged)
@@ -116,7 +130,7 @@ def _measure(
         "confidence_alone": _quality(confidences, truth),
         # At temperature 0 the target is certain, and this says nothing.
         "target_itself": _quality(chances, truth) if test[0].temperature else None,
-        "round_trip": _policies(predictor, train, test),
+        "round_trip": _policies(predictor, train, test, step),
     }
 
 
@@ -165,10 +179,10 @@ def _false_accept(predicted: Any, truth: Any, recall: float) -> float:
 
 
 def _policies(
-    predictor: LogisticPredictor, train: Sequence[Trace], test: Sequence[Trace]
+    predictor: LogisticPredictor, train: Sequence[Trace], test: Sequence[Trace], step: float
 ) -> dict[str, Any]:
     """By round trip and policy."""
-    costs = [Costs(STEP, round_trip) for round_trip in ROUND_TRIPS]
+    costs = [Costs(step, round_trip) for round_trip in ROUND_TRIPS]
     confidence = ConfidencePredictor()
     entropy_bounds = tune(EntropyBound, ENTROPIES, train, WINDOW, costs)
     plain = tune(lambda t: CumulativeAcceptance(confidence, t), THRESHOLDS, train, WINDOW, costs)

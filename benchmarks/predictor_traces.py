@@ -21,6 +21,7 @@ from wisp.core.request import Sampling
 from wisp.edge.drafter.base import DraftJob, Proposal
 from wisp.edge.drafter.propose import propose
 from wisp.edge.predictor.base import Repeats
+from wisp.models.draft_vocabulary import Vocabulary, read_vocabulary
 from wisp.models.slots import Item, SlotModel
 from wisp.models.tokenizer import Tokenizer
 from wisp.sampling.choice import choose
@@ -71,10 +72,17 @@ def record(
     max_tokens: int,
     window: int,
     seed: int,
+    asked: Path = TINY / "prompts.json",
+    num: int | None = None,
 ) -> list[Trace]:
-    """A trace for each held-out prompt and temperature, prompt by prompt."""
+    """A trace for each held-out prompt and temperature, prompt by prompt.
+
+    `num` of those `asked`, evenly from all of them; None: each.
+    """
     tokenizer = Tokenizer(draft)
-    prompts: list[dict[str, Any]] = json.loads((TINY / "prompts.json").read_text())
+    listed: list[dict[str, Any]] = json.loads(asked.read_text())
+    num = len(listed) if num is None else min(num, len(listed))
+    prompts = [listed[index * len(listed) // num] for index in range(num)]
     texts = []
     for index, prompt in enumerate(prompts):
         tokens = encode(tokenizer, prompt)
@@ -85,11 +93,16 @@ def record(
     judge = SlotModel(target, len(texts), longest, num_threads=1)
     write(judge, texts, eos_token_ids(target, judge.config.eos_token_id))
     drafter = SlotModel(draft, len(texts), longest, num_threads=1)
+    names = read_vocabulary(draft, drafter.vocab_size)
     proposals = [
-        propose(logits_of(drafter, text.tokens[:-1], len(text.truth), slot).numpy(), text.jobs())
+        propose(
+            logits_of(drafter, names.own(text.tokens[:-1]), len(text.truth), slot).numpy(),
+            text.jobs(),
+            names.ids,
+        )
         for slot, text in enumerate(texts)
     ]
-    beyond = _draft_on(drafter, texts, proposals, window - 1)
+    beyond = _draft_on(drafter, names, texts, proposals, window - 1)
     chances = [
         _chances(judge, text, found, slot)
         for slot, (text, found) in enumerate(zip(texts, proposals, strict=True))
@@ -98,9 +111,9 @@ def record(
 
 
 def encode(tokenizer: Tokenizer, prompt: dict[str, Any]) -> list[int]:
-    if prompt["kind"] == "chat":
-        return tokenizer.encode_chat([{"role": "user", "content": prompt["prompt"]}])
-    return tokenizer.encode(prompt["prompt"])
+    if prompt["kind"] == "text":
+        return tokenizer.encode(prompt["prompt"])
+    return tokenizer.encode_chat([{"role": "user", "content": prompt["prompt"]}])
 
 
 def write(model: SlotModel, texts: list[Text], ends: Sequence[int]) -> None:
@@ -126,7 +139,11 @@ def write(model: SlotModel, texts: list[Text], ends: Sequence[int]) -> None:
 
 
 def _draft_on(
-    model: SlotModel, texts: list[Text], proposals: list[list[Proposal]], length: int
+    model: SlotModel,
+    names: Vocabulary,
+    texts: list[Text],
+    proposals: list[list[Proposal]],
+    length: int,
 ) -> list[dict[int, list[Proposal]]]:
     """What follows each wrong draft, from the last to the first: a slot keeps what is before it."""
     pending = [_wrong(text, found) for text, found in zip(texts, proposals, strict=True)]
@@ -137,14 +154,19 @@ def _draft_on(
         latest = {slot: proposals[slot][places[slot]] for slot in slots}
         for ahead in range(length):
             items = [
-                Item(slot, texts[slot].num_prompt + places[slot] + ahead, [latest[slot].token], 1)
+                Item(
+                    slot,
+                    texts[slot].num_prompt + places[slot] + ahead,
+                    names.own([latest[slot].token]),
+                    1,
+                )
                 for slot in slots
             ]
             jobs = [
                 DraftJob(slot, range(item.start + 1), texts[slot].sampling)
                 for slot, item in zip(slots, items, strict=True)
             ]
-            found = propose(model.forward(items).numpy(), jobs)
+            found = propose(model.forward(items).numpy(), jobs, names.ids)
             latest = dict(zip(slots, found, strict=True))
             for slot in slots:
                 beyond[slot].setdefault(places[slot], []).append(latest[slot])
@@ -189,7 +211,7 @@ def _trace(
     return Trace(text.sampling.temperature, drafts, accepted, behind, chances)
 
 
-def logits_of(model: SlotModel, tokens: list[int], num_last: int, slot: int) -> Tensor:
+def logits_of(model: SlotModel, tokens: Sequence[int], num_last: int, slot: int) -> Tensor:
     """Of the last `num_last` tokens, computed in chunks that bound the memory."""
     found = []
     for first in range(0, len(tokens), CHUNK):

@@ -135,6 +135,10 @@ def _server(arguments: Sequence[str]) -> int:
 
 
 def _edge(arguments: Sequence[str]) -> int:
+    if arguments[:1] == ["install-service"]:
+        from wisp.edge.install import run
+
+        return run(arguments[1:])
     config = load(EdgeConfig, arguments, "wisp-edge")
     log_to_stderr(config.log_level, config.log_format)
     from wisp.edge.main import serve

@@ -120,12 +120,12 @@ def run(arguments: Sequence[str]) -> int:
     with ExitStack() as stack:
         logs = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="wisp-demo-")))
         with console.status("loading the target and two drafters"):
-            server, edges = _start(pair, config.engine, logs, stack)
+            server, edges = start(pair, config.engine, logs, stack)
         console.print(f"server {server.url}, edges {', '.join(edge.url for edge in edges)}")
         if not config.as_json:
             _explain(console, pair)
         compared = [
-            _compare(number % 2, edges[number % 2], server, request, config, console)
+            compare(number % 2, edges[number % 2], server, request, config, console)
             for number, request in enumerate(_askable(server, pair, config.requests))
         ]
         summary = {"pair": pair.name} | _summarise(compared)
@@ -150,9 +150,10 @@ def _pair(config: DemoConfig, console: Console) -> Pair:
     return Pair("own", config.target, config.draft, tuple(_GENERAL_PROMPTS))
 
 
-def _start(
+def start(
     pair: Pair, engine: EngineKind, logs: Path, stack: ExitStack
 ) -> tuple[Process, list[Process]]:
+    """A server and two edges that trust each other, until `stack` is closed."""
     trust = Trust(logs)
     server = stack.enter_context(
         Process(
@@ -213,7 +214,7 @@ def _requests(pair: Pair, num: int) -> list[Question]:
     ]
 
 
-def _compare(
+def compare(
     number: int,
     edge: Process,
     server: Process,
@@ -276,11 +277,11 @@ def _summarise(pairs: list[Comparison]) -> dict[str, Any]:
     by_temperature: dict[str, Any] = {}
     for temperature in sorted({pair.request.temperature for pair in pairs}):
         alike = [pair for pair in pairs if pair.request.temperature == temperature]
-        by_temperature[str(temperature)] = _figures(alike)
-    return _figures(pairs) | {"by_temperature": by_temperature, "seed": SEED}
+        by_temperature[str(temperature)] = figures(alike)
+    return figures(pairs) | {"by_temperature": by_temperature, "seed": SEED}
 
 
-def _figures(pairs: list[Comparison]) -> dict[str, Any]:
+def figures(pairs: list[Comparison]) -> dict[str, Any]:
     def total(key: str) -> float:
         return sum(float(pair.wisp[key]) for pair in pairs)
 
@@ -327,11 +328,11 @@ def _report(console: Console, pairs: list[Comparison], summary: dict[str, Any]) 
             "yes" if pair.equal else "NO",
         )
     console.print(table)
-    for temperature, figures in summary["by_temperature"].items():
+    for temperature, found in summary["by_temperature"].items():
         console.print(
-            f"temperature {temperature}: {figures['speedup']:.2f} x the speed of the target alone, "
-            f"acceptance {figures['acceptance']:.0%}, {figures['tokens_per_step']:.2f} tokens per "
-            f"step of the target, {figures['wasted_draft_share']:.0%} of drafting wasted"
+            f"temperature {temperature}: {found['speedup']:.2f} x the speed of the target alone, "
+            f"acceptance {found['acceptance']:.0%}, {found['tokens_per_step']:.2f} tokens per "
+            f"step of the target, {found['wasted_draft_share']:.0%} of drafting wasted"
         )
     if summary["lossless"]:
         console.print(f"lossless: all {len(pairs)} texts equal what the target writes alone")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +30,21 @@ def read_questions(file: Path) -> list[Question]:
 
 @torch.inference_mode()
 def measure(
-    target: Any, draft: Any, kept: Tensor, tokenizer: Any, questions: list[Question]
+    target: Any,
+    draft: Any,
+    kept: Tensor,
+    tokenizer: Any,
+    questions: list[Question],
+    temperatures: Sequence[float] = TEMPERATURES,
 ) -> dict[str, Any]:
-    """Acceptance by kind and temperature, and accepted tokens of rounds of 4 drafts."""
+    """By kind and temperature: acceptance, accepted tokens of rounds of 4 drafts, known tokens."""
     compact = torch.zeros(target.config.vocab_size, dtype=torch.long, device=target.device)
     compact[kept] = torch.arange(len(kept), device=target.device)
     torch.manual_seed(0)
     hits: dict[str, list[float]] = defaultdict(list)
     rounds: dict[str, list[float]] = defaultdict(list)
-    for temperature in TEMPERATURES:
+    known: dict[str, list[float]] = defaultdict(list)
+    for temperature in temperatures:
         for first in range(0, len(questions), BATCH):
             part = questions[first : first + BATCH]
             for question, (row, start) in zip(
@@ -49,9 +55,11 @@ def measure(
                 key = f"{question['kind']} T={temperature}"
                 hits[key] += right
                 rounds[key] += _rounds(right)
+                known[key] += torch.isin(row[start:], kept).tolist()
     return {
         "acceptance": {key: sum(found) / len(found) for key, found in hits.items()},
         "accepted of 4": {key: sum(found) / len(found) for key, found in rounds.items()},
+        "known to the drafter": {key: sum(found) / len(found) for key, found in known.items()},
         "positions": {key: len(found) for key, found in hits.items()},
     }
 
