@@ -1,9 +1,15 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import pytest
 
 from wisp import demo
@@ -91,3 +97,28 @@ def test_questions_of_each_kind_in_turn() -> None:
     assert [question.kind for question in found] == ["chat", "code"] * 3
     assert [question.temperature for question in found] == [0.0, 0.0, 0.8, 0.8, 0.0, 0.0]
     assert "messages" in found[0].body
+
+
+def test_a_demo_that_is_asked_to_end_leaves_nothing_behind(tmp_path: Path) -> None:
+    """Its server and edges went on without it, with its keys under /tmp."""
+    command = [sys.executable, "-m", "wisp.cli", "demo", "--pair=tiny", "--requests=1"]
+    with subprocess.Popen(
+        [*command, "--max_tokens=4", "--serve"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+    ) as running:
+        assert running.stdout
+        said = ""
+        for line in running.stdout:
+            said += line
+            if "chat in a browser" in line:
+                break
+        urls = re.findall(r"base_url=(\S+)/v1", said)
+        assert len(urls) == 3
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(60) in (0, 130)  # as an interrupt has it
+    for url in urls:
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"{url}/live")
+    assert list(tmp_path.glob("wisp*")) == []

@@ -118,6 +118,9 @@ def run(arguments: Sequence[str]) -> int:
     console = Console(stderr=config.as_json)
     pair = _pair(config, console)
     with ExitStack() as stack:
+        # As an interrupt: what was begun here ends with it, and nothing is left behind.
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        stack.callback(signal.signal, signal.SIGTERM, before)
         logs = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="wisp-demo-")))
         with console.status("loading the target and two drafters"):
             server, edges = start(pair, config.engine, logs, stack)

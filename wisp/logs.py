@@ -18,6 +18,8 @@ _TEXT = "%(asctime)s %(name)s %(levelname)s %(request)s%(message)s"
 # What a client may choose as its id. Chosen: any UUID or trace id fits, and nothing that breaks a
 # line of a log or a header.
 _VALID_ID = re.compile(r"[\w.:/+=@-]{1,128}", re.ASCII)
+# How much of what a client chose is shown in a line of the log. Chosen: every path of ours fits.
+_MAX_SHOWN = 200
 # Bytes of an id that is made here: unique by the standard RFC 9562, which has 122 random bits.
 _ID_BYTES = 16
 
@@ -25,6 +27,11 @@ _ID_BYTES = 16
 def request_id(asked: str | None) -> str:
     """The client's own, if it is one; else a new one."""
     return asked if asked and _VALID_ID.fullmatch(asked) else secrets.token_hex(_ID_BYTES)
+
+
+def shown(chosen: str) -> str:
+    """What a client chose, so that it neither begins a line of its own nor fills the log."""
+    return "".join(char if char.isprintable() else "?" for char in chosen[:_MAX_SHOWN])
 
 
 def log_to_stderr(level: str, form: LogFormat = "text") -> None:

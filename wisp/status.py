@@ -84,7 +84,7 @@ def error_of(failure: grpc.aio.AioRpcError) -> WispError:
     """What the other end meant. What gRPC itself made of a broken connection is Unavailable."""
     code = failure.code()
     info, retry_after_s, message = _details(failure)
-    if info is None or info.domain != DOMAIN:
+    if info is None:
         unmarked: type[WispError] = _REFUSALS.get(code, errors.Unavailable)
         return unmarked(failure.details() or code.name)
     kind: type[WispError] = _ERRORS.get(info.reason) or _REFUSALS.get(code, errors.InternalError)
@@ -93,6 +93,11 @@ def error_of(failure: grpc.aio.AioRpcError) -> WispError:
     if issubclass(kind, errors.Overloaded) and retry_after_s is not None:
         return kind(message, retry_after_s)
     return kind(message)
+
+
+def is_refusal(failure: grpc.aio.AioRpcError) -> bool:
+    """Whether it carries our mark."""
+    return _details(failure)[0] is not None
 
 
 def _details(failure: grpc.aio.AioRpcError) -> tuple[ErrorInfo | None, float | None, str]:
@@ -111,7 +116,7 @@ def _details(failure: grpc.aio.AioRpcError) -> tuple[ErrorInfo | None, float | N
             continue
         for packed in status.details:
             told, retry = ErrorInfo(), RetryInfo()
-            if packed.Unpack(told):
+            if packed.Unpack(told) and told.domain == DOMAIN:
                 info, sentence = told, status.message
             elif packed.Unpack(retry):
                 retry_after_s = retry.retry_delay.ToNanoseconds() / 1e9

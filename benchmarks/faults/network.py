@@ -122,6 +122,9 @@ class Call:
             raise StopAsyncIteration
         return pb.ServerMessage.FromString(item)
 
+    def add_done_callback(self, callback: object) -> None:
+        """Its end is told once, and never covered up."""
+
     def cancel(self) -> None:
         self._end_edge(asyncio.CancelledError())
         self._task.cancel()
@@ -261,6 +264,9 @@ class _Refused:
     async def __anext__(self) -> pb.ServerMessage:
         await asyncio.sleep(self._rng.uniform(0.001, 0.02))
         raise failure(grpc.StatusCode.UNAVAILABLE)
+
+    def add_done_callback(self, callback: object) -> None:
+        pass
 
     def cancel(self) -> None:
         pass

@@ -65,6 +65,21 @@ def test_a_gate_knows_keys_and_certificates(path: Path) -> None:
             gate.caller(wrong)
 
 
+@pytest.mark.parametrize(
+    ("address", "network"),
+    [
+        ("10.0.0.1", "10.0.0.1"),
+        ("::ffff:10.0.0.1", "10.0.0.1"),
+        ("2001:db8:0:1:2:3:4:5", "2001:db8:0:1::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("a socket", "a socket"),
+    ],
+)
+def test_one_subscriber_is_one_caller(address: str, network: str) -> None:
+    """One has 2^64 addresses of IPv6, and had a fair share with each of them."""
+    assert Gate().caller(None, address=address).name == network
+
+
 def test_without_a_file_everybody_is_known_by_the_address() -> None:
     gate = Gate()
     assert gate.caller(None, address="10.0.0.7").name == "10.0.0.7"

@@ -60,15 +60,27 @@ def test_tokens_may_be_overdrawn_and_are_paid_off(clock: VirtualClock) -> None:
     usage.check()
 
 
-def test_a_resume_is_no_new_request(clock: VirtualClock) -> None:
-    usage = Usage(Quota(requests_per_minute=1, tokens_per_minute=10), clock)
-    usage.opened(4)
+def test_a_resume_is_taken_beyond_the_rates_and_paid_off(clock: VirtualClock) -> None:
+    """It was refused, for longer than an edge tries: a text was lost to its own key's rates."""
+    usage = Usage(Quota(requests_per_minute=5, tokens_per_minute=10), clock)
+    usage.opened(10)
     usage.closed()
-    usage.opened(4, resumes=True)
-    headers = usage.headers()
-    assert headers["x-ratelimit-remaining-requests"] == "0"
-    assert headers["x-ratelimit-remaining-tokens"] == "6"
-    assert usage.num_sessions == 1
+    with pytest.raises(Overloaded):
+        usage.check()
+    for _ in range(2):
+        usage.check(resumes=True)
+        usage.opened(4)
+        usage.closed()
+    assert usage.headers()["x-ratelimit-remaining-requests"] == "2"
+    usage.opened(2)
+    usage.closed()
+    with pytest.raises(Overloaded, match="10 tokens a minute") as caught:
+        usage.check(resumes=True)  # nobody's requests are all resumes
+    assert caught.value.retry_after_s == pytest.approx(6.0)
+    clock.now = caught.value.retry_after_s
+    usage.check(resumes=True)
+    with pytest.raises(Overloaded):
+        usage.check()
 
 
 def test_what_was_refused_costs_nothing(clock: VirtualClock) -> None:

@@ -8,6 +8,7 @@ import struct
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from typing import Any
 
 import grpc
 import pytest
@@ -18,7 +19,7 @@ from wisp.core.drafts import REST, Directive, DraftBlock, Verdict
 from wisp.core.request import FinishReason, Request, Sampling
 from wisp.core.slo import Slo
 from wisp.edge.link import Link, Outbox, channel_options
-from wisp.errors import InternalError, Unavailable
+from wisp.errors import Forbidden, InternalError, Unavailable
 from wisp.server.grpc_front import server_options
 from wisp.status import refusal_of
 from wisp.testing.line import Line
@@ -229,6 +230,30 @@ async def test_a_block_that_cannot_be_sent_is_heard_of() -> None:
         outbox.put_nowait(DraftBlock(1, 3, [2**40], [1.0]))
         with pytest.raises(ValueError, match="out of range"):
             await anext(answers)
+
+
+class Refusing(Servicer):
+    """Ends each stream while its edge writes."""
+
+    async def Generate(
+        self, requests: AsyncIterator[pb.EdgeMessage], context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[pb.ServerMessage]:
+        yield OPENED
+        await anext(aiter(requests))
+        refusal = refusal_of(Forbidden("the key of this session was revoked"))
+        await context.abort(refusal.code, refusal.details, refusal.trailing_metadata)
+
+
+async def test_a_refusal_is_not_covered_up_by_a_write_that_comes_too_late() -> None:
+    """gRPC made INTERNAL of three in ten: the edge tried again, and was told something else."""
+    block = DraftBlock(1, 3, [1] * 64, [1.0] * 64)
+    async with serving(Refusing()) as port:
+        for _ in range(50):
+            async with opened(port) as (answers, outbox):
+                for _ in range(20):
+                    outbox.put_nowait(block)
+                with pytest.raises(Forbidden, match="was revoked"):
+                    await anext(answers)
 
 
 def test_refusals_are_marked() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import json
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from transformers import AutoTokenizer
 
 from tests.models.sentencepiece import TEMPLATE, save_sentencepiece
 from wisp.config import TINY
-from wisp.errors import BadRequest, HandshakeError
+from wisp.errors import BadRequest, ConfigError, HandshakeError
 from wisp.models.tokenizer import Tokenizer
 
 CHAT = [{"role": "user", "content": "the cat"}]
@@ -55,6 +57,25 @@ def test_a_drafters_tokenizer_takes_the_targets_rules(target: Tokenizer, draft: 
 def test_a_tokenizer_that_splits_in_another_way_is_refused(target: Tokenizer) -> None:
     with pytest.raises(HandshakeError, match="splits words in another way"):
         Tokenizer(TINY / "target").with_rules(target.rules)
+
+
+def test_code_that_comes_with_a_tokenizer_is_never_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library asked whoever sat at the terminal, and took a yes."""
+    ran = tmp_path / "ran"
+    directory = save_sentencepiece(tmp_path / "model")
+    (directory / "evil.py").write_text(f"open({str(ran)!r}, 'w')\nclass Evil: pass\n")
+    path = directory / "tokenizer_config.json"
+    config = json.loads(path.read_text()) | {
+        "tokenizer_class": "Evil",
+        "auto_map": {"AutoTokenizer": ["evil.Evil", "evil.Evil"]},
+    }
+    path.write_text(json.dumps(config))
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    with contextlib.suppress(ConfigError):
+        Tokenizer(directory)
+    assert not ran.exists()
 
 
 def test_the_same_directory_has_the_same_fingerprint(tmp_path: Path, target: Tokenizer) -> None:

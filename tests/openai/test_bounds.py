@@ -119,6 +119,13 @@ def test_too_much_is_refused(body: Any) -> None:
         check_bounds(body)
 
 
+async def test_what_is_too_much_is_said(http: httpx.AsyncClient) -> None:
+    """The sentence was lost: 'There was an error parsing the body.'"""
+    body = {"model": "scripted", "messages": ["x"] * (MAX_ITEMS + 1)}
+    answer = await http.post("/v1/chat/completions", json=body)
+    assert f"at most {MAX_ITEMS} are taken" in answer.json()["error"]["message"]
+
+
 def test_a_long_prompt_of_tokens_is_none_of_it() -> None:
     check_bounds({"prompt": list(range(10**6)), "messages": [{"content": "x"}] * MAX_ITEMS})
 

@@ -182,6 +182,42 @@ async def test_echo_with_logprobs_scores_the_prompt(
         assert choice["text"].startswith(name, offset)
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"prompt": [5] * 300, "echo": True, "logprobs": 0, "max_tokens": 0},
+        {"prompt": [[5, 6]] * 300, "max_tokens": 1},
+    ],
+)
+async def test_one_request_begins_no_more_than_it_can_go_on_with(
+    backend: ScriptedBackend,
+    http: AsyncClient,
+    monkeypatch: pytest.MonkeyPatch,
+    fields: dict[str, Any],
+) -> None:
+    """Each token of an echoed prompt had a task with all before it: gigabytes for 32,768."""
+    generate, most = backend.generate, 0
+
+    async def counted(request: Any) -> Any:
+        nonlocal most
+        most = max(most, len(asyncio.all_tasks()))
+        backend.script = Script(tokens=[*request.sampling.logit_bias, 1, 1])
+        return await generate(request)
+
+    monkeypatch.setattr(backend, "generate", counted)
+    answer = await http.post(TEXT, json={"model": "scripted"} | fields)
+    assert answer.status_code == 200
+    assert len(backend.generations) >= 299
+    assert most < 50
+
+
+async def test_answers_have_a_bound(http: AsyncClient) -> None:
+    many = {"model": "scripted", "prompt": [[5]] * 1000, "n": 16}
+    answer = await http.post(TEXT, json=many)
+    assert answer.status_code == 400
+    assert "16000 answers" in answer.json()["error"]["message"]
+
+
 async def test_logprobs_always_hold_the_chosen_token(
     backend: ScriptedBackend, http: AsyncClient
 ) -> None:

@@ -44,6 +44,18 @@ async def test_each_request_has_one_line(
     assert line.getMessage().startswith("GET /nowhere 404 ")
 
 
+async def test_what_a_client_chose_stays_within_its_line(
+    client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A path of 60 KB was logged whole, and one with %0A began a line of its own."""
+    with caplog.at_level(logging.INFO):
+        await client.get("/x%0A2026-01-01 wisp.access.gate INFO all keys revoked")
+        await client.get("/" + "x" * 60_000)
+    lines = [r.getMessage() for r in caplog.records if r.name == "wisp.access_log"]
+    assert lines[0].startswith("GET /x?2026-01-01 wisp")
+    assert len(lines[1]) < 300
+
+
 async def test_requests_are_counted_by_route_and_status(backend: ScriptedBackend) -> None:
     metrics = ServerMetrics()
     app = surrounded(create_app(backend), ApiSettings(), metrics.http_requests)

@@ -11,6 +11,8 @@ import grpc
 import httpx
 import pytest
 from fastapi import APIRouter
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from msgspec import structs
 
 from wisp.access.gate import Caller, Gate
 from wisp.access.keys import KeyRecord, add, revoke
@@ -20,7 +22,7 @@ from wisp.core.request import Request, Sampling
 from wisp.core.slo import Slo
 from wisp.edge.link import Link
 from wisp.edge.security import Security
-from wisp.errors import Forbidden, HandshakeError, Overloaded, Shed
+from wisp.errors import Forbidden, HandshakeError, Overloaded, Shed, Unavailable
 from wisp.openai.access import AccessMiddleware
 from wisp.openai.routes import create_app
 from wisp.server.grpc_front import GrpcFront
@@ -231,6 +233,46 @@ async def test_one_key_that_takes_all_slots_gives_them_back(rig: Rig) -> None:
 async def _end(verdicts: AsyncIterator[Verdict]) -> None:
     async for _ in verdicts:
         pass
+
+
+async def test_a_resume_is_not_refused_for_the_rates_of_its_key(rig: Rig) -> None:
+    """Its text was begun, and was lost when the key's requests of the minute were used up."""
+    caller = rig.gate.caller(f"Bearer {rig.more(name='few', requests_per_minute=1)}")
+    service = rig.server.service
+    request = Request(prompt=[1], sampling=Sampling(max_tokens=1000, seed=0))
+    lost = service.open(request, None, caller)
+    (token, *_) = (await anext(aiter(lost))).tokens
+    lost.close()
+    with pytest.raises(Overloaded, match="1 requests a minute"):
+        service.open(request, None, caller)
+    service.open(structs.replace(request, committed=[token]), None, caller).close()
+
+
+async def test_a_lost_engine_is_at_no_callers_cost(rig: Rig) -> None:
+    caller = rig.gate.caller(f"Bearer {rig.more(name='paid', requests_per_minute=5)}")
+    rig.server.engine.hang()
+    request = Request(prompt=[1], sampling=SAMPLING)
+    session = rig.server.service.open(request, None, caller)
+    rig.server.engine.crash()
+    with pytest.raises(Unavailable):
+        await anext(aiter(session))
+    session.close()
+    assert caller.usage.headers()["x-ratelimit-remaining-requests"] == "5"
+
+
+async def test_reflection_is_for_those_who_are_let_in(rig: Rig) -> None:
+    """Anybody could hold its streams for ever."""
+    asked = reflection_pb2.ServerReflectionRequest(list_services="")
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{rig.front.port}") as channel:
+        stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.ServerReflectionInfo(iter([asked])).read()
+        assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        call = stub.ServerReflectionInfo(
+            iter([asked]), metadata=(("authorization", f"Bearer {rig.key}"),)
+        )
+        answer = await call.read()
+    assert "wisp.v1.Wisp" in [s.name for s in answer.list_services_response.service]
 
 
 async def test_a_resume_key_of_another_is_none(rig: Rig) -> None:

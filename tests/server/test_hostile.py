@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from random import Random
@@ -10,6 +11,7 @@ from typing import Any
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from benchmarks.faults.network import Call, Replica
 from benchmarks.faults.virtual import run
@@ -123,6 +125,63 @@ async def test_one_connection_has_no_more_streams_than_the_engine_could_take(
             assert num_streams == 72
             for call in calls:
                 call.cancel()
+
+
+async def test_one_caller_has_no_more_streams_by_more_connections() -> None:
+    """Each waits 10 s for its Open: connections times streams of them, some hundred thousand."""
+    config = ServerConfig(engine=EngineSettings(max_sessions=4))
+    async with serving(config) as (_, front), contextlib.AsyncExitStack() as stack:
+        calls = []
+        for _ in range(2):
+            own = [("grpc.use_local_subchannel_pool", 1)]
+            channel = grpc.aio.insecure_channel(f"127.0.0.1:{front.port}", own)
+            stub: Any = wisp_pb2_grpc.WispStub(await stack.enter_async_context(channel))  # type: ignore[no-untyped-call]
+            calls += [stub.Generate() for _ in range(60)]
+        refused = [asyncio.create_task(call.code()) for call in calls]
+        await wait_on_the_loop(lambda: sum(t.done() for t in refused) >= 48, "some are refused")
+        done = [task for task in refused if task.done()]
+        assert len(done) == 48  # beyond 64 and twice the 4 sessions
+        assert {task.result() for task in done} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+        for call in calls:
+            call.cancel()
+        await asyncio.wait(refused)
+        edge = LocalEdge(Link(f"127.0.0.1:{front.port}"))
+        generation = await edge.backend.generate(
+            Request(prompt=[7], sampling=Sampling(max_tokens=3, seed=0))
+        )
+        assert len([token async for verdict in generation for token in verdict.tokens]) == 3
+        await edge.stop()
+
+
+async def test_health_over_grpc_turns_with_the_engine_and_holds_no_stream() -> None:
+    """It said SERVING for as long as the process was there."""
+    config = ServerConfig(engine=EngineSettings(patience_s=6.0))
+    statuses = health_pb2.HealthCheckResponse
+    async with (
+        serving(config) as (server, front),
+        grpc.aio.insecure_channel(f"127.0.0.1:{front.port}") as channel,
+    ):
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        request = health_pb2.HealthCheckRequest(service="wisp.v1.Wisp")
+
+        async def status() -> int:
+            return int((await stub.Check(request)).status)
+
+        assert await status() == statuses.SERVING
+        server.engine.hang()
+        await wait_on_the_loop(lambda: server.engine.hangs, "its silence is noticed")
+        assert await status() == statuses.NOT_SERVING
+        server.engine.go_on()
+        await server.engine.snapshot()
+        assert await status() == statuses.SERVING
+        await server.service.drain(0.0, asyncio.Event())
+        assert await status() == statuses.NOT_SERVING
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.Watch(request).read()
+        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.Check(health_pb2.HealthCheckRequest(service="another"))
+        assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
 def test_an_open_that_a_silent_line_holds_up_is_a_lost_stream() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import time
 from collections.abc import Callable
@@ -24,6 +25,19 @@ class Caller:
     name: str
     usage: Usage
     operator: bool = False
+
+
+def network_of(address: str) -> str:
+    """The address; of IPv6 all of its subscriber's, who gets no fewer than 2^64 (RFC 6177)."""
+    try:
+        found = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(found, ipaddress.IPv4Address):
+        return str(found)
+    if found.ipv4_mapped:
+        return str(found.ipv4_mapped)
+    return str(ipaddress.IPv6Network((found, 64), strict=False))
 
 
 # Of the HTTP request that is being answered.
@@ -56,7 +70,7 @@ class Gate:
         Raises NotAuthenticated, and Forbidden for a certificate whose name was revoked.
         """
         if self._keys is None:
-            name = certificate or address
+            name = certificate or network_of(address)
             return Caller(name, Usage(self._nobodys, self._clock), operator=False)
         if certificate is not None and not authorization:
             record = self._keys.by_name.get(certificate, KeyRecord(name=certificate))

@@ -66,8 +66,11 @@ class Usage:
         self._requests = _bucket(self._requests, quota.requests_per_minute, now)
         self._tokens = _bucket(self._tokens, quota.tokens_per_minute, now)
 
-    def check(self, slo: Slo | None = None) -> None:
-        """Raises Forbidden for what is never allowed, Overloaded for what is not allowed now."""
+    def check(self, slo: Slo | None = None, *, resumes: bool = False) -> None:
+        """Raises Forbidden for what is never allowed, Overloaded for what is not allowed now.
+
+        A text that goes on may overdraw another minute's worth: it was let in, and its line broke.
+        """
         quota, now = self.quota, self._clock()
         if slo:
             self._check_slo(slo)
@@ -77,17 +80,16 @@ class Usage:
                 _SESSION_WAIT_S,
             )
         for bucket, what in ((self._requests, "requests"), (self._tokens, "tokens")):
-            if bucket and (wait_s := bucket.wait_s(1.0, now)):
+            if bucket and (wait_s := bucket.wait_s(1.0 - resumes * bucket.limit, now)):
                 raise Overloaded(
                     f"this key may use {bucket.limit} {what} a minute: try again in {wait_s:.1f} s",
                     wait_s,
                 )
 
-    def opened(self, num_tokens: int, *, resumes: bool = False) -> None:
-        """A session with so many tokens of prompt; a resume was counted before."""
+    def opened(self, num_tokens: int) -> None:
+        """A session with so many tokens of prompt, which are computed again for a resume."""
         self.num_sessions += 1
-        if not resumes:
-            self._take(1, num_tokens)
+        self._take(1, num_tokens)
 
     def used(self, num_tokens: int) -> None:
         """Of an answer."""

@@ -13,6 +13,7 @@ from wisp import wire
 from wisp.core.card import ModelCard
 from wisp.core.drafts import DraftBlock
 from wisp.core.request import CONVERSATION_HEADER, Request
+from wisp.edge.ending import Ending
 from wisp.edge.pending import Pending
 from wisp.edge.security import Security
 from wisp.errors import HandshakeError, NotAuthenticated, Unavailable, WispError
@@ -157,6 +158,7 @@ class Link:
         if request.conversation:
             metadata = (*metadata, (CONVERSATION_HEADER, request.conversation))
         call = peer.stub.Generate(metadata=metadata)
+        ending = Ending(call)
         writer = asyncio.create_task(_write(call, opening, outbox, self.padding))
         try:
             async for message in call:
@@ -167,7 +169,7 @@ class Link:
                 yield message
             _check(writer)
         except grpc.aio.AioRpcError as failure:
-            error = _told_to_an_edge(error_of(failure))
+            error = _told_to_an_edge(error_of(ending.of(failure)))
             if isinstance(error, Unavailable):
                 self._leave(peer)
             raise error from failure

@@ -76,6 +76,7 @@ class SlotModel:
                 attn_implementation=attention.NAME,
                 local_files_only=True,
                 use_safetensors=True,  # nothing that can run code
+                trust_remote_code=False,  # the library would ask whoever sits at the terminal
             )
         except (OSError, ValueError) as error:
             raise ConfigError(f"the model in {directory} cannot be loaded: {error}") from error
@@ -179,7 +180,9 @@ def _load_config(directory: Path) -> Any:
     if not (directory / "config.json").is_file():
         raise ConfigError(f"there is no model in {directory}: give a directory with a config.json")
     try:
-        config = AutoConfig.from_pretrained(directory, local_files_only=True)
+        config = AutoConfig.from_pretrained(
+            directory, local_files_only=True, trust_remote_code=False
+        )
     except (OSError, ValueError) as error:
         raise ConfigError(f"the config.json in {directory} cannot be read: {error}") from error
     if config.is_encoder_decoder:

@@ -34,7 +34,9 @@ class Tokenizer:
         """Raises ConfigError if the directory holds no tokenizer."""
         self.name = Path(directory).name
         try:
-            self._hf: Any = AutoTokenizer.from_pretrained(str(directory))
+            self._hf: Any = AutoTokenizer.from_pretrained(
+                str(directory), local_files_only=True, trust_remote_code=False
+            )
         except (OSError, ValueError) as error:
             raise ConfigError(
                 f"no tokenizer can be loaded from '{directory}': give a local Hugging Face "

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from msgspec import structs
 
+from wisp.core.drafts import TokenLogprob
 from wisp.core.request import FinishReason, Request, Sampling
 from wisp.errors import InternalError
+from wisp.models.detokenizer import Detokenizer
+from wisp.models.tokenizer import Tokenizer
 from wisp.openai.backend import Backend
 from wisp.openai.completion import Completion
 from wisp.openai.fields import Json
@@ -47,13 +50,16 @@ class Answers:
                 async for delta in deltas:
                     yield 0, delta
             return
-        queue: asyncio.Queue[tuple[int, Delta | Exception]] = asyncio.Queue()
+        # Whoever does not read one of them reads none.
+        queue: asyncio.Queue[tuple[int, Delta | Exception]] = asyncio.Queue(_MAX_AT_ONCE)
         siblings = Siblings(self.backend, _MAX_AT_ONCE)
+        indices = iter(range(len(self.requests)))
+        count = min(_MAX_AT_ONCE, len(self.requests))
         tasks = [
-            asyncio.create_task(self._run(i, siblings, queue)) for i in range(len(self.requests))
+            asyncio.create_task(self._run_each(indices, siblings, queue)) for _ in range(count)
         ]
         try:
-            num_running = len(tasks)
+            num_running = len(self.requests)
             while num_running:
                 index, item = await queue.get()
                 if isinstance(item, Exception):
@@ -82,18 +88,21 @@ class Answers:
             return self.usage() | {"wisp": told[0]}
         return self.usage() | {"wisp": {"answers": told}}
 
-    async def _run(
+    async def _run_each(
         self,
-        index: int,
+        indices: Iterator[int],
         siblings: Siblings,
         queue: asyncio.Queue[tuple[int, Delta | Exception]],
     ) -> None:
-        try:
-            async with contextlib.aclosing(self._one(index, siblings)) as deltas:
-                async for delta in deltas:
-                    queue.put_nowait((index, delta))
-        except Exception as error:
-            queue.put_nowait((index, error))
+        """One after another, of those that nobody else has taken."""
+        for index in indices:
+            try:
+                async with contextlib.aclosing(self._one(index, siblings)) as deltas:
+                    async for delta in deltas:
+                        await queue.put((index, delta))
+            except Exception as error:
+                await queue.put((index, error))
+                return
 
     async def _one(
         self, index: int, siblings: Siblings | None = None
@@ -144,9 +153,11 @@ class Answers:
         """
         prompt, tokenizer = request.prompt, self.backend.tokenizer
         siblings = Siblings(self.backend, _MAX_SCORED_AT_ONCE)
-        entries = [Entry(prompt[0], 0, None)]
+        offsets = await asyncio.to_thread(_offsets, prompt, tokenizer)
+        scores: dict[int, TokenLogprob] = {}
+        positions = iter(range(1, len(prompt)))
 
-        async def score(position: int) -> Entry:
+        async def score(position: int) -> TokenLogprob:
             token = prompt[position]
             sampling = Sampling(
                 max_tokens=1,
@@ -162,18 +173,30 @@ class Answers:
             try:
                 async for verdict in generation:
                     if verdict.logprobs and verdict.tokens == [token]:
-                        offset = len(tokenizer.decode(prompt[:position]))
-                        return Entry(token, offset, verdict.logprobs[0])
+                        return verdict.logprobs[0]
             finally:
                 await generation.aclose()
             raise InternalError("the target could not be made to score the prompt")
 
-        tasks = [asyncio.create_task(score(i)) for i in range(1, len(prompt))]
+        async def score_each() -> None:
+            for position in positions:
+                scores[position] = await score(position)
+
+        # Each has what comes before its token in memory: not all of them at once.
+        tasks = [asyncio.create_task(score_each()) for _ in range(_MAX_SCORED_AT_ONCE)]
         try:
-            entries += await asyncio.gather(*tasks)
+            await asyncio.gather(*tasks)
         finally:
             for task in tasks:
                 task.cancel()
-            if tasks:
-                await asyncio.wait(tasks)
-        return entries
+            await asyncio.wait(tasks)
+        return [Entry(token, offsets[at], scores.get(at)) for at, token in enumerate(prompt)]
+
+
+def _offsets(prompt: Sequence[int], tokenizer: Tokenizer) -> list[int]:
+    """Where the text of each token begins."""
+    detokenizer, num_chars, found = Detokenizer(tokenizer), 0, []
+    for token in prompt:
+        found.append(num_chars)
+        num_chars += len(detokenizer.add([token]))
+    return found

@@ -11,7 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from wisp.config import ApiSettings
-from wisp.logs import REQUEST_ID, REQUEST_ID_HEADER, request_id
+from wisp.logs import REQUEST_ID, REQUEST_ID_HEADER, request_id, shown
 from wisp.tracing import around, tell
 
 log = logging.getLogger("wisp.access_log")
@@ -56,9 +56,10 @@ class _Requests:
             time_s = round(time.monotonic() - begun_s, 6)
             if self._requests:
                 # Paths that are none of the routes' may be any: each would be a time series.
-                path = getattr(scope.get("route"), "path", "other")
-                self._requests.labels(path, status).inc()
-            fields = {"method": scope["method"], "path": scope["path"], "status": status}
-            told = f"{scope['method']} {scope['path']} {status} {time_s:.3f} s"
+                route = getattr(scope.get("route"), "path", "other")
+                self._requests.labels(route, status).inc()
+            method, path = shown(scope["method"]), shown(scope["path"])
+            fields = {"method": method, "path": path, "status": status}
+            told = f"{method} {path} {status} {time_s:.3f} s"
             log.info("%s", told, extra={"fields": {**fields, "time_s": time_s}})
             REQUEST_ID.reset(token)

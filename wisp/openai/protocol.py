@@ -13,6 +13,8 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
+from wisp.access.gate import network_of
+
 # How long the head of a request may take to come. Chosen: it is a packet or two.
 HEAD_TIMEOUT_S = 10.0
 # How long a client may leave an answer unread that does not fit the socket's buffers. Chosen: what
@@ -23,12 +25,15 @@ MAX_CONNECTIONS = 4096
 # The share of these that one address may have. Chosen: a proxy has one address for all its clients,
 # and yet no address shuts the others out.
 _MAX_SHARE = 0.5
-# Files that the process needs for everything else. Chosen: gRPC's connections, libraries and logs.
+# Files that the process needs for everything else. Chosen: libraries, logs, refusals under way.
 _OTHER_FILES = 256
 
 
 def max_connections() -> int:
-    """As many as there are files for, once this process may open all that the system lets it."""
+    """Of HTTP, and as many of gRPC.
+
+    There are files for all of them, once this process may open all that the system lets it.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         with contextlib.suppress(ValueError, OSError):
@@ -36,7 +41,7 @@ def max_connections() -> int:
             soft = hard
     if soft == resource.RLIM_INFINITY:
         return MAX_CONNECTIONS
-    return max(1, min(MAX_CONNECTIONS, soft - _OTHER_FILES))
+    return max(1, min(MAX_CONNECTIONS, (soft - _OTHER_FILES) // 2))
 
 
 def limited(limit: int, head_timeout_s: float, write_timeout_s: float) -> type[H11Protocol]:
@@ -58,7 +63,7 @@ def limited(limit: int, head_timeout_s: float, write_timeout_s: float) -> type[H
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
-            self._address = self.client[0] if self.client else ""
+            self._address = network_of(self.client[0]) if self.client else ""
             addresses[self._address] += 1
             crowded = addresses[self._address] > max(1, round(_MAX_SHARE * limit))
             if crowded or len(self.connections) > limit:

@@ -56,6 +56,7 @@ from wisp.openai.schemas import (
 )
 from wisp.openai.tokenizing import DetokenizeRequest, TokenizeRequest
 from wisp.openai.tool_calls import FORMATS, ToolParser, WholeJson, format_of
+from wisp.openai.turns import Turns
 
 REQUESTS = (ChatRequest, CompletionRequest, ResponsesRequest, TokenizeRequest, DetokenizeRequest)
 
@@ -76,7 +77,7 @@ def create_app(
         responses=DOCUMENTED,
         telemetry={"tracing": False, "metrics": False, "logs": False},  # wisp/tracing.py has them
     )
-    app.state.backend = backend
+    app.state.backend, app.state.turns = backend, Turns()
     for router in (_openai(_Front(backend, tool_format)), *routers):
         app.include_router(router)
     return app
@@ -85,6 +86,7 @@ def create_app(
 def create_operators_app(routers: Sequence[APIRouter]) -> FastAPI:
     """For a port that operators have to themselves."""
     app = FastAPI(title="WISP, for operators", version=__version__, exception_handlers=HANDLERS)
+    app.state.turns = Turns()
     for router in routers:
         app.include_router(router)
     return app

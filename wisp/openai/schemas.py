@@ -22,6 +22,7 @@ from pydantic import (
 from wisp.core.request import BIAS_RANGE, MAX_LOGPROBS, MAX_TOKEN_IDS, MAX_TOP_K, RANGES, Structure
 from wisp.errors import BadRequest
 from wisp.openai import rules as told
+from wisp.openai.bounds import MAX_ITEMS
 from wisp.openai.conversation import Message, NamedTool, Tool, ToolChoice
 from wisp.openai.fields import (
     FieldsModel,
@@ -305,6 +306,16 @@ class CompletionRequest(GenerationFields):
     logprobs: NumLogprobs | None = None
     max_tokens: Whole | None = Field(None, json_schema_extra={"minimum": 0})  # of echoes
     echo: bool = False
+
+    def check(self) -> None:
+        super().check()
+        num_answers = len(self.prompt) * self.num_answers
+        if num_answers > MAX_ITEMS:
+            raise BadRequest(
+                f"{num_answers} answers are asked for, but at most {MAX_ITEMS} are given at once: "
+                "send fewer prompts",
+                "prompt",
+            )
 
     @property
     def num_logprobs(self) -> int | None:

@@ -3,34 +3,43 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from urllib.parse import unquote
 
 import grpc
 from google.protobuf.message import DecodeError
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 from msgspec import structs
 
 from wisp import wire
 from wisp.access.gate import Caller, Gate
 from wisp.config import Listen, ServerTls
 from wisp.core.drafts import Verdict
-from wisp.errors import ConfigError, InternalError, ProtocolError, Unavailable, WispError
+from wisp.errors import (
+    ConfigError,
+    InternalError,
+    Overloaded,
+    ProtocolError,
+    Unavailable,
+    WispError,
+)
 from wisp.logs import REQUEST_ID, REQUEST_ID_HEADER, request_id
+from wisp.openai.protocol import max_connections
 from wisp.padding import Padding, Ticks, is_cover
+from wisp.server.grpc_services import SERVICE, abort, add_standard_services
 from wisp.server.server_session import ServerSession
 from wisp.server.service import Service
 from wisp.server.telemetry import Telemetry
-from wisp.status import code_of, refusal_of
+from wisp.status import code_of
 from wisp.tls import WatchedFiles
 from wisp.tracing import continued, tell
 from wisp.v1 import wisp_pb2 as pb
 from wisp.v1 import wisp_pb2_grpc
 
 log = logging.getLogger(__name__)
-_SERVICE = pb.DESCRIPTOR.services_by_name["Wisp"].full_name
 
 # How long a stream may take to send its Open. Chosen: a long prompt over a slow line, but nobody
 # holds a stream for ever without saying a word.
@@ -49,10 +58,9 @@ Context = grpc.aio.ServicerContext[pb.EdgeMessage, pb.ServerMessage]
 
 # How long an edge may leave verdicts unread that do not fit gRPC's buffers. Chosen: as over HTTP.
 _WRITE_TIMEOUT_S = 30.0
-# Streams of one connection beyond twice what the engine takes. Chosen: refusals under way.
+# Streams of one connection, and of one caller, beyond twice what the engine takes. Chosen: refusals
+# under way.
 _SPARE_STREAMS = 64
-# Of edges. Chosen: as over HTTP, and far more than can have a session.
-_MAX_CONNECTIONS = 4096
 # In `Open` beside its tokens: a structure and its sampling. Chosen: four times the bounds of
 # wisp/core/request.py for these.
 _MAX_OTHER_BYTES = 2**20
@@ -74,7 +82,7 @@ def server_options(
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
         ("grpc.server_handshake_timeout_ms", 10_000),
-        ("grpc.max_allowed_incoming_connections", _MAX_CONNECTIONS),
+        ("grpc.max_allowed_incoming_connections", max_connections()),
         ("grpc.max_metadata_size", 16_384),
     ]
 
@@ -97,12 +105,14 @@ class WispServicer(wisp_pb2_grpc.WispServicer):
         self._write_timeout_s = write_timeout_s
         self._gate = gate
         self._telemetry = telemetry
+        self._max_streams = max_streams(service)
+        self._num_streams: Counter[str] = Counter()  # by caller
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.Model:
         try:
-            self._caller(context)
+            self.caller(context)
         except WispError as error:
-            await _abort(context, error)
+            await abort(context, error)
         card, tokenizer = self._service.card, self._service.tokenizer
         known = request.tokenizer_fingerprint == tokenizer.fingerprint
         return pb.Model(
@@ -124,52 +134,68 @@ class WispServicer(wisp_pb2_grpc.WispServicer):
         sent = dict(context.invocation_metadata() or ())
         own_id = request_id(str(sent.get(REQUEST_ID_HEADER, "")))
         REQUEST_ID.set(own_id)
-        with continued(f"{_SERVICE}/Generate", sent):
+        with continued(f"{SERVICE}/Generate", sent):
             tell(request_id=own_id)
             await self._generate(requests, context)
 
     async def _generate(self, requests: AsyncIterator[pb.EdgeMessage], context: Context) -> None:
         begun_s, status = time.monotonic(), "CANCELLED"
-        requests = _parsed(requests)
         try:
-            caller = self._caller(context)
-            session, padded = await self._open(requests, caller)
-            reader = asyncio.create_task(_read_drafts(requests, session))
-            try:
-                opened = wire.encode_opened(
-                    self._service.directive,
-                    self._service.max_window,
-                    session.attainment.slo,
-                    self._service.max_forks,
-                )
-                await self._write(context, opened)
-                if self._padding and padded:
-                    await self._write_padded(context, session, self._padding)
-                else:
-                    async for verdict in session:
-                        await self._write(context, self._encode(verdict))
-                status = "OK"
-                session.close()
-                await asyncio.wait([reader], timeout=_LAST_WORD_S)
-            finally:
-                reader.cancel()
-                session.close()
+            caller = self.caller(context)
+            with self._stream_of(caller.name):
+                await self._serve(context, _parsed(requests), caller)
+            status = "OK"
         except _Gone:
             return
         except WispError as error:
             status = code_of(error).name
-            await _abort(context, error)
+            await abort(context, error)
         except Exception:
             status = "INTERNAL"
             log.exception("a stream failed")
-            await _abort(
-                context, InternalError("the server failed on the stream: its log says why")
-            )
+            await abort(context, InternalError("the server failed on the stream: its log says why"))
         finally:
             time_s = time.monotonic() - begun_s
             fields = {"method": "Generate", "status": status, "time_s": round(time_s, 6)}
             tell(status=status)
             log.info("Generate %s %.3f s", status, time_s, extra={"fields": fields})
+
+    @contextlib.contextmanager
+    def _stream_of(self, name: str) -> Iterator[None]:
+        """Raises Overloaded if the caller has too many: connections it may have several."""
+        if self._num_streams[name] >= self._max_streams:
+            raise Overloaded(f"you have {self._max_streams} streams open: end one first")
+        self._num_streams[name] += 1
+        try:
+            yield
+        finally:
+            self._num_streams[name] -= 1
+            if not self._num_streams[name]:
+                del self._num_streams[name]
+
+    async def _serve(
+        self, context: Context, requests: AsyncIterator[pb.EdgeMessage], caller: Caller
+    ) -> None:
+        session, padded = await self._open(requests, caller)
+        reader = asyncio.create_task(_read_drafts(requests, session))
+        try:
+            opened = wire.encode_opened(
+                self._service.directive,
+                self._service.max_window,
+                session.attainment.slo,
+                self._service.max_forks,
+            )
+            await self._write(context, opened)
+            if self._padding and padded:
+                await self._write_padded(context, session, self._padding)
+            else:
+                async for verdict in session:
+                    await self._write(context, self._encode(verdict))
+            session.close()
+            await asyncio.wait([reader], timeout=_LAST_WORD_S)
+        finally:
+            reader.cancel()
+            session.close()
 
     async def _write_padded(
         self, context: Context, session: ServerSession, padding: Padding
@@ -208,15 +234,15 @@ class WispServicer(wisp_pb2_grpc.WispServicer):
         except Exception as error:  # of gRPC's own, which has no public name: the edge has gone
             raise _Gone from error
 
-    def _caller(self, context: Context) -> Caller:
-        """Raises NotAuthenticated or Forbidden."""
+    def caller(self, context: Context) -> Caller:
+        """Who asks. Raises NotAuthenticated or Forbidden."""
         sent = dict(context.invocation_metadata() or ())
         authorization = sent.get("authorization")
         names = list(context.auth_context().get("x509_common_name") or ())
         return self._gate.caller(
             authorization if isinstance(authorization, str) else None,
             certificate=names[0].decode() if names else None,
-            address=context.peer().rpartition(":")[0],
+            address=_host(context.peer()),
         )
 
     async def _open(
@@ -252,9 +278,14 @@ def max_open_bytes(max_model_len: int) -> int:
     return _MAX_OTHER_BYTES + 10 * max_model_len
 
 
-async def _abort(context: Context, error: WispError) -> None:
-    refusal = refusal_of(error)
-    await context.abort(refusal.code, refusal.details, refusal.trailing_metadata)
+def _host(peer: str) -> str:
+    """Of gRPC's `ipv4:10.0.0.1:5000`, or `ipv6:[::1]:5000` with its brackets escaped."""
+    _, _, address = peer.partition(":")
+    return unquote(address).rpartition(":")[0].strip("[]") or peer
+
+
+def max_streams(service: Service) -> int:
+    return _SPARE_STREAMS + 2 * service.max_sessions
 
 
 async def _parsed(requests: AsyncIterator[pb.EdgeMessage]) -> AsyncIterator[pb.EdgeMessage]:
@@ -317,16 +348,13 @@ class GrpcFront:
     ) -> None:
         """Raises ConfigError if it cannot listen there."""
         limits = [
-            ("grpc.max_concurrent_streams", _SPARE_STREAMS + 2 * service.max_sessions),
+            ("grpc.max_concurrent_streams", max_streams(service)),
             ("grpc.max_receive_message_length", max_open_bytes(service.card.max_model_len)),
         ]
         self._server = grpc.aio.server(options=[*server_options(), *limits])
-        self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
         servicer = WispServicer(service, telemetry, gate or Gate(), write_timeout_s, padding)
         wisp_pb2_grpc.add_WispServicer_to_server(servicer, self._server)  # type: ignore[no-untyped-call]
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, self._server)
+        add_standard_services(self._server, service.refusal, servicer.caller)
         address = f"{listen.host}:{listen.port}"
         try:
             if tls and tls.cert:
@@ -341,12 +369,6 @@ class GrpcFront:
 
     async def start(self) -> None:
         await self._server.start()
-        await self.set_serving(True)
-
-    async def set_serving(self, serving: bool) -> None:
-        status = health_pb2.HealthCheckResponse
-        for name in ("", _SERVICE):
-            await self._health.set(name, status.SERVING if serving else status.NOT_SERVING)
 
     async def stop(self, grace_s: float) -> None:
         await self._server.stop(grace_s)

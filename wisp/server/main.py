@@ -93,7 +93,6 @@ async def _serve(
     await until_any(engine.lost, stop.asked)
     reloading.cancel()
     log.info("draining %d sessions", engine.num_sessions)
-    await grpc.set_serving(False)
     await service.drain(config.drain_s, stop.hurry)
     await asyncio.gather(grpc.stop(_GRACE_S), *(front.stop() for front in fronts.values()))
     watchdog.cancel()

@@ -10,7 +10,7 @@ from wisp.core.drafts import DraftBlock, Verdict
 from wisp.core.request import check_tokens
 from wisp.core.slo import Attainment
 from wisp.engine.client_session import EngineSession
-from wisp.errors import Overloaded, ProtocolError, WispError
+from wisp.errors import InternalError, Overloaded, ProtocolError, Unavailable, WispError
 from wisp.server.telemetry import SessionRecord, Telemetry
 from wisp.tracing import Spans
 
@@ -18,6 +18,8 @@ from wisp.tracing import Spans
 # edge fills its window once for a verdict, once more when the stream was lost, and its forks hold
 # about as much again.
 _MAX_WINDOWS = 8
+# What ends a session through no fault of whoever asked.
+_NOT_THEIRS = (Overloaded, Unavailable, InternalError)
 
 
 class ServerSession:
@@ -62,7 +64,7 @@ class ServerSession:
                 yield verdict
         except WispError as error:
             self._telemetry.failed(self._record, error)
-            if isinstance(error, Overloaded) and not self._record.attainment.num_tokens:
+            if isinstance(error, _NOT_THEIRS) and not self._record.attainment.num_tokens:
                 self._usage.refund(self._num_prompt)  # it was refused: that costs nothing
             raise
 

@@ -121,7 +121,7 @@ class Service:
             if before:
                 before.fail(Superseded("this generation was resumed on another stream"))
                 self._closed(before)
-            caller.usage.check(slo)
+            caller.usage.check(slo, resumes=bool(before or request.committed))
             if not self._engine.can_admit(slo.priority, caller.name):
                 raise Overloaded(
                     f"all {self._engine.facts.max_sessions} sessions are taken: try again later",
@@ -159,7 +159,7 @@ class Service:
             num_prompt=len(request.prompt),
             on_close=self._closed,
         )
-        caller.usage.opened(len(request.prompt), resumes=before is not None)
+        caller.usage.opened(len(request.prompt))
         resume_key = hello.resume_key if hello else b""
         self._owners[opened] = caller, resume_key
         if resume_key:
