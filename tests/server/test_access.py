@@ -148,7 +148,7 @@ async def test_operators_have_keys_of_their_own(rig: Rig) -> None:
 
 
 async def test_a_quota_of_requests_is_told_and_kept(rig: Rig) -> None:
-    key = rig.more(name="few", requests_per_minute=2, tokens_per_minute=1000)
+    key = rig.more(name="few", requests_per_minute=2, tokens_per_minute=100)
     async with rig.http(key) as client:
         for _ in range(2):
             answer = await client.post("/v1/completions", json=BODY)
@@ -159,8 +159,8 @@ async def test_a_quota_of_requests_is_told_and_kept(rig: Rig) -> None:
         assert answer.headers["x-ratelimit-remaining-requests"] == "0"
         assert 0 < float(answer.headers["retry-after"]) <= 30
         assert answer.json()["error"]["code"] == "rate_limit_exceeded"
-        # Prompt and answer of both count, nothing of the third.
-        assert answer.headers["x-ratelimit-remaining-tokens"] in ("984", "985")
+        # Prompt and answer of both count, nothing of the third; some come back meanwhile.
+        assert 84 <= int(answer.headers["x-ratelimit-remaining-tokens"]) < 92
 
 
 async def test_a_quota_counts_for_an_edge(rig: Rig) -> None:
