@@ -21,7 +21,7 @@ DEPLOY_READY := $(DEPLOY_VENV)/.ready
 
 FIGURES_READY := $(VENV)/.figures
 
-.PHONY: hashes figures demo test test-llama test-real test-vllm deploy-test lint format proto bench clean
+.PHONY: hashes figures demo test test-llama test-real test-vllm deploy-test release lint format proto bench clean
 
 demo: $(READY)
 	$(RUN) -m wisp.cli demo
@@ -77,6 +77,17 @@ bench: $(READY)
 	$(RUN) -m benchmarks.forecast
 	$(RUN) -m benchmarks.simulate --quick
 	$(RUN) -m benchmarks.load --devices 8 --warm-s 2 --measure-s 5
+
+# The wheel, and both drafters for edges without PyTorch, with their hashes.
+release: $(READY)
+	rm -rf dist build
+	$(RUN) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+	for kind in Q8_0 Q4_0; do \
+	  $(RUN) -m wisp.models.public.export wisp/models/smollm2 dist/smollm2-drafter-$$kind.gguf --kind $$kind && \
+	  $(RUN) -m wisp.models.public.export wisp/models/tiny/draft dist/tiny-drafter-$$kind.gguf --kind $$kind \
+	  || exit 1; \
+	done
+	cd dist && sha256sum -- * > SHA256SUMS
 
 # The pins with the hashes of their files, after a change of constraints.txt.
 hashes: $(READY)
