@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import yaml
@@ -11,6 +13,7 @@ from pydantic import BaseModel
 from wisp import __version__, cli
 from wisp.config import EdgeConfig, ServerConfig, load
 from wisp.demo import DemoConfig
+from wisp.engine.process import Pipe, _load_and_serve
 from wisp.errors import ConfigError
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -243,6 +246,56 @@ def test_a_shell_completes_commands_and_flags(
     assert flags <= completed(["wisp", "server", "--engine.max"], script)
     assert "--grpc.port" in completed(["wisp-server", "--grpc"], script)
     assert "--drafter.device" in completed(["wisp-edge", "--drafter.d"], script)
+
+
+def test_the_engine_process_tells_the_extra_without_a_traceback(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def without_torch() -> Any:
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+    said: list[Any] = []
+    pipe = SimpleNamespace(send=said.extend)
+    _load_and_serve(cast(Pipe, pipe), without_torch)
+    assert [message.message for message in said] == [
+        "'torch' is not installed: pip install 'wisp-serving[torch]'"
+    ]
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--http.prot", "1"], "unrecognized arguments: --http.prot 1"),
+        (["--http.port"], "argument --http.port: expected one argument"),
+    ],
+)
+def test_a_flag_that_is_none_gets_one_sentence(
+    flags: list[str],
+    sentence: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("sys.argv", ["wisp-server", *flags])
+    assert cli.server() == 2
+    assert capsys.readouterr().err == f"wisp server: {sentence}\n"
+
+
+def test_a_setting_that_is_none_gets_the_likeliest_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WISP_SERVER_ENGINE__MAX_SESSION", "3")
+    told = "unknown key 'engine.max_session': did you mean 'engine.max_sessions'"
+    with pytest.raises(ConfigError, match=told):
+        load(ServerConfig, [], "wisp-server")
+
+
+def test_whoever_stops_reading_gets_no_traceback() -> None:
+    command = [sys.executable, "-m", "wisp.cli", "completion", "zsh"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stderr
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
 
 
 @pytest.mark.parametrize("command", ["server", "edge"])

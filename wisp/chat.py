@@ -59,13 +59,14 @@ def run(arguments: Sequence[str]) -> int:
     console = Console()
     headers = {"authorization": f"Bearer {config.key}"} if config.key else {}
     timeout = httpx.Timeout(5.0, read=_READ_TIMEOUT_S)  # to connect, and between two events
-    with httpx.Client(base_url=config.url.rstrip("/"), headers=headers, timeout=timeout) as client:
+    url = config.url if "://" in config.url else f"http://{config.url}"
+    with httpx.Client(base_url=url.rstrip("/"), headers=headers, timeout=timeout) as client:
         model = config.model or first_model(client)
         legend = Text("Written by ").append("accepted drafts", _STYLES[True])
         console.print(
             legend.append(" and ").append("the target itself", _STYLES[False]).append(".")
         )
-        console.print(f"[dim]{model} at {config.url}; an empty line or Ctrl-D ends it[/dim]")
+        console.print(f"[dim]{model} at {url}; an empty line or Ctrl-D ends it[/dim]")
         converse(client, config, model, console)
     return 0
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from wisp import __version__
 from wisp.config import EdgeConfig, ProfileConfig, ServerConfig, load
-from wisp.errors import WispError
+from wisp.errors import WispError, missing_extra
 from wisp.files import name_temporary_folder
 from wisp.flags import spelled
 from wisp.launch import give_up_output
@@ -40,14 +40,6 @@ commands:
 """.format("\n".join(f"  {name:<16} {about}" for name, about in _COMMANDS.items()))
 
 
-# Which extra of this package brings a library that a command needs.
-_EXTRAS = {
-    "torch": "torch",
-    "safetensors": "torch",
-    "openai": "demo",
-    "vllm": "vllm",
-    "opentelemetry": "otel",
-}
 # PyPI's torch brings CUDA, 5.7 GB, which a device that drafts on its CPU has no use for.
 _ON_EDGES = (
     ", with --extra-index-url https://download.pytorch.org/whl/cpu for a device without a GPU, "
@@ -99,22 +91,22 @@ def _run(name: str, command: Callable[[Sequence[str]], int], arguments: Sequence
         print(f"wisp {name} {__version__}")
         return 0
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # models are local directories, never fetched
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # edges may do without torch
     try:
         return command(arguments)
     except WispError as error:
         print(f"wisp {name}: {error}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
-        extra = _EXTRAS.get((error.name or "").partition(".")[0])
-        if extra is None:
+        sentence = missing_extra(error)
+        if sentence is None:
             raise
-        hint = _ON_EDGES if extra == "torch" and name.startswith("edge") else ""
-        print(
-            f"wisp {name}: '{error.name}' is not installed: pip install 'wisp-serving[{extra}]'"
-            f"{hint}",
-            file=sys.stderr,
-        )
+        for_edges = name.startswith("edge") and sentence.endswith("[torch]'")
+        print(f"wisp {name}: {sentence}{_ON_EDGES if for_edges else ''}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever read the output has gone, as `head` does
+        give_up_output()
+        return 0
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

@@ -448,9 +448,10 @@ def load(kind: type[Config], arguments: Sequence[str], program: str) -> Config:
     try:
         layered = Layered(**in_file)
     except ValidationError as error:
-        raise ConfigError("; ".join(_sentence(fault) for fault in error.errors())) from error
+        known = sorted(_keys(kind))
+        raise ConfigError("; ".join(_sentence(fault, known) for fault in error.errors())) from error
     except SettingsError as error:
-        raise ConfigError(str(error)) from error
+        raise ConfigError(str(error).removeprefix("error parsing CLI: ")) from error
     # Of the public class, not the local one, so that other processes can unpickle it.
     values = {name: getattr(layered, name) for name in kind.model_fields}
     return cast(Config, kind.model_construct(**values))
@@ -479,6 +480,7 @@ def _flags(kind: type[BaseSettings], program: str, flags: list[str] | None) -> A
         cli_parse_none_str="null",
         cli_avoid_json=True,
         cli_implicit_flags=True,
+        cli_exit_on_error=False,
     )
 
 
@@ -529,6 +531,9 @@ def _take_config_flag(arguments: list[str]) -> tuple[Path | None, list[str]]:
     return None, arguments
 
 
+# Not pydantic-settings' own source of YAML: that passes over a file that is missing, and raises
+# whatever its reader does. Its sub-commands are one class with the settings of all commands, so that
+# each command would load the libraries of every other one.
 def _read(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -545,8 +550,20 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-def _sentence(fault: Any) -> str:
+def _keys(kind: type[BaseModel], above: str = "") -> set[str]:
+    """Of all its settings, those of its sections included."""
+    found = set()
+    for name, field in kind.model_fields.items():
+        found.add(above + name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            found |= _keys(field.annotation, f"{above}{name}.")
+    return found
+
+
+def _sentence(fault: Any, known: list[str]) -> str:
     key = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
-        return f"unknown key '{key}': see configs/ for those that exist"
+        near = difflib.get_close_matches(key, known, 1, _LIKE)
+        hint = f"did you mean '{near[0]}'?" if near else "see configs/ for those that exist"
+        return f"unknown key '{key}': {hint}"
     return f"'{key}' is {fault['input']!r}: {fault['msg'][:1].lower()}{fault['msg'][1:]}"

@@ -19,6 +19,15 @@ Every message is one sentence that says what to do. Code that detects an error r
 each front (gRPC, HTTP, command line) turns them into its own codes in one table.
 """
 
+# Which extra of this package brings a library that it can do without.
+_EXTRAS = {
+    "torch": "torch",
+    "safetensors": "torch",
+    "openai": "demo",
+    "vllm": "vllm",
+    "opentelemetry": "otel",
+}
+
 
 class WispError(Exception):
     """The root of every error that WISP raises on purpose."""
@@ -82,3 +91,9 @@ class InternalError(WispError):
 
 class ConfigError(WispError):
     """A process cannot start as it is configured."""
+
+
+def missing_extra(error: ModuleNotFoundError) -> str | None:
+    """What to install for a library that is not there; None: it comes with no extra."""
+    extra = _EXTRAS.get((error.name or "").partition(".")[0])
+    return extra and f"'{error.name}' is not installed: pip install 'wisp-serving[{extra}]'"

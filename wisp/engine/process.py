@@ -21,7 +21,7 @@ from wisp.engine.messages import (
     decode_to_engine,
     encode,
 )
-from wisp.errors import WispError
+from wisp.errors import WispError, missing_extra
 from wisp.files import name_temporary_folder
 from wisp.verifier.base import Verifier
 
@@ -94,8 +94,10 @@ def _load_and_serve(pipe: Pipe, build: Callable[[], tuple[Verifier, Engine]]) ->
         pipe.send([Fatal(str(error))])
         return
     except Exception as error:
-        log.exception("the engine cannot start")
-        pipe.send([Fatal(f"the engine cannot start: {error}")])
+        sentence = missing_extra(error) if isinstance(error, ModuleNotFoundError) else None
+        if sentence is None:
+            log.exception("the engine cannot start")
+        pipe.send([Fatal(sentence or f"the engine cannot start: {error}")])
         return
     gc.freeze()  # the loaded model is not garbage: collections stay short
     pipe.send([Ready(verifier.facts)])
