@@ -6,7 +6,7 @@ One row is a regime of the matrix at one load, with edges that draft or without.
 policy `wisp` as it is, `own` the same with a drafter beside the target, `co-located` a drafter that
 drafts for everybody in every step, as plain vLLM is given one: the best of 2, 4 and 6 drafts. Both
 take 2.5 ms a draft, as measured (benchmarks/sim/colocated.py), or `--draft-ms`; neither its weights
-nor its KV are counted. Goodput in tokens a second, and the promises attained; means of the seeds.
+nor its KV are counted. Goodput, of all tokens a second, and the promises attained: means of seeds.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ def cells(options: argparse.Namespace) -> Iterator[Cell]:
             )
 
 
-def measured(cell: Cell) -> tuple[float, float]:
-    """Goodput, and the share of promises attained."""
+def measured(cell: Cell) -> tuple[float, ...]:
+    """Goodput, tokens a second, and the share of promises attained."""
     setup = REGIMES[cell.regime].setup(cell.acceptance, cell.seed, cell.measured_s)
     setup = replace(setup, edges_draft=cell.edges_draft)
     policy: PolicyName = "centralized"
@@ -87,12 +87,12 @@ def measured(cell: Cell) -> tuple[float, float]:
         setup = replace(setup, own=drafter)
     fleet = steady(cell.devices, 2.0 * setup.warm_up_s, cell.seed)
     report = report_of(policy, fleet, setup, TUNINGS[policy][-1])
-    return report.goodput, report.attainment
+    return report.goodput, report.tokens_per_s, report.attainment
 
 
-def rows_of(todo: Sequence[Cell], found: Sequence[tuple[float, float]]) -> dict[str, Any]:
+def rows_of(todo: Sequence[Cell], found: Sequence[tuple[float, ...]]) -> dict[str, Any]:
     """By row, then by way; of the co-located drafters the best by goodput."""
-    results: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    results: dict[str, dict[str, list[tuple[float, ...]]]] = {}
     for cell, result in zip(todo, found, strict=True):
         results.setdefault(cell.row, {}).setdefault(cell.way, []).append(result)
     rows = {}
@@ -113,7 +113,10 @@ def lines(rows: dict[str, Any]) -> Iterator[str]:
     yield "| regime | " + " | ".join(names) + " | own / co-located |"
     yield "| --- |" + " --- |" * (len(names) + 1)
     for row, ways in rows.items():
-        told = " | ".join(f"{goodput:.0f} ({share:.2f})" for goodput, share in ways.values())
+        told = " | ".join(
+            f"{goodput:.0f} of {tokens:.0f} ({share:.2f})"
+            for goodput, tokens, share in ways.values()
+        )
         yield f"| {row} | {told} | {ways['own'][0] / max(ways['co-located'][0], 1e-9):.2f} |"
 
 

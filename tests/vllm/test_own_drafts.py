@@ -12,9 +12,10 @@ from tests.vllm.conftest import second_engine
 from tests.vllm.driver import Driver, expected, learn, prompts, same
 from tests.world import World
 from wisp.config import TINY
-from wisp.core.batch import Batch
+from wisp.core.batch import Batch, Seat
 from wisp.core.drafts import Source
 from wisp.core.request import Sampling
+from wisp.engine.step import InFlightStep
 from wisp.errors import ConfigError
 
 NUM, NUM_TOKENS = 24, 40
@@ -153,6 +154,53 @@ def test_a_whole_engine_whose_steps_overlap(drafting: Any) -> None:
     assert num_same >= NUM - 1
     own = [verdict for verdict in world.verdicts if verdict.source is Source.OWN]
     assert sum(verdict.num_accepted for verdict in own) > NUM
+
+
+@pytest.mark.parametrize("name", ["greedy", "hot"])
+def test_behind_a_step_that_rejections_move_back(drafting: Any, name: str) -> None:
+    """Launched while another one runs, whose drafts are partly wrong: nobody but the device knows
+    where the texts end."""
+    pairs = pairs_of(name)
+    writers = [
+        Writer(number, *pair, foreign=expected(*pair), overlaps=True)
+        for number, pair in enumerate(pairs)
+    ]
+    for writer in writers:
+        drafting.open(writer.session)
+    while live := [writer for writer in writers if not writer.done]:
+        steps = [launched(drafting, [(w, w.seat(100, 0)) for w in live[:6]])]
+        free = [writer for writer in live[:6] if writer.session.free]
+        behind = [(w, Seat(w.session, 1, num_own=w.session.max_drafts - 1)) for w in free]
+        for _, seat in behind:
+            seat.num_own = max(0, min(3, seat.num_own))
+        if behind:
+            steps.append(launched(drafting, behind))
+        for number, (step, seated) in enumerate(steps):
+            assert step.collect
+            outcomes = step.collect()
+            step.landed()
+            for (writer, seat), outcome in zip(seated, outcomes, strict=True):
+                if not writer.done:
+                    writer.take(seat, outcome)
+            if number == 0 and behind:
+                steps[1][0].put_right()
+        for writer in live:
+            if writer.done:
+                drafting.close(writer.session)
+    assert num_other(writers) <= 1
+    verified = sum(writer.num_verified[Source.OWN] for writer in writers)
+    accepted = sum(writer.num_accepted[Source.OWN] for writer in writers)
+    print(f"{accepted} of {verified} own drafts")
+    assert accepted > (0.35 if name == "greedy" else 0.25) * verified > 0
+
+
+Seated = list[tuple[Writer, Seat]]
+
+
+def launched(verifier: Any, seated: Seated) -> tuple[InFlightStep, Seated]:
+    step = InFlightStep(Batch([seat for _, seat in seated]), None, 0.0, 0.0)
+    step.launch(verifier)
+    return step, seated
 
 
 def test_pipeline_stages_are_refused() -> None:

@@ -32,6 +32,11 @@ _MIN_CALIBRATION = 1e-3
 # one block holds, so that the first one of a probe decides.
 _FORGOTTEN_EXAMINED = 2.0
 
+# Share that every step leaves of what steps with the edge's drafts alone brought; and one in which
+# own drafts took their place. Chosen: a memory of 20 steps, which is forgotten within some hundred,
+# so that an edge that has become faster is tried again.
+_KEPT_STEP, _KEPT_OTHER = 0.95, 0.99
+
 # Weight of the newest drafting time and round trip in the smoothed ones. Chosen: a network that
 # changes is known after four blocks, and one slow block does not pass for a change.
 _NEWEST = 0.25
@@ -56,6 +61,8 @@ class EdgeStats:
     from_edge: float = 0.0  # of those, accepted drafts
     verified: float = 0.0  # draft tokens that it took
     num_committed: int = 0  # as `committed`, but never fades
+    steps: float = 0.0  # in which the edge was asked to draft, and nobody else drafted in its place
+    from_steps: float = 0.0  # accepted drafts in them
     draft_time_s: float | None = None  # of one token
     round_trip_s: float | None = None  # without the drafting
     switched_s: float | None = None  # when it last began to rest or was tried; None: never
@@ -104,6 +111,12 @@ class EdgeStats:
         self.from_edge = kept * self.from_edge + num_accepted
         self.verified = kept * self.verified + num_verified
         self.num_committed += num_committed
+
+    def stepped(self, num_accepted: int, *, has_other: bool) -> None:
+        """A step accepted so many of its drafts. `has_other`: the step took own drafts instead."""
+        kept = _KEPT_OTHER if has_other else _KEPT_STEP
+        self.steps = kept * self.steps + (not has_other)
+        self.from_steps = kept * self.from_steps + num_accepted
 
     def forget(self) -> None:
         """Keep the ratios, but little evidence for them: what comes next decides."""

@@ -302,6 +302,8 @@ class Session:
         if was_asked:
             is_edge = source is Source.EDGE
             self.edge_stats.count(num_drafted * is_edge, num_accepted * is_edge, len(taken))
+            has_other = source is Source.OWN and num_drafted > 0
+            self.edge_stats.stepped(num_accepted * is_edge, has_other=has_other)
         self.edge_late |= edge_late
         return taken
 

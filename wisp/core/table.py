@@ -33,6 +33,8 @@ ROW = np.dtype(
         ("draft_time_s", "f8"),  # of the edge, as the next three; 0: unknown
         ("round_trip_s", "f8"),  # 0: unknown
         ("acceptance", "f8"),
+        ("steps", "f8"),
+        ("from_steps", "f8"),
         ("own_rate", "f8"),  # of own drafts, if any may be asked for; else 0
         ("arrived_s", "f8"),  # when the last of its drafts that are here came; -inf: none is here
         ("drafts_on", "i8"),  # the edge is asked to draft, and does not wait for a verdict
@@ -43,7 +45,7 @@ ROW = np.dtype(
         ("num_drafts", "i8"),  # those that steps in flight verify included
     ]
 )
-_PACK = struct.Struct("9d6q").pack
+_PACK = struct.Struct("11d6q").pack
 
 
 def row_of(session: Session) -> bytes:
@@ -58,6 +60,8 @@ def row_of(session: Session) -> bytes:
         edge.draft_time_s or 0.0,
         edge.round_trip_s or 0.0,
         acceptance.accepted / acceptance.examined,
+        edge.steps,
+        edge.from_steps,
         session.own_rate,
         stream.arrived_s if stream.tokens else -math.inf,
         session.directive.window > 0 and not stream.complete,
@@ -67,6 +71,11 @@ def row_of(session: Session) -> bytes:
         session.num_pending,
         len(drafts.acceptance),
     )
+
+
+# Steps that an edge's speed counts for, beside those that were counted. Chosen: a few of the twenty
+# that are remembered.
+_PRIOR_STEPS = 2.0
 
 
 class Table:
@@ -111,6 +120,23 @@ class Table:
         first = rows + count * (1 + here - self.at_hand)
         found = chances.ravel().take(first + count * np.arange(depth)[:, None])
         self.cumulative: Floats = found.T.copy()
+
+    def from_edges(self, left: Ints, time_s: float) -> Floats:
+        """[sessions]: drafts of its edge that a step in so long is expected to accept.
+
+        By what steps accepted, as far as is known, else by the edge's speed. `left` [sessions]:
+        drafts here that no step before it takes. If what is under way proves right the edge has
+        drafted on behind them; else it begins anew when it has heard of it.
+        """
+        rows = self._rows
+        draft_s, acceptance = rows["draft_time_s"], np.minimum(rows["acceptance"], 0.99)
+        comes = (rows["drafts_on"] > 0) & (draft_s > 0.0)
+        ahead_s = self.unbroken * time_s
+        anew_s = (1.0 - self.unbroken) * np.maximum(0.0, time_s - rows["round_trip_s"])
+        num = (ahead_s + anew_s) / np.where(comes, draft_s, np.inf) + self.unbroken * left
+        told = acceptance * (1.0 - acceptance**num) / (1.0 - acceptance)
+        found: Floats = (rows["from_steps"] + _PRIOR_STEPS * told) / (rows["steps"] + _PRIOR_STEPS)
+        return found
 
     def edges(self, now: float) -> tuple[Floats, Floats, Floats]:
         """[sessions] each: seconds until the edge's next draft should be here, at least what one

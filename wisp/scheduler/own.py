@@ -12,16 +12,17 @@ from collections.abc import Sequence
 import numpy as np
 
 from wisp.core.batch import Batch, Seat
-from wisp.core.table import Bools, Floats, Ints, Table
+from wisp.core.smoothing import smoothed
+from wisp.core.table import Floats, Ints, Table
 from wisp.estimator.curve import Curve
 from wisp.estimator.shape import StepShape
 from wisp.estimator.step_time import StepTimeEstimator
-from wisp.scheduler.speculation import LEAST, REST_S
+from wisp.scheduler.speculation import REST_S
 
-# Steps within which the next draft of an edge is waited for in place of own ones. Chosen: own
-# drafts asked for now are verified in the next step, and a draft that comes in the one behind it
-# saves as much; an edge that is slower leaves steps without drafts.
-_SOON = 2.0
+# The least that own drafts must gain, as a share. Chosen: step times are known no better.
+_GAIN = 0.1
+# Weight of the newest step in the smoothed gaps. Chosen: a memory of some 10 steps.
+_NEW = 0.1
 # Own drafts of each session when they are tried again. Chosen: a pass of the drafter behind the
 # first one, so that both kinds are measured, at the cost of hardly a step.
 _TRIAL = 2
@@ -36,10 +37,21 @@ class OwnDrafting:
         self._max_tokens = max_tokens
         self._passes = StepTimeEstimator()
         self._asked_s = 0.0  # when own drafts were made last
+        self._over_s = 0.0  # when the last step was
+        self._last_asked = False  # own drafts were made in it
+        # From one step to the next, by whether own drafts were made: they are waited for, so the
+        # host is not hidden behind the next step.
+        self._gaps_s = {False: 0.0, True: 0.0}
 
-    def observe(self, batch: Batch, drafting_s: float, now: float) -> None:
+    def observe(self, batch: Batch, step_time_s: float, drafting_s: float, now: float) -> None:
         """The drafter took so long for the seats of a step that asked."""
+        if not self.is_on:
+            return
+        gap_s = min(max(0.0, now - step_time_s - self._over_s), step_time_s)
+        before = self._gaps_s[self._last_asked]
+        self._gaps_s[self._last_asked] = smoothed(before, gap_s, _NEW)
         seats = [seat for seat in batch.seats if seat.num_own]
+        self._over_s, self._last_asked = now, bool(seats)
         if seats:
             self._asked_s = now
             num_passes = max(seat.num_own for seat in seats)
@@ -57,35 +69,27 @@ class OwnDrafting:
     ) -> Ints:
         """Own drafts to make, [rows], behind a step in which `rows` decode with so many drafts.
 
-        `shape`: of that step without any drafts. The next one is taken to be as this one is, but
-        for the drafts of those that ask.
+        `shape`: of that step without any drafts, as which the next one is taken to be.
         """
         room: Ints = np.minimum(self._max_tokens, table.room[rows] - 1)
-        asks = self._may_ask(table, rows, num_drafts, step_s, now) & (room > 0)
-        room *= asks
-        if not asks.any():
+        room *= (table.own_rate[rows] > 0.0) & (room > 0)
+        if not room.any():
             return room
-        drafts = table.cumulative[rows]
-        is_taken = ~asks[:, None] & (np.arange(drafts.shape[1]) < num_drafts[:, None])
-        value = len(rows) + float(drafts[is_taken].sum())
-        shape = shape.with_drafts(int(is_taken.sum()))
+        left = np.zeros_like(table.at_hand)
+        left[rows] = table.at_hand[rows] - num_drafts
+        from_edges = table.from_edges(left, step_s)[rows]
         depth = np.arange(1, self._max_tokens + 1)
-        gains = (table.own_rate[rows][:, None] ** depth) * (depth <= room[:, None])
-        pass_s = self._pass_s(int(asks.sum()), int(table.length[rows][asks].sum()), now)
-        count = _best_count(gains, room, shape, value, curve, pass_s or 0.0)
-        counts: Ints = np.minimum(room, min(count, _TRIAL) if pass_s is None else count)
+        own = np.cumsum(table.own_rate[rows][:, None] ** depth * (depth <= room[:, None]), axis=1)
+        asking = np.flatnonzero(own[:, -1] > from_edges)
+        pass_s = self._pass_s(len(asking), int(table.length[rows][asking].sum()), now)
+        gap_s = max(0.0, self._gaps_s[True] - self._gaps_s[False])
+        count = _best_count(own, from_edges, room, shape, curve, pass_s or 0.0, gap_s)
+        if pass_s is None:
+            count = min(count, _TRIAL)
+        if count:
+            room *= own[:, count - 1] > from_edges
+        counts: Ints = np.minimum(room, count)
         return counts
-
-    def _may_ask(
-        self, table: Table, rows: Ints, num_drafts: Ints, step_s: float, now: float
-    ) -> Bools:
-        """[rows]: no other drafts will be there in time."""
-        wait_s, _, _ = table.edges(now)
-        # With drafts in flight nobody knows yet where the text ends.
-        is_known = (table.pending[rows] <= 1) & (table.own_rate[rows] > 0.0)
-        is_late = wait_s[rows] > _SOON * step_s
-        found: Bools = is_known & is_late & (table.at_hand[rows] <= num_drafts)
-        return found
 
     def _pass_s(self, num_sessions: int, num_context: int, now: float) -> float | None:
         """Of the drafter, for so many sessions; None: it is to be tried, whatever it takes."""
@@ -96,17 +100,29 @@ class OwnDrafting:
 
 
 def _best_count(
-    gains: Floats, room: Ints, shape: StepShape, value: float, curve: Curve, pass_s: float
+    own: Floats,
+    from_edges: Floats,
+    room: Ints,
+    shape: StepShape,
+    curve: Curve,
+    pass_s: float,
+    gap_s: float,
 ) -> int:
     """That maximises (expected committed tokens) / (time of the next step and the passes).
 
-    gains: [sessions, own drafts], cumulative acceptance; room: [sessions], the most for each.
+    own: [sessions, own drafts], the accepted ones of so many; from_edges: [sessions], those that
+    are there without them; room: [sessions], the most for each; gap_s: that any of them take.
     """
-    best, rate = 0, value / curve.time_s(shape) * (1.0 + LEAST)
+    num = len(own)
+    best, rate = 0, (num + float(from_edges.sum())) / curve.time_s(shape) * (1.0 + _GAIN)
     for count in range(1, int(room.max()) + 1):
-        value += float(gains[:, count - 1].sum())
-        then = shape.with_drafts(int(np.minimum(count, room).sum()))
-        found = value / (curve.time_s(then) + count * pass_s)
+        gains = own[:, count - 1]
+        asks = gains > from_edges
+        if not asks.any():
+            continue
+        value = num + float(np.where(asks, gains, from_edges).sum())
+        then = shape.with_drafts(int(np.minimum(count, room)[asks].sum()))
+        found = value / (curve.time_s(then) + count * pass_s + gap_s)
         if found > rate:
             best, rate = count, found
     return best

@@ -28,6 +28,8 @@ class Following:
         self._runner = runner
         self._launched = launched
         self._in_both: NDArray[np.int64]  # [n]: where each request is in the in-flight step, or -1
+        # On the device, [n]: by how much each request was moved back; None: nobody was.
+        self.back: Tensor | None = None
         batch = runner.input_batch
         batch.update_req_spec_token_ids = self._place_drafts
         self._stock_slot_mapping = batch.block_table.compute_slot_mapping
@@ -69,9 +71,10 @@ class Following:
     def _compute_slot_mapping(self, num_reqs: int, starts: Tensor, positions: Tensor) -> None:
         """Called for each step, as soon as the GPU has been told where its tokens stand."""
         self._in_both = self._places_in_flight(num_reqs)
+        self.back = None
         if self._launched and (rejected := self._launched[-1].rejected) is not None:
             places = moved(self._in_both, rejected.device)
-            back = torch.where(places >= 0, rejected[places.clamp(min=0)], 0)
+            back = self.back = torch.where(places >= 0, rejected[places.clamp(min=0)], 0)
             rows = self._runner.req_indices.gpu[: len(positions)]
             positions -= back[rows]
             self._runner.seq_lens[:num_reqs] -= back

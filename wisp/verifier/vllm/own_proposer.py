@@ -20,6 +20,7 @@ from vllm.v1.attention.backend import CommonAttentionMetadata
 
 from wisp.sampling.choice import choose_unprocessed, moved
 from wisp.sampling.philox import GREEDY_BELOW, signed
+from wisp.verifier.vllm.following import Following
 from wisp.verifier.vllm.launched import Launched, OwnLaunched
 from wisp.verifier.vllm.own_kv import OwnPart
 from wisp.verifier.vllm.params import SAMPLING
@@ -28,10 +29,11 @@ from wisp.verifier.vllm.params import SAMPLING
 class OwnProposer:
     """Stands in for the model runner's `propose_draft_token_ids`."""
 
-    def __init__(self, runner: Any, launched: deque[Launched]) -> None:
+    def __init__(self, runner: Any, launched: deque[Launched], following: Following) -> None:
         """`launched`: the steps in flight, the last one last."""
         self._runner = runner
         self._launched = launched
+        self._following = following
         self._on_gpu = runner.device.type == "cuda"
         self._drafter = runner.drafter
         self._drafter._greedy_sample = self._sample
@@ -88,7 +90,6 @@ class OwnProposer:
         runner, device = self._runner, self._runner.device
         batch = runner.input_batch
         drafts = np.array([each.num_own > 0 for each in asked])
-        ends = step.token_ends[rows]
         in_step = np.diff(step.token_ends, prepend=0)[rows] * drafts
         firsts = batch.num_computed_tokens_cpu[rows].astype(np.int64)  # of the step's tokens
         starts = np.array([each.start for each in asked], np.int64)
@@ -97,32 +98,42 @@ class OwnProposer:
         bounds = np.concatenate(([0], counts.cumsum()))
         owner = np.repeat(np.arange(len(rows)), counts)
         positions = np.arange(bounds[-1]) - bounds[owner] + starts[owner]
-        ids = batch.token_ids_cpu[rows[owner], positions].astype(np.int32)
-        # What the step chose lies on the device alone, and perhaps what it begins with.
-        of_step = np.flatnonzero(positions >= np.where(drafts, firsts, stops)[owner])
-        source = (ends - in_step - firsts)[owner[of_step]] + positions[of_step]
-        target_ids = moved(ids, device)
-        where = moved(np.stack([of_step, source]), device)
-        target_ids.index_copy_(0, where[0], runner.input_ids.gpu[where[1]].to(torch.int32))
         on_device = moved(rows, device)
-        last = batch.token_ids_cpu.shape[1] - 1
-        known = moved(batch.token_ids_cpu[rows, stops.clip(max=last)].astype(np.int64), device)
-        is_chosen = moved(drafts, device)
-        following = torch.where(is_chosen, step.last[on_device], known)
-        rejected = None
+        rejected, back = self._rejected(step, on_device, moved(drafts, device))
+        # What the step computes and chose lies on the device alone: perhaps nobody else knows with
+        # which token it begins, and at which position.
+        known = batch.token_ids_cpu[rows[owner], positions].astype(np.int64)
+        first = np.where(drafts, firsts, stops)[owner]
+        of_step = (step.token_ends[rows] - in_step)[owner]
+        table = moved(np.stack([known, positions, positions - first, of_step, owner]), device)
+        offsets = table[2] if back is None else table[2] + back[table[4]]
+        last = len(runner.input_ids.gpu) - 1
+        in_batch = runner.input_ids.gpu[(table[3] + offsets).clamp(0, last)]
+        most = batch.token_ids_cpu.shape[1] - 1
+        following = moved(batch.token_ids_cpu[rows, stops.clip(max=most)].astype(np.int64), device)
+        following = torch.where(moved(drafts, device), step.last[on_device], following)
         behind = moved(stops + 1, device)
-        if step.rejected is not None:
-            rejected = torch.where(is_chosen, step.rejected[on_device], 0)
-            behind = behind - rejected
-            rejected = rejected.to(torch.int32)
-        self._set_noise(rows, behind)
+        self._set_noise(rows, behind if rejected is None else behind - rejected)
         return {
-            "target_token_ids": target_ids,
-            "target_positions": moved(positions, device),
+            "target_token_ids": torch.where(offsets < 0, table[0], in_batch).to(torch.int32),
+            "target_positions": table[1],
             "next_token_ids": following.to(torch.int32),
-            "num_rejected_tokens_gpu": rejected,
+            "num_rejected_tokens_gpu": None if rejected is None else rejected.to(torch.int32),
             "common_attn_metadata": _metadata_of(metadata, on_device, bounds, stops),
         }
+
+    def _rejected(
+        self, step: Launched, rows: Tensor, drafts: Tensor
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """[n] each, None for none at all: by how many tokens a request ends before what was
+        planned, and by how many of these the step began before that."""
+        back = self._following.back
+        if back is not None:
+            back = torch.where(drafts, back[rows], 0)
+        if step.rejected is None:
+            return back, back
+        rejected = torch.where(drafts, step.rejected[rows], 0)
+        return (rejected if back is None else rejected + back), back
 
     def _set_noise(self, rows: NDArray[np.int64], positions: Tensor) -> None:
         """`positions`: [n], where the first drafts are to stand."""

@@ -105,9 +105,9 @@ class Chooser:
         self._stock_prepare = runner._prepare_input_ids
         runner._prepare_input_ids = self._prepare_input_ids
         self._following = Following(runner, self.launched)
-        runner._sample = self._sample
         if runner.speculative_config.method != NO_METHOD:
-            self._own = OwnProposer(runner, self.launched)
+            self._own = OwnProposer(runner, self.launched, self._following)
+        runner._sample = self._sample
         self._stock_metadata = runner._build_attention_metadata
         runner._build_attention_metadata = self._build_attention_metadata
         runner._calc_spec_decode_metadata = self._spec_decode_metadata
