@@ -21,6 +21,7 @@ from wisp.core.request import Request, Sampling, Structure
 from wisp.core.slo import Slo, SloChoice
 from wisp.launch import Process
 from wisp.models.tokenizer import Tokenizer
+from wisp.server.grpc_services import Health
 from wisp.v1 import wisp_pb2 as pb
 from wisp.v1 import wisp_pb2_grpc
 
@@ -313,3 +314,12 @@ def test_reflection_lists_the_service(channel: grpc.Channel) -> None:
     request = reflection_pb2.ServerReflectionRequest(list_services="")
     (answer,) = stub.ServerReflectionInfo(iter([request]))
     assert "wisp.v1.Wisp" in [s.name for s in answer.list_services_response.service]
+
+
+def test_a_server_starts_beside_a_later_standard_of_health(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Versions of its library register methods that are not ours: none may be missing."""
+    later = "List"
+    monkeypatch.setattr(health_pb2_grpc.HealthServicer, later, lambda *_: None, raising=False)
+    assert hasattr(Health(lambda: None), later)
