@@ -532,8 +532,8 @@ def _take_config_flag(arguments: list[str]) -> tuple[Path | None, list[str]]:
 
 
 # Not pydantic-settings' own source of YAML: that passes over a file that is missing, and raises
-# whatever its reader does. Its sub-commands are one class with the settings of all commands, so that
-# each command would load the libraries of every other one.
+# whatever its reader does. Its sub-commands are one class with the settings of all commands, so
+# that each command would load the libraries of every other one.
 def _read(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))

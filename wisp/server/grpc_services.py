@@ -31,7 +31,8 @@ async def abort(context: Context, error: WispError) -> None:
 class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
     """Whether sessions are taken now: anybody may ask, and nobody is told of changes.
 
-    What a later version of the standard has beside this (grpcio-health-checking 1.85 lists services) is not implemented.
+    What a later version of the standard has beside this is not implemented: that of
+    grpcio-health-checking 1.85 lists services.
 
     To watch takes no key, and would hold streams for ever; the library's own waits for whoever does
     not read before it tells anybody else, and so for ever, too.
