@@ -58,9 +58,10 @@ def test_what_the_endpoint_refuses_is_said(edge: Process) -> None:
         chat.converse(client, config, "target", Script("Hello"))
 
 
-def test_nobody_there_gets_a_sentence() -> None:
-    with pytest.raises(Unavailable, match="is out of reach: start it, or give --url"):
-        chat.run(["--url=http://127.0.0.1:9"])
+@pytest.mark.parametrize("scheme", ["http://", ""])
+def test_nobody_there_gets_a_sentence(scheme: str) -> None:
+    with pytest.raises(Unavailable, match=r"is out of reach: start it, or give --url .*refused"):
+        chat.run([f"--url={scheme}127.0.0.1:9"])
 
 
 def test_the_status_line() -> None:
