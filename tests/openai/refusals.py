@@ -87,6 +87,11 @@ ONLY_CHAT: list[Case] = [
         "unsupported_value",
     ),
     ({"messages": [{"role": "user"}]}, "messages[0].content", "missing_required_parameter"),
+    (  # it was dropped unseen beside its other name
+        {"messages": [{"role": "user", "content": "", "reasoning_content": "a", "reasoning": 1.5}]},
+        "messages[0].reasoning",
+        "invalid_type",
+    ),
     ({"top_logprobs": 2}, "top_logprobs", "invalid_value"),
     ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "invalid_value"),
     ({"max_tokens": 1, "max_completion_tokens": 2}, "max_tokens", "invalid_value"),

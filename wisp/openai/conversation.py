@@ -99,8 +99,6 @@ class Message(FieldsModel):
         }
         if data.get("role") == "assistant":
             kept.setdefault("content", "")  # a turn without text is history like any other
-        if "reasoning" in kept:
-            kept.setdefault("reasoning_content", kept.pop("reasoning"))
         return kept
 
     @model_validator(mode="after")
@@ -112,7 +110,9 @@ class Message(FieldsModel):
         return self
 
     def for_template(self) -> dict[str, Any]:
-        data = self.model_dump(exclude_none=True, exclude={"tool_calls"})
+        data = self.model_dump(exclude_none=True, exclude={"tool_calls", "reasoning"})
+        if self.reasoning is not None:
+            data.setdefault("reasoning_content", self.reasoning)
         if self.role == "developer":  # OpenAI's newer word; templates know the older one
             data["role"] = "system"
         if self.tool_calls:
