@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.host_parts import HostParts, by_seats
+from benchmarks.load.own import make_doubtful
 from benchmarks.load.target import make_predictable
 from wisp.config import ServerConfig
 from wisp.engine.build import build_engine
@@ -16,13 +17,18 @@ from wisp.verifier.base import Verifier
 LOAD_FORMAT = "predictable"
 
 
-def build(config: ServerConfig, host_parts: str | None = None) -> tuple[Verifier, Engine]:
+def build(
+    config: ServerConfig, host_parts: str | None = None, own_acceptance: float | None = None
+) -> tuple[Verifier, Engine]:
     """As `wisp.server.build.build_engine`; runs in the engine process, which is the one to know.
 
     `host_parts`: a file for what the host did between steps; None: that is not recorded.
+    `own_acceptance`: of the own drafts; None: as they are.
     """
     if config.engine.options.get("load_format") == LOAD_FORMAT:
         register()
+    if own_acceptance is not None:
+        make_doubtful(own_acceptance)
     verifier, engine = build_engine(config)
     if host_parts:
         record(verifier, Path(host_parts))

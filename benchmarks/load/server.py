@@ -2,10 +2,11 @@
 
     python -m benchmarks.load.server server --target DIR --engine.kind vllm \\
         --engine.options '{"load_format": "predictable"}' [wisp-server's other flags]
-        [--host-parts=FILE]
+        [--host-parts=FILE] [--own-acceptance=0.7]
 
 With `--host-parts` the engine writes, as it ends, what the host did between its steps
-(`benchmarks.host_parts`) by the number of sessions in them.
+(`benchmarks.host_parts`) by the number of sessions in them. With `--own-acceptance` so many of its
+drafter's drafts are right (`benchmarks.load.own`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import functools
 import sys
 
 from benchmarks.load.loader import build
+from benchmarks.load.own import ACCEPTANCE_FLAG
 from wisp.config import ServerConfig, load
 from wisp.errors import WispError
 from wisp.logs import log_to_stderr
@@ -25,15 +27,25 @@ _HOST_PARTS = "--host-parts="
 
 def main() -> int:
     try:
-        flags = [flag for flag in sys.argv[2:] if not flag.startswith(_HOST_PARTS)]
-        files = [flag.removeprefix(_HOST_PARTS) for flag in sys.argv[2:] if flag not in flags]
+        ours = (_HOST_PARTS, ACCEPTANCE_FLAG)
+        flags = [flag for flag in sys.argv[2:] if not flag.startswith(ours)]
+        files = _given(_HOST_PARTS)
+        chances = _given(ACCEPTANCE_FLAG)
         config = load(ServerConfig, flags, "wisp-server")
         log_to_stderr(config.log_level)
-        built = functools.partial(build, host_parts=files[-1] if files else None)
+        built = functools.partial(
+            build,
+            host_parts=files[-1] if files else None,
+            own_acceptance=float(chances[-1]) if chances else None,
+        )
         return asyncio.run(serve(config, built))
     except WispError as error:
         print(f"wisp server: {error}", file=sys.stderr)
         return 2
+
+
+def _given(flag: str) -> list[str]:
+    return [each.removeprefix(flag) for each in sys.argv[2:] if each.startswith(flag)]
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@
 With `--regimes` each part is one server, and takes every load of the regimes (of NAME:DEVICES,...
 only those) under its policies: `vllm` and its own speculation (`benchmarks.load.peers`),
 wisp-server as it is, and one that takes its steps one by one; `wisp-parked` and `vllm-offload` have
-host memory for KV. `gain` is goodput over that of plain vLLM in the same run. DIR/summary.csv has a
-line for each load: the best of vLLM's drafters beside WISP.
+host memory for KV, `wisp-drafter` has a drafter on the GPU. `gain` is goodput over that of plain
+vLLM in the same run. DIR/summary.csv has a line for each load: the best of vLLM's drafters beside
+WISP.
 
 Without it every policy is measured on one server, then plain vLLM, at `--loads` of `--rates`, and
 their capacities, which go to DIR/capacity.csv.
@@ -32,6 +33,7 @@ from typing import Any
 
 from benchmarks.load.campaign import PLAIN, PUBLISHED_SLED, Campaign, Load, OutOfTime, append
 from benchmarks.load.fleet import Row
+from benchmarks.load.own import drafter_flags
 from benchmarks.load.peers import DRAFT_PEERS, HOST_KV_GIB, NGRAM_PEERS, OFFLOAD_PEER, PEERS
 from benchmarks.load.regimes import KV_TOKENS, NAMES, REGIMES, Regime, chosen, in_turn
 from benchmarks.load.running import add_options, population, running
@@ -43,14 +45,16 @@ from wisp.testing.drafter import COVERAGE
 WISP, ONE_BY_ONE = "wisp", "wisp-one-by-one"
 # Whose edges do not fork, since the server takes no forks: beside `wisp`, what forks bring.
 NO_FORKS = "wisp-no-forks"
+DRAFTER = "wisp-drafter"  # with a drafter beside the target, as `vllm-draft-K` has
 PARKED = "wisp-parked"  # with host memory for KV, beside `vllm-offload`
 FLAGS: dict[str, tuple[str, ...]] = {
     WISP: (),
     ONE_BY_ONE: ("--no-engine.overlap",),
     NO_FORKS: ("--speculation.max_forks=0",),
+    DRAFTER: (),  # and those of `benchmarks.load.own.drafter_flags`
     PARKED: (f"--engine.host_kv_gib={HOST_KV_GIB}",),
 }
-ON_REQUEST = (NO_FORKS, PARKED, OFFLOAD_PEER)  # parts that only some regimes say something of
+ON_REQUEST = (NO_FORKS, DRAFTER, PARKED, OFFLOAD_PEER)  # which only some regimes say something of
 REGIME_PARTS = (PLAIN, *DRAFT_PEERS, *NGRAM_PEERS, WISP, ONE_BY_ONE)
 CAPACITY_POLICIES = ("wisp", "centralized", "wisp-paper", "sled")
 REGIME_POLICIES = ("wisp", "centralized", "sled", PUBLISHED_SLED)
@@ -104,6 +108,8 @@ def run_part(
     end_s = time.monotonic() + options.budget_s
     folder = options.out / f"{part}-{options.shape}-server"
     rows: list[Row] = []
+    if part == DRAFTER:
+        flags = [*flags, *drafter_flags(folder, options.shape, options.acceptance)]
     try:
         with running(
             options,

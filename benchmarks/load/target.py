@@ -58,17 +58,28 @@ DRAFTERS: dict[str, dict[str, Any]] = {
     },
     "small-drafter": OWN_SHAPES["small"] | {"num_hidden_layers": 1},
 }
+# The same for wisp-server's own drafter, which is predictable: so its head is not its embeddings.
+# Each pass reads as much.
+OWN_DRAFTERS: dict[str, dict[str, Any]] = {
+    "0.6b-untied": DRAFTERS["0.6b"] | {"tie_word_embeddings": False},
+    "small-untied": DRAFTERS["small-drafter"] | {"tie_word_embeddings": False},
+}
 _HUSH = 1e-3  # what the layers' norms multiply by
 
 
 def config(shape: str) -> dict[str, Any]:
     """Of `benchmarks.vllm_steps.SHAPES`, or of those for CPUs and of the drafters here."""
-    return QWEN3 | (OWN_SHAPES | SHAPES | DRAFTERS)[shape]
+    return QWEN3 | (OWN_SHAPES | SHAPES | DRAFTERS | OWN_DRAFTERS)[shape]
 
 
 def drafter_of(shape: str) -> str:
     """The shape of the draft model for a target of this one."""
     return "small-drafter" if shape in OWN_SHAPES else "0.6b"
+
+
+def own_drafter_of(shape: str) -> str:
+    """The shape of wisp-server's own drafter for a target of this one."""
+    return "small-untied" if shape in OWN_SHAPES else "0.6b-untied"
 
 
 def write_config(directory: Path, shape: str) -> Path:

@@ -54,6 +54,16 @@ def acceptance_rates(
     return [round(rate, 6) for rate in accumulate(steps, mul)]
 
 
+def session_acceptance(
+    acceptance: float, seed: int, session_spread: float = SESSION_SPREAD
+) -> float:
+    """That of one session's drafts, drawn as `SessionTexts` draws it."""
+    shape = _beta(acceptance, session_spread)
+    if shape is None:
+        return acceptance
+    return float(np.clip(np.random.default_rng(seed).beta(*shape), 0.01, 0.99))
+
+
 def _beta(mean: float, spread: float) -> tuple[float, float] | None:
     """Of the sessions' acceptances; None: all have the same."""
     if spread == 0.0 or not 0.0 < mean < 1.0:

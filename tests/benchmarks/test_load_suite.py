@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from statistics import fmean, pstdev
 from typing import Any
 
 import numpy as np
 import pytest
 
 from benchmarks.load.campaign import PLAIN, PUBLISHED_SLED, TUNINGS, Campaign, Load, Times
+from benchmarks.load.own import drafter_flags
 from benchmarks.load.peers import DRAFT_PEERS, NGRAM_PEERS, is_predictable, speculation
 from benchmarks.load.regimes import NAMES, REGIMES, chosen, in_turn
 from benchmarks.load.suite import summary
 from benchmarks.load.target import config, drafter_of
-from benchmarks.load.texts import SessionTexts, acceptance_rates
+from benchmarks.load.texts import SESSION_SPREAD, SessionTexts, acceptance_rates, session_acceptance
 
 
 def test_a_drafter_on_the_gpu_has_the_curve_of_the_edges() -> None:
@@ -135,3 +137,17 @@ def test_the_summary_tells_the_best_drafter() -> None:
     assert second["wisp-one-by-one: sled goodput"] is None
     assert (second["devices"], second["best drafter"]) == (8, None)
     assert list(first) == list(second)
+
+
+def test_the_own_drafter_is_the_peers_but_for_its_head(tmp_path: Path) -> None:
+    flags = dict(flag.split("=", 1) for flag in drafter_flags(tmp_path, "32b", 0.7))
+    written = json.loads((Path(flags["--engine.drafter.model"]) / "config.json").read_text())
+    peers = config(drafter_of("32b"))
+    assert written == json.loads(json.dumps(peers | {"tie_word_embeddings": False}))
+    assert flags["--own-acceptance"] == "0.7"
+
+
+def test_a_sessions_own_drafts_are_as_right_as_its_edges_would_be() -> None:
+    drawn = [session_acceptance(0.7, seed) for seed in range(400)]
+    assert fmean(drawn) == pytest.approx(0.7, abs=0.02)
+    assert pstdev(drawn) == pytest.approx(SESSION_SPREAD, abs=0.02)
