@@ -88,6 +88,25 @@ BODIES: list[tuple[str, dict[str, Any]]] = [
             "metadata": {"a": "b"},
         },
     ),
+    (
+        "/v1/responses",
+        {
+            "input": [{"role": "user", "content": [{"type": "input_text", "text": "a"}]}],
+            "instructions": "b",
+            "max_output_tokens": 3,
+            "temperature": 0.5,
+            "text": {"format": {"type": "text"}},
+            "stream": True,
+        },
+    ),
+    ("/v1/completions", {"prompt": [[1, 2], [3]], "max_tokens": 2, "n": 2, "echo": True}),
+    ("/v1/completions", {"prompt": "a b c", "echo": True, "max_tokens": 1, "stream": True}),
+    (
+        "/tokenize",
+        {"messages": [{"role": "user", "content": "a"}], "return_token_strs": True},
+    ),
+    ("/tokenize", {"prompt": "a b", "add_special_tokens": False}),
+    ("/detokenize", {"tokens": [1, 2, 3]}),
 ]
 
 

@@ -130,14 +130,31 @@ def test_a_long_prompt_of_tokens_is_none_of_it() -> None:
     check_bounds({"prompt": list(range(10**6)), "messages": [{"content": "x"}] * MAX_ITEMS})
 
 
-def test_every_route_runs_on_the_loop(backend: ScriptedBackend) -> None:
+async def test_every_route_runs_on_the_loop(
+    backend: ScriptedBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A route in a thread meets what it reads half changed: a scrape could end a session."""
     from prometheus_client import CollectorRegistry
 
     from wisp.metrics import metrics_router
     from wisp.openai.page import page_router
-    from wisp.server.main import PAGE
+    from wisp.server.main import PAGE, _operators  # which are behind no other name
 
-    app = create_app(backend, routers=[metrics_router(CollectorRegistry()), page_router(PAGE)])
-    handlers = [getattr(route, "endpoint", None) for route in app.routes]
-    assert [h for h in handlers if h and not asyncio.iscoroutinefunction(h)] == []
+    in_threads = []
+
+    async def in_thread(function: Any, /, *_: Any, **__: Any) -> None:
+        in_threads.append(function)
+
+    monkeypatch.setattr("fastapi.routing.run_in_threadpool", in_thread)
+    service: Any = backend
+    operators = _operators(service, switchable=True)
+    routers = [metrics_router(CollectorRegistry()), page_router(PAGE), operators]
+    app = create_app(backend, routers=routers)
+    paths = {"/", *app.openapi()["paths"]}
+    assert {"/metrics", "/v1/stats", "/v1/policy", "/health", "/tokenize"} < paths
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
+        for path in sorted(paths):
+            for method in ("GET", "POST"):
+                await client.request(method, path, json={} if method == "POST" else None)
+    assert in_threads == []
