@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from tests.own_drafts import Writer, tokens_a_step, write
-from tests.world import World
+from tests.world import NUM_BRANCHES, World, opened
 from wisp.config import TINY
 from wisp.core.drafts import Source
 from wisp.core.request import Sampling
+from wisp.edge.drafter.transformers import TransformersDrafter
 from wisp.errors import ConfigError
 from wisp.models.tokenizer import Tokenizer
 from wisp.verifier.torch import TorchVerifier
@@ -91,6 +92,28 @@ def test_mixed_with_an_edges_drafts(
     assert [writer.text for writer in writers] == alone
     for source in (Source.EDGE, Source.OWN):
         assert sum(writer.num_accepted[source] for writer in writers) > NUM
+
+
+def test_an_engine_takes_over_from_edges_that_die(
+    verifier: TorchVerifier,
+    prompts: list[list[int]],
+    samplings: list[Sampling],
+    alone: list[list[int]],
+) -> None:
+    """Their drafts, n-gram drafts and own ones, in one engine."""
+    drafter = TransformersDrafter(
+        TINY / "draft",
+        max_sessions=NUM,
+        max_branches=1 + NUM * (NUM_BRANCHES - 1),
+        max_model_len=128,
+    )
+    world = World(verifier, max_own=4)
+    with opened(drafter, NUM) as propose:
+        texts = world.generate(prompts, samplings, propose, dies_after=NUM_TOKENS // 3)
+    assert texts == alone
+    for source in (Source.EDGE, Source.OWN):
+        verdicts = [verdict for verdict in world.verdicts if verdict.source is source]
+        assert sum(verdict.num_accepted for verdict in verdicts) > NUM
 
 
 def test_they_are_made_with_the_noise_of_the_choice(
