@@ -103,8 +103,8 @@ def busy() -> Stats:
     )
 
 
-def drawn(stats: Stats) -> str:
-    console = Console(width=120, file=io.StringIO())
+def drawn(stats: Stats, width: int = 120) -> str:
+    console = Console(width=width, file=io.StringIO())
     with console.capture() as captured:
         console.print(draw(stats))
     return captured.get()
@@ -131,6 +131,15 @@ def test_a_busy_server() -> None:
         "75%",
         "57%",
     ):
+        assert part in said, part
+
+
+def test_a_narrow_terminal() -> None:
+    """Whose device it is, and its numbers, are whole in 60 columns."""
+    said = drawn(busy(), 60)
+    assert max(map(len, said.splitlines())) <= 60
+    assert "…" not in said
+    for part in ("pi[bold]", "gold", "rate attained", "round trip", "23 ms", "75%", "57%"):
         assert part in said, part
 
 

@@ -11,12 +11,13 @@ import termios
 import time
 import tty
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import httpx
 import msgspec
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
-from rich.console import Console, Group
+from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -145,6 +146,13 @@ def look(client: httpx.Client, server: str) -> Stats:
         ) from error
 
 
+# Columns that a narrow terminal does without, the first ones first; never the first of a table.
+_DISPENSABLE = (
+    "first attained", "buffer", "prio", "shed", "idle", "class", "window", "promised", "goodput",
+    "sessions", "acceptance",
+)  # fmt: skip
+
+
 def draw(stats: Stats) -> Group:
     return Group(_headline(stats), _classes(stats), _devices(stats), _sessions(stats))
 
@@ -174,7 +182,7 @@ def _headline(stats: Stats) -> Text:
     return Text("\n".join(lines))
 
 
-def _classes(stats: Stats) -> Table:
+def _classes(stats: Stats) -> _Fitted:
     return _table(
         "classes",
         ["class", "prio", "promised", "sessions", "tok/s", "goodput", "in time", "rate attained",
@@ -198,7 +206,7 @@ def _classes(stats: Stats) -> Table:
     )  # fmt: skip
 
 
-def _devices(stats: Stats) -> Table:
+def _devices(stats: Stats) -> _Fitted:
     return _table(
         "devices",
         ["device", "sessions", "tok/s", "acceptance", "coverage", "round trip", "window", "idle"],
@@ -218,7 +226,7 @@ def _devices(stats: Stats) -> Table:
     )
 
 
-def _sessions(stats: Stats) -> Table:
+def _sessions(stats: Stats) -> _Fitted:
     return _table(
         "sessions",
         ["id", "device", "class", "state", "tok/s", "promised", "in time", "acceptance",
@@ -243,15 +251,36 @@ def _sessions(stats: Stats) -> Table:
     )  # fmt: skip
 
 
-def _table(title: str, columns: Cells, rows: Sequence[Cells]) -> Table:
+@dataclass(frozen=True)
+class _Fitted:
+    """A table with the columns that the terminal has room for, so that what is shown is whole."""
+
+    title: str
+    columns: Cells
+    rows: Sequence[Cells]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        kept = list(range(len(self.columns)))
+        for name in _DISPENSABLE:
+            if sum(map(self._width, kept)) > options.max_width and name in self.columns[1:]:
+                kept.remove(self.columns.index(name))
+        table = Table(title=self.title, title_justify="left", box=None)
+        for index in kept:
+            name = self.columns[index]
+            left = name in ("class", "device", "state")
+            table.add_column(name, justify="left" if left else "right", no_wrap=True)
+        for row in self.rows:  # Text: a device's name is no markup
+            table.add_row(*(Text(row[index]) for index in kept))
+        yield table
+
+    def _width(self, index: int) -> int:
+        """With the space on both sides of it."""
+        return 2 + max(len(cells[index]) for cells in (self.columns, *self.rows))
+
+
+def _table(title: str, columns: Cells, rows: Sequence[Cells]) -> _Fitted:
     more = f", {len(rows) - _MAX_ROWS} more below" if len(rows) > _MAX_ROWS else ""
-    table = Table(title=f"{title} ({len(rows)}{more})", title_justify="left", box=None)
-    for column in columns:
-        left = column in ("class", "device", "state")
-        table.add_column(column, justify="left" if left else "right", no_wrap=True)
-    for row in rows[:_MAX_ROWS]:
-        table.add_row(*(Text(cell) for cell in row))  # Text: a device's name is no markup
-    return table
+    return _Fitted(f"{title} ({len(rows)}{more})", columns, rows[:_MAX_ROWS])
 
 
 def _number(value: float | None, form: str) -> str:
