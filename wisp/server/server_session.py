@@ -94,9 +94,7 @@ class ServerSession:
         """
         for each in (block, *block.forks):
             check_tokens(each.tokens, self._vocab_size, "draft", ProtocolError)
-        # A longer block is an error of its own, which the engine finds.
-        self._num_allowed -= max(1, min(len(block.tokens), self._max_window))
-        self._num_allowed -= sum(max(1, len(fork.tokens)) for fork in block.forks)
+        self._num_allowed -= size(block, self._max_window)
         if self._num_allowed < 0:
             raise ProtocolError(
                 "more drafts came than verdicts can answer: keep to the window of the last "
@@ -119,3 +117,10 @@ class ServerSession:
 
     def stats(self) -> dict[str, float]:
         return {}
+
+
+def size(block: DraftBlock, max_window: int) -> int:
+    """Of a message in draft tokens, at least 1; one with nothing but forks is as large as these."""
+    # A longer block is an error of its own, which the engine finds.
+    in_forks = sum(max(1, len(fork.tokens)) for fork in block.forks)
+    return max(1, min(len(block.tokens), max_window) + in_forks)
