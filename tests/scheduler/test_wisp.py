@@ -204,6 +204,12 @@ def test_who_can_be_in_time_goes_before_who_is_late_anyway() -> None:
     assert chunks[1] > 2 * chunks.get(0, 0)
 
 
+def test_a_prompt_has_the_whole_step_where_nobody_decodes() -> None:
+    for due_s in (10.0, 1.0, -1.0):
+        prompt = make_session(1, due_s=due_s, length=16_000, missing=16_000)
+        assert schedule([prompt], exact()).num_tokens == MAX_STEP_TOKENS
+
+
 def test_a_prompt_gets_the_room_that_costs_little() -> None:
     prompt = make_session(1, due_s=1.0, length=1000, missing=1000)
     others = [make_session(n, due_s=1.0, has_edge=False) for n in range(2, 12)]

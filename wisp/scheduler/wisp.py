@@ -156,7 +156,10 @@ class _Decision:
         drafts = DraftPool(table.cumulative[rows[order]])
         most = min(max_tokens - shape.num_tokens, drafts.num_tokens)
         count = drafts.best_count(shape, float(len(rows)), curve, most) if most > 0 else 0
-        self._fill(chunks, shape.with_drafts(count), max_tokens)
+        shape = shape.with_drafts(count)
+        # A long step holds up nobody where nobody decodes.
+        limit_s = curve.time_s(shape) / _SAME if num_decoding else math.inf
+        self._fill(chunks, shape, max_tokens, limit_s)
         num_drafts = np.empty(len(rows), dtype=np.int64)
         num_drafts[order] = drafts.by_row(count)
         seats = _all_seats(table, rows, num_drafts, chunks)
@@ -240,10 +243,11 @@ class _Decision:
         seat_s = self._curve.seat_s + self._curve.context_s * length
         return seat_s / (1.0 - _SAME) / max(self._curve.slope_s(0, max_tokens), 1e-9)
 
-    def _fill(self, chunks: dict[int, int], shape: StepShape, max_tokens: int) -> None:
-        """More of the prompts, as long as the step takes about the same time."""
+    def _fill(
+        self, chunks: dict[int, int], shape: StepShape, max_tokens: int, limit_s: float
+    ) -> None:
+        """More of the prompts, as long as the step takes no longer than that."""
         curve, table = self._curve, self._table
-        limit_s = curve.time_s(shape) / _SAME if shape.num_tokens else math.inf
         for row, chunk in chunks.items():
             more = min(max_tokens - shape.num_tokens, int(table.missing[row]) - chunk)
             while more > 0 and curve.time_s(shape.joined(_chunk(table, row, more))) > limit_s:
