@@ -5,7 +5,7 @@ params      what vLLM is told of a request
 launched    the choices of a step, from their making to the host
 parking     whose KV is in host memory, and which blocks are copied
 host_slots  which slot of host memory keeps which block
-host_kv     these slots, and the copies between them and the KV blocks
+host_kv     these slots, and the copies between them and the KV blocks (block_copy, on a GPU)
 scheduler   vLLM's scheduler, told by WISP who takes part with how many tokens
 own_kv      how far the own drafter's KV of each request is
 own_proposer  vLLM's proposer as that drafter, for chosen requests, with our noise

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 Moves = Sequence[tuple[int, int]]  # from a block to a host slot, or from a host slot to a block
@@ -23,16 +21,19 @@ class HostKv:
     def __init__(self, kv_caches: Sequence[Tensor], num_blocks: int, num_slots: int) -> None:
         """`kv_caches`: one for each layer, [blocks, ...] or [2, blocks, ...]."""
         self._pieces = [p for cache in kv_caches for p in _pieces(cache, num_blocks)]
-        sizes = np.array([piece.shape[1] for piece in self._pieces])
-        self._ends = sizes.cumsum()
-        self._slots = torch.empty(num_slots, int(self._ends[-1]), dtype=torch.uint8)
+        ends = torch.tensor([piece.shape[1] for piece in self._pieces]).cumsum(0)
+        self._ends: list[int] = ends.tolist()
+        self._slots = torch.empty(num_slots, self._ends[-1], dtype=torch.uint8)
         self._on_gpu = kv_caches[0].is_cuda
         if self._on_gpu:
             _pin(self._slots)
             self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            self._sizes = sizes
-            self._bases = np.array([piece.data_ptr() for piece in self._pieces])
-            self._strides = np.array([piece.stride(0) for piece in self._pieces])
+            places = [
+                (piece.data_ptr(), piece.stride(0), end - piece.shape[1], piece.shape[1])
+                for piece, end in zip(self._pieces, self._ends, strict=True)
+            ]
+            self._places = torch.tensor(places, device=kv_caches[0].device)
+            self.move([(0, 0)], [(0, 0)], after_step=False)  # compiles, and changes nothing
 
     def move(self, out: Moves, back: Moves, *, after_step: bool) -> None:
         """Blocks out to slots, then slots back to blocks; what leaves may make room for the others.
@@ -46,36 +47,26 @@ class HostKv:
         if after_step:
             self._stream.wait_stream(running)
         with torch.cuda.stream(self._stream):
-            self._copy_at_once(self._block_pointers(out, 0), self._slot_pointers(out, 1))
-            self._copy_at_once(self._slot_pointers(back, 0), self._block_pointers(back, 1))
+            self._copy_at_once(out, out=True)
+            self._copy_at_once([move[::-1] for move in back], out=False)
         running.wait_stream(self._stream)
 
     def _copy(self, out: Moves, back: Moves) -> None:
         for blocks, slots in [_columns(out)] if out else []:
-            for piece, end in zip(self._pieces, self._ends.tolist(), strict=True):
+            for piece, end in zip(self._pieces, self._ends, strict=True):
                 self._slots[slots, end - piece.shape[1] : end] = piece[blocks]
         for slots, blocks in [_columns(back)] if back else []:
-            for piece, end in zip(self._pieces, self._ends.tolist(), strict=True):
+            for piece, end in zip(self._pieces, self._ends, strict=True):
                 piece[blocks] = self._slots[slots, end - piece.shape[1] : end]
 
-    def _block_pointers(self, moves: Moves, column: int) -> NDArray[np.int64]:
-        blocks = np.array([move[column] for move in moves], np.int64)
-        found: NDArray[np.int64] = self._bases + blocks[:, None] * self._strides
-        return found.ravel()
+    def _copy_at_once(self, moves: Moves, *, out: bool) -> None:
+        """`moves`: of blocks and slots."""
+        from wisp.verifier.vllm.block_copy import copy_blocks  # compiled for a GPU alone
 
-    def _slot_pointers(self, moves: Moves, column: int) -> NDArray[np.int64]:
-        slots = np.array([move[column] for move in moves], np.int64)
-        offsets = self._slots.data_ptr() + self._ends - self._sizes
-        found: NDArray[np.int64] = offsets + slots[:, None] * self._slots.stride(0)
-        return found.ravel()
-
-    def _copy_at_once(self, sources: NDArray[np.int64], targets: NDArray[np.int64]) -> None:
-        from vllm import _custom_ops as ops  # compiled for a GPU alone
-
-        if len(sources):
-            sizes = np.tile(self._sizes, len(sources) // len(self._sizes))
-            pointers = (torch.from_numpy(each) for each in (sources, targets, sizes))
-            ops.swap_blocks_batch(*pointers)
+        if moves:
+            pairs = torch.tensor(moves).to(self._places.device, non_blocking=True)
+            address, size = self._slots.data_ptr(), self._slots.stride(0)
+            copy_blocks(pairs, self._places, address, size, out=out)
 
 
 def _pieces(cache: Tensor, num_blocks: int) -> list[Tensor]:
@@ -89,6 +80,8 @@ def _pieces(cache: Tensor, num_blocks: int) -> list[Tensor]:
         if part.shape[0] != num_blocks:
             raise ValueError(f"KV of shape {list(cache.shape)} is not made of {num_blocks} blocks")
         num_bytes = part[0].numel() * part.element_size()
+        if num_bytes % 8:
+            raise ValueError(f"a block of {num_bytes} bytes is not copied in words of 8")
         spread = sum((n - 1) * s for n, s in zip(part.shape[1:], part.stride()[1:], strict=True))
         if (spread + 1) * part.element_size() != num_bytes:
             raise ValueError(f"KV of shape {list(cache.shape)} does not keep a block together")

@@ -128,7 +128,9 @@ def engine_args(
     elif not _GRAPH_OPTIONS & options.keys():
         sizes = graph_sizes(num_seats, max_window, max_step_tokens, max_model_len)
         defaults["compilation_config"] = {
-            "cudagraph_mode": "FULL",  # where the attention cannot, vLLM takes what it can
+            # Where the attention cannot, vLLM takes what it can. Of the drafter it captures pieces
+            # alone.
+            "cudagraph_mode": "FULL_AND_PIECEWISE" if drafter else "FULL",
             **({"cudagraph_capture_sizes": sizes} if sizes else {}),
         }
     try:
