@@ -49,7 +49,7 @@ COLUMNS = (
 def simulated(cell: tuple[int, Column, float, int]) -> Report:
     devices, column, measured_s, seed = cell
     setup = REGIMES["fleet"].setup(ACCEPTANCE, seed, measured_s)
-    setup = replace(setup, host_kv_tokens=HOST_KV_TOKENS * column.parks)
+    setup = replace(setup, host_kv_tokens=HOST_KV_TOKENS * column.parks, met_halfway=True)
     return simulate(column.policy, devices, setup, Tuning())
 
 

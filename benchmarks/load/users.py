@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
@@ -89,7 +88,7 @@ class User:
     async def run(self, wait_s: float) -> None:
         """For ever. The first answer is already half-way, as a user met at any moment is."""
         await asyncio.sleep(wait_s)
-        ask = self._draw(_by_length(self._workload.output))
+        ask = self._draw(self._workload.output.met())
         ask.num_done = int(self._chance.random() * ask.num_output)
         while True:
             await self._read(ask)
@@ -131,8 +130,3 @@ class User:
 def chain(start: int, count: int, vocab_size: int) -> list[int]:
     """The predictable target's text (`benchmarks.load.target`)."""
     return [token % vocab_size for token in range(start, start + count)]
-
-
-def _by_length(lengths: Lengths) -> Lengths:
-    """Of the answers under way at a moment: one is met the more often the longer it is."""
-    return lengths._replace(mean=lengths.mean * math.exp(lengths.sigma**2))

@@ -88,6 +88,7 @@ class Edge:
         drafts: bool,
         block_tokens: int,
         max_forks: int = 0,
+        met_halfway: bool = False,
         seed: int,
         tally: Tally,
     ) -> None:
@@ -112,6 +113,7 @@ class Edge:
         self._drafting = False  # its one thread is at work
         self._breadth = profile.breadth()
         self._max_forks = max_forks
+        self._met_halfway = met_halfway
         self._stream = Stream([], 1)
         self._text = Text([], [])
         self._result = Result(number, profile.name, slo, 0.0)
@@ -122,7 +124,12 @@ class Edge:
         if now > self._presence.end_s:
             return
         num_prompt = self._workload.prompt.draw(self._asks)
-        num_output = self._workload.output.draw(self._asks)
+        if self._met_halfway and not self._num_asked:
+            num_output = self._workload.output.met().draw(self._asks)
+            num_done = int(self._asks.random() * num_output)
+            num_prompt, num_output = num_prompt + num_done, num_output - num_done
+        else:
+            num_output = self._workload.output.draw(self._asks)
         # Its drafter may go on behind the end, as only the target knows where that is.
         num_known = num_output + MAX_WINDOW
         self._text = self._texts.make(num_known, (self._seed, self.number, self._num_asked))

@@ -54,6 +54,9 @@ class Setup:
     max_forks: int = 0  # of a session's drafts; 0: edges do not fork
     host: Host = HOST
     overlap: bool = True  # a step is launched while another runs
+    # The first answer of each device is half-way, as a user met at any moment is: KV memory is as
+    # full as it will ever be from the start.
+    met_halfway: bool = False
     colocated: Colocated | None = None  # a drafter beside the target, on its GPU
     own: Colocated | None = None  # likewise, which drafts for whom the policy asks
     edges_draft: bool = True  # False: devices have no drafter
@@ -227,6 +230,7 @@ def _add_edge(
         drafts=first.window > 0 and setup.edges_draft,
         block_tokens=setup.edge_block_tokens,
         max_forks=setup.max_forks,
+        met_halfway=setup.met_halfway,
         seed=setup.seed,
         tally=tally,
     )

@@ -15,9 +15,9 @@ from wisp.estimator.shape import shape_of
 from wisp.testing.clock import VirtualClock
 from wisp.verifier.base import Collect, Facts, Outcome, Verifier
 
-# For the KV of a token between GPU and host. Measured: 55 GB/s from pinned memory of an H100, which
-# for the 32B shape is 262 kB a token.
-COPY_S = 262_144 / 55e9
+# For the KV of a token between GPU and host. Measured: 45 GB/s of an H100 (`benchmarks.kv_copies`,
+# 21 blocks), which for the 32B shape is 262 kB a token.
+COPY_S = 262_144 / 45e9
 
 _BLOCK = 16  # tokens: KV memory is given out in blocks, vLLM's default
 
@@ -64,6 +64,7 @@ class SimulatedTarget(Verifier):
         self._open: dict[int, Session] = {}  # by id
         self._evicted: list[Session] = []
         self._parked: dict[int, int] = {}  # the same in host memory
+        self._kept: dict[int, int] = {}  # of those, and of those that were loaded since
         self._host_kv_tokens = host_kv_tokens
         self._copied_s = 0.0  # when the last copy between the two is over
         self.num_copied = self.num_recomputed = 0  # tokens
@@ -80,6 +81,7 @@ class SimulatedTarget(Verifier):
     def close(self, session: Session) -> None:
         self._held.pop(session.id, None)
         self._parked.pop(session.id, None)
+        self._kept.pop(session.id, None)
         self._open.pop(session.id, None)
 
     def shutdown(self) -> None:
@@ -106,9 +108,10 @@ class SimulatedTarget(Verifier):
     def park(self, sessions: Sequence[Session]) -> list[int]:
         kept = [session.num_computed for session in sessions]
         for session in sessions:
-            self._parked[session.id] = self._held[session.id]
+            held = self._parked[session.id] = self._held[session.id]
+            self._copy(held - self._kept.get(session.id, 0))
+            self._kept[session.id] = held // _BLOCK * _BLOCK  # full blocks are copied out once
             self._held[session.id] = 0
-        self._copy(sum(kept))
         return kept
 
     def load(self, sessions: Sequence[Session]) -> list[int]:

@@ -20,6 +20,10 @@ class Lengths(NamedTuple):
         length = round(chance.lognormvariate(mu, self.sigma))
         return min(self.most, max(self.least, length))
 
+    def met(self) -> Lengths:
+        """Of those under way at a moment: one is met the more often the longer it is."""
+        return self._replace(mean=self.mean * math.exp(self.sigma**2))
+
 
 # Mean lengths of ShareGPT's conversations, as vLLM's paper gives them (arXiv 2309.06180).
 SHARE_GPT = (Lengths(161.0), Lengths(338.0))
