@@ -33,17 +33,18 @@ WASTE = {"blocking_ms": ("blocking", "#d55e00"), "overlapped_ms": ("overlapped",
 LANES = {"draft": "edge drafts", "up": "drafts travel", "step": "target", "down": "verdict travels"}
 LANE_COLOURS = {"draft": "#d55e00", "up": "#bbbbbb", "step": "#0072b2", "down": "#bbbbbb"}
 SHOWN_S = 2.5  # of the timeline
-# The second: plain vLLM, and vLLM with its own drafter, on another card of the kind.
-GPU_REGIMES = ("h100_32b_regimes", "h100_32b_regimes_earlier")
+GPU_REGIMES = "h100_32b_parked"  # everybody in one run
 # Of the figures of a GPU: the part and the policy of `benchmarks.load.suite`.
 PARTS = {
     "plain vLLM": ("vllm", "vllm"),
-    "WISP": ("wisp", "wisp"),
-    "vLLM + 0.6B drafter, another run": ("vllm-spec", "vllm"),
+    "WISP": ("wisp-parked", "wisp"),
+    "vLLM + 0.6B drafter": ("vllm-draft-4", "vllm-draft-4"),
+    "vLLM, offload": ("vllm-offload", "vllm-offload"),
 }
 PEERS = {
     "WISP": "#d55e00",
-    "vLLM + 0.6B drafter, another run": "#0072b2",
+    "vLLM + 0.6B drafter": "#0072b2",
+    "vLLM, offload": "#999999",
 }
 REGIMES = {
     "lan-fast-60": "fast laptops, LAN",
@@ -167,9 +168,8 @@ def waste() -> Any:
 
 def regimes() -> Any:
     """Gain over plain vLLM under the same load on the same GPU, by regime."""
-    this, earlier = map(_read, GPU_REGIMES)
-    loads = list(dict.fromkeys((row["regime"], row["devices"]) for row in this if row["gain"]))
-    rows = [row for row in this + earlier if row["gain"]]
+    rows = [row for row in _read(GPU_REGIMES) if row["gain"]]
+    loads = list(dict.fromkeys((row["regime"], row["devices"]) for row in rows))
     shown = {name: colour for name, colour in PEERS.items() if any(_is(row, name) for row in rows)}
     figure, axis = plt.subplots(figsize=(9, 3.6), layout="constrained")
     width = 0.8 / len(shown)
@@ -190,11 +190,10 @@ def regimes() -> Any:
 
 def fleet() -> Any:
     """A mixed fleet that outgrows the KV memory: goodput and promises attained."""
-    rows = [row for name in GPU_REGIMES for row in _read(name) if row["regime"] == "wan-mix-8"]
+    rows = [row for row in _read(GPU_REGIMES) if row["regime"] == "wan-mix-8"]
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
     for name, colour in ({"plain vLLM": "#777777"} | PEERS).items():
-        # Of two runs of one load the last one in this order counts, which is this run's.
-        found = {int(row["devices"]): row for row in reversed(rows) if _is(row, name)}
+        found = {int(row["devices"]): row for row in rows if _is(row, name)}
         devices = sorted(found)
         mine = [found[number] for number in devices]
         for axis, column, scale in ((axes[0], "goodput", 1.0), (axes[1], "attainment", 100.0)):

@@ -1,12 +1,15 @@
 """How often a text differs with drafts, on vLLM: never in its batch-invariant mode, else at ties.
 
-    python -m benchmarks.vllm_lossless [--batch-invariant] [--dtype bfloat16] [--tokens 64] [--json]
+    python -m benchmarks.vllm_lossless [--batch-invariant] [--park] [--dtype bfloat16] [--tokens 64]
+                                       [--json]
 
 The bundled target writes 160 held-out prompts on without drafts, all sessions in each step. Then
 again, with random sessions in each step and random drafts, each wrong with probability 0.15, and
-every step launched before the outcomes of the last are taken in. A text that differs is counted,
-and at temperature 0 so is how far the two best tokens were apart in log-probability where it began
-to. Random numbers are seeded; on a GPU the texts without batch invariance are not reproducible.
+every step launched before the outcomes of the last are taken in. With `--park` random sessions
+leave the target's memory behind a launch, and come back behind a later one. A text that differs is
+counted, and at temperature 0 so is how far the two best tokens were apart in log-probability where
+it began to. Random numbers are seeded; on a GPU the texts without batch invariance are not
+reproducible.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ from wisp.sampling.processors import needs_processing
 
 SEED = 5  # of everything drawn at random here; chosen: any number does, and one makes it repeatable
 NUM_SESSIONS, MAX_WINDOW, MAX_STEP_TOKENS = 64, 7, 512
+HOST_KV_BYTES = 2**30  # chosen: more than all of them need
 SLO = Slo(tokens_per_s=10, first_token_s=10)  # of every session; chosen: nobody is judged by it
 SAMPLINGS: dict[str, dict[str, Any]] = {
     "greedy": {"temperature": 0.0},
@@ -55,6 +59,7 @@ def main() -> None:
         max_model_len=512,
         max_window=MAX_WINDOW,
         max_step_tokens=MAX_STEP_TOKENS,
+        host_kv_bytes=HOST_KV_BYTES if options.park else 0,
         options=engine | json.loads(options.engine_options),
     )
     rows = [_compare(verifier, name, options) for name in SAMPLINGS]
@@ -84,6 +89,7 @@ def _compare(verifier: Any, name: str, options: argparse.Namespace) -> dict[str,
         return Session(index, prompts[index], how, SLO, overlaps=not needs_processing(how))
 
     start_s = time.perf_counter()
+    moves = Moves(verifier, random.Random(SEED)) if options.park else None
     plain = _write(verifier, [session(i) for i in range(len(prompts))], _everybody, ahead=False)
     chance = random.Random(SEED)
     drafted = _write(
@@ -91,6 +97,7 @@ def _compare(verifier: Any, name: str, options: argparse.Namespace) -> dict[str,
         [session(i) for i in range(len(prompts))],
         lambda free: list(_some(free, plain, chance)),
         ahead=True,
+        moves=moves,
     )
     differ = [
         (index, next(at for at, pair in enumerate(zip(*texts, strict=False)) if len(set(pair)) > 1))
@@ -105,10 +112,34 @@ def _compare(verifier: Any, name: str, options: argparse.Namespace) -> dict[str,
         "tokens_compared": agreed + len(differ),
         "time_s": round(time.perf_counter() - start_s, 1),
     }
+    if moves:
+        row |= {"parked_tokens": moves.num_parked, "loaded_tokens": moves.num_loaded}
     if differ and name == "greedy":
         gaps = [_gap(verifier, [*prompts[index], *plain[index][:at]]) for index, at in differ]
         row |= {"gap_median": round(statistics.median(gaps), 4), "gap_most": round(max(gaps), 4)}
     return row
+
+
+class Moves:
+    """Parks random sessions that no step needs, and loads random ones of those parked."""
+
+    def __init__(self, verifier: Any, chance: random.Random) -> None:
+        self._verifier = verifier
+        self._chance = chance
+        self.num_parked = self.num_loaded = 0  # tokens
+
+    def move(self, live: list[Session]) -> None:
+        idle = [s for s in live if s.resident and s.num_computed and not s.num_in_flight]
+        parked = [s for s in live if s.parked]
+        leaving = [session for session in idle if self._chance.random() < 0.1]
+        for session, kept in zip(leaving, self._verifier.park(leaving), strict=True):
+            session.moved(kept, parked=kept > 0)
+            self.num_parked += kept
+        entering = [session for session in parked if self._chance.random() < 0.5]
+        for session, found in zip(entering, self._verifier.load(entering), strict=True):
+            if found:
+                session.moved(found, parked=False)
+                self.num_loaded += found
 
 
 def _prompts() -> list[list[int]]:
@@ -138,7 +169,12 @@ def _some(free: list[Session], texts: list[list[int]], chance: random.Random) ->
 
 
 def _write(
-    verifier: Any, waiting: list[Session], choose: Choose, *, ahead: bool
+    verifier: Any,
+    waiting: list[Session],
+    choose: Choose,
+    *,
+    ahead: bool,
+    moves: Moves | None = None,
 ) -> list[list[int]]:
     """The texts, in the order of the sessions."""
     sessions, waiting = waiting, waiting[::-1]
@@ -164,7 +200,7 @@ def _write(
         while waiting and len(live) < NUM_SESSIONS:
             live[waiting[-1].id] = waiting[-1]
             verifier.open(waiting.pop())
-        free = [session for session in live.values() if session.free]
+        free = [session for session in live.values() if session.free and not session.parked]
         following = None
         if free and not (in_flight and not all(session.overlaps for session in free)):
             following = InFlightStep(Batch(choose(free)), None, 0.0, 0.0)
@@ -172,6 +208,8 @@ def _write(
         if in_flight:
             take_in(in_flight)
         in_flight = following
+        if moves:
+            moves.move(list(live.values()))
         if in_flight and not (ahead and in_flight.overlaps):
             take_in(in_flight)
             in_flight = None
@@ -194,6 +232,9 @@ def _arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--batch-invariant", action="store_true", help="vLLM's mode of that name")
+    parser.add_argument(
+        "--park", action="store_true", help="sessions leave and come back at random"
+    )
     parser.add_argument("--dtype", help="number format; default: the engine's")
     parser.add_argument("--prompts", type=int, default=160)
     parser.add_argument("--tokens", type=int, default=64, help="of each text")

@@ -101,6 +101,10 @@ class Campaign:
     def rows(self) -> list[Row]:
         return list(self._found.values())
 
+    @property
+    def url(self) -> str:
+        return self._server.url
+
     def point(self, policy: str, load: Load, tuning: dict[str, Any]) -> Row:
         """The same load is not measured twice. Raises OutOfTime, and Unavailable if all ends."""
         name = " ".join(f"{key} {value:g}" for key, value in tuning.items())

@@ -9,7 +9,8 @@ only those) under its policies: `vllm` and its own speculation (`benchmarks.load
 wisp-server as it is, and one that takes its steps one by one; `wisp-parked` and `vllm-offload` have
 host memory for KV, `wisp-drafter` has a drafter on the GPU. `gain` is goodput over that of plain
 vLLM in the same run. DIR/summary.csv has a line for each load: the best of vLLM's drafters beside
-WISP.
+WISP. With `--turns` each server is first asked for turns of conversations that come back
+(`benchmarks.load.turns`).
 
 Without it every policy is measured on one server, then plain vLLM, at `--loads` of `--rates`, and
 their capacities, which go to DIR/capacity.csv.
@@ -37,6 +38,8 @@ from benchmarks.load.own import drafter_flags
 from benchmarks.load.peers import DRAFT_PEERS, HOST_KV_GIB, NGRAM_PEERS, OFFLOAD_PEER, PEERS
 from benchmarks.load.regimes import KV_TOKENS, NAMES, REGIMES, Regime, chosen, in_turn
 from benchmarks.load.running import add_options, population, running
+from benchmarks.load.target import config
+from benchmarks.load.turns import turns
 from benchmarks.setting import setting
 from wisp.errors import WispError
 from wisp.scheduler.tuning import POLICIES
@@ -86,7 +89,9 @@ def run_regimes(options: argparse.Namespace) -> int:
         kv_tokens = options.kv_tokens or KV_TOKENS.get(shape)
         sized = argparse.Namespace(**(vars(options) | {"shape": shape, "kv_tokens": kv_tokens}))
         for part in options.parts or REGIME_PARTS:
-            works = regime_works(part, ours, options)
+            works = [*regime_works(part, ours, options)]
+            if options.turns and kv_tokens:
+                works.insert(0, _turns(part, sized))
             code, found = run_part(part, sized, works, FLAGS.get(part, ()), baseline)
             codes.append(code)
             rows += found
@@ -233,6 +238,20 @@ def _capacity(options: argparse.Namespace, policy: str, load: Load) -> Work:
     return work
 
 
+def _turns(part: str, options: argparse.Namespace) -> Work:
+    def work(campaign: Campaign) -> None:
+        row = turns(
+            campaign,
+            kv_tokens=options.kv_tokens,
+            vocab_size=config(options.shape)["vocab_size"],
+            seed=options.seed,
+        )
+        append(options.out / "turns.csv", {"part": part} | row)
+        _say(f"{part}: " + ", ".join(f"{name} {value}" for name, value in row.items()))
+
+    return work
+
+
 def _say(text: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
@@ -255,6 +274,11 @@ def _options() -> argparse.Namespace:
         nargs="+",
         choices=[*REGIME_PARTS, *ON_REQUEST],
         help=f"default: all but {', '.join(ON_REQUEST)}; without --regimes wisp and vllm",
+    )
+    parser.add_argument(
+        "--turns",
+        action="store_true",
+        help="first, how long conversations that come back wait (DIR/turns.csv), with --regimes",
     )
     parser.add_argument(
         "--policies",

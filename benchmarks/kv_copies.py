@@ -1,0 +1,85 @@
+"""What it takes to copy KV blocks between a GPU and pinned host memory, as parking does.
+
+    python -m benchmarks.kv_copies [--layers 64] [--blocks 1,4,21,64,256] [--json]
+
+Blocks of 16 tokens, 8 KV heads of 128 elements in bfloat16, as a 32B target has them: 4 MiB in 64
+layers. `host_ms` is the time until the call returns, `all_ms` until the copies are made; medians.
+On the CPU the copies are another code path, and the times are its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from random import Random
+from typing import Any
+
+import torch
+
+from benchmarks.setting import describe, setting
+from wisp.verifier.vllm.host_kv import HostKv
+
+SEED = 7  # of which blocks are copied; chosen: any number does, and one makes it repeatable
+NUM_BLOCKS, TIMES = 1500, 20  # 1,500 blocks hold 24,000 tokens; chosen: enough for a median
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--layers", type=int, default=64)
+    parser.add_argument("--blocks", default="1,4,21,64,256", help="copied at once")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options = parser.parse_args()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    shape = 2, NUM_BLOCKS, 16, 8, 128
+    caches = [
+        torch.zeros(shape, dtype=torch.bfloat16, device=device) for _ in range(options.layers)
+    ]
+    block_bytes = sum(cache.nbytes for cache in caches) // NUM_BLOCKS
+    counts = [int(each) for each in options.blocks.split(",")]
+    host = HostKv(caches, NUM_BLOCKS, max(counts))
+    rows = [row for count in counts for row in _rows(host, count, block_bytes)]
+    name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
+    found = setting(SEED, device=name, layers=options.layers)
+    if options.json:
+        print(json.dumps(found | {"rows": rows}))
+        return
+    print(describe(found))
+    for row in rows:
+        print(describe(row))
+
+
+def _rows(host: HostKv, count: int, block_bytes: int) -> list[dict[str, Any]]:
+    blocks = Random(SEED).sample(range(NUM_BLOCKS), count)
+    out = list(zip(blocks, range(count), strict=True))
+    back = [(slot, block) for block, slot in out]
+    rows = []
+    for way, moves in {"out": (out, []), "back": ([], back), "both": (out, back)}.items():
+        host_s, all_s = [], []
+        for _ in range(TIMES + 2):
+            start_s = time.perf_counter()
+            host.move(*moves, after_step=False)
+            host_s.append(time.perf_counter() - start_s)
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            all_s.append(time.perf_counter() - start_s)
+        num_bytes = count * block_bytes * (2 if way == "both" else 1)
+        taken_s = statistics.median(all_s[2:])
+        rows.append(
+            {
+                "way": way,
+                "blocks": count,
+                "mib": num_bytes >> 20,
+                "host_ms": round(1e3 * statistics.median(host_s[2:]), 3),
+                "all_ms": round(1e3 * taken_s, 3),
+                "gb_per_s": round(num_bytes / taken_s / 1e9, 1),
+            }
+        )
+    return rows
+
+
+if __name__ == "__main__":
+    main()
