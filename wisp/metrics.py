@@ -71,6 +71,11 @@ class ServerMetrics:
             "Tokens whose KV was given up, to be computed again",
             registry=r,
         )
+        self.late_loads = Counter(
+            "wisp_kv_late_loads_total",
+            "Times that KV came back when the session's next token was late already",
+            registry=r,
+        )
         self.refused = Counter(
             "wisp_refused_total", "Sessions refused at the door", ["reason"], registry=r
         )

@@ -314,7 +314,7 @@ def test_a_metric_of_the_process_is_shown(metrics: ServerMetrics) -> None:
 
 def test_parked_sessions_are_told_and_counted(telemetry: Telemetry) -> None:
     telemetry.opened(1, GOLD, None, 0.0)
-    kv = KvReport(1, 2, 300, 200, 100)
+    kv = KvReport(1, 2, 300, 200, 100, 3)
     telemetry.stepped(structs.replace(step(), kv=kv), 0.5)
     stats = told(telemetry, 1.0, structs.replace(state(1), parked=True))
     assert stats.num_parked == 1
@@ -325,3 +325,4 @@ def test_parked_sessions_are_told_and_counted(telemetry: Telemetry) -> None:
     assert sample("wisp_kv_parked_tokens_total") == 300
     assert sample("wisp_kv_loaded_tokens_total") == 200
     assert sample("wisp_kv_evicted_tokens_total") == 100
+    assert sample("wisp_kv_late_loads_total") == 3

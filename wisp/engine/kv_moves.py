@@ -17,8 +17,10 @@ class KvMoves:
         self._verifier = verifier
         self._sessions = sessions
         self._planned = Residency(())
+        self._planned_s = 0.0
         self.moved = False  # by the last `move`: somebody else may be seated now
         self._num_parked = self._num_loaded = self._num_evicted = 0  # tokens, since the report
+        self._num_late = 0  # loads
 
     def seatable(self, now: float) -> Collection[Session]:
         """Those who may be in a step that is decided on now."""
@@ -26,7 +28,7 @@ class KvMoves:
 
     def plan(self, now: float) -> Collection[Session]:
         """As `seatable`; what has to be moved for it is done by `move`."""
-        self._planned = self._decide(now)
+        self._planned, self._planned_s = self._decide(now), now
         return self._planned.seatable
 
     def move(self) -> None:
@@ -40,6 +42,7 @@ class KvMoves:
         for session, found in zip(entering, self._verifier.load(entering), strict=True):
             if found:
                 self._num_loaded += found
+                self._num_late += session.promised_s < self._planned_s
                 session.moved(found, parked=False)
         self.moved = bool(leaving or entering)
         self._planned = Residency(())
@@ -48,8 +51,8 @@ class KvMoves:
         """Of now, and of what was moved since the last report."""
         outside = [session for session in self._sessions.values() if not session.resident]
         num_parked = sum(session.parked for session in outside)
-        moved = self._num_parked, self._num_loaded, self._num_evicted
-        self._num_parked = self._num_loaded = self._num_evicted = 0
+        moved = self._num_parked, self._num_loaded, self._num_evicted, self._num_late
+        self._num_parked = self._num_loaded = self._num_evicted = self._num_late = 0
         return KvReport(num_parked, len(outside) - num_parked, *moved)
 
     def _decide(self, now: float) -> Residency:

@@ -94,6 +94,7 @@ class KvReport(Struct, frozen=True):
     num_parked_tokens: int = 0
     num_loaded_tokens: int = 0
     num_evicted_tokens: int = 0  # that have to be computed again
+    num_late_loads: int = 0  # of sessions whose next token was late already
 
 
 class StepReport(Struct, frozen=True, kw_only=True):

@@ -241,6 +241,7 @@ class Telemetry:
         metrics.parked_tokens.inc(step.kv.num_parked_tokens)
         metrics.loaded_tokens.inc(step.kv.num_loaded_tokens)
         metrics.evicted_tokens.inc(step.kv.num_evicted_tokens)
+        metrics.late_loads.inc(step.kv.num_late_loads)
         if step.marginal_cost is not None:
             metrics.marginal_cost.set(step.marginal_cost)
 
