@@ -45,6 +45,8 @@ def edge_that_leaves_as_it_comes() -> Begun:
         yield await messages.get()
 
     class Opens:
+        max_sessions = 1
+
         def open(self, request: Request, hello: wire.Hello, caller: Caller) -> str:
             return "a session"
 
