@@ -126,7 +126,13 @@ class Chaos:
             self.faults["revoke_refused"] += 1
             return
         await asyncio.sleep(self._rng.uniform(0.0, 1.0))
-        self._fleet.renew(number)
+        try:
+            self._fleet.renew(number)
+        except ConfigError:  # there was room for a file with one key less
+            assert self._fleet.disk.full
+            self.faults["renew_refused"] += 1
+            await self._fleet.disk.has_room.wait()
+            self._fleet.renew(number)
 
     async def _full_disk(self, replica: Replica) -> None:
         """Other faults go on meanwhile; servers end and begin, edges save, keys are revoked."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import resource
 
 
@@ -14,6 +15,8 @@ class Disk:
 
     def __init__(self) -> None:
         self._before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        self.has_room = asyncio.Event()
+        self.has_room.set()
 
     @property
     def full(self) -> bool:
@@ -22,6 +25,8 @@ class Disk:
     def fill(self, max_bytes: int) -> None:
         """Files may have so many bytes and no more."""
         resource.setrlimit(resource.RLIMIT_FSIZE, (max_bytes, self._before[1]))
+        self.has_room.clear()
 
     def clear(self) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, self._before)
+        self.has_room.set()

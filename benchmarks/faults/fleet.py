@@ -101,7 +101,7 @@ class Fleet:
                 self.servers[replica].service.revoke(gate)
 
     def renew(self, number: int) -> None:
-        """Another key for an edge."""
+        """Another key for an edge. Raises ConfigError while the disk is full."""
         self._metadata[number] = self._new_key()
 
     def _new_key(self) -> Metadata:
