@@ -10,7 +10,6 @@ On the CPU the copies are another code path, and the times are its own.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from random import Random
@@ -18,7 +17,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.setting import describe, setting
+from benchmarks.setting import setting, tell
 from wisp.verifier.vllm.host_kv import HostKv
 
 SEED = 7  # of which blocks are copied; chosen: any number does, and one makes it repeatable
@@ -44,12 +43,7 @@ def main() -> None:
     rows = [row for count in counts for row in _rows(host, count, block_bytes)]
     name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
     found = setting(SEED, device=name, layers=options.layers)
-    if options.json:
-        print(json.dumps(found | {"rows": rows}))
-        return
-    print(describe(found))
-    for row in rows:
-        print(describe(row))
+    tell(found, rows, as_json=options.json)
 
 
 def _rows(host: HostKv, count: int, block_bytes: int) -> list[dict[str, Any]]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -22,6 +24,16 @@ def setting(seed: int, **more: Any) -> dict[str, Any]:
         "seed": seed,
         **more,
     }
+
+
+def tell(about: dict[str, Any], rows: Iterable[dict[str, Any]], *, as_json: bool) -> None:
+    """Print what was found: one JSON object, or a line for each row."""
+    if as_json:
+        print(json.dumps(about | {"rows": list(rows)}))
+        return
+    print(describe(about))
+    for row in rows:
+        print(describe(row))
 
 
 def describe(values: dict[str, Any]) -> str:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import cProfile
-import json
 import os
 import pstats
 import statistics
@@ -24,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.setting import describe, setting
+from benchmarks.setting import setting, tell
 from benchmarks.vllm_steps import SEED, Fleet
 from wisp.config import TINY
 
@@ -93,12 +92,7 @@ def main() -> None:
             fleet.close()
     verifier.shutdown()
     found = setting(SEED, temperature=options.temperature)
-    if options.json:
-        print(json.dumps(found | {"rows": rows}))
-        return
-    print(describe(found))
-    for row in rows:
-        print(describe(row))
+    tell(found, rows, as_json=options.json)
 
 
 def _host_ms(argmax: Argmax, fleet: Fleet, drafts: str) -> float:

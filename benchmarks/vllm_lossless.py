@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from benchmarks.setting import describe, setting
+from benchmarks.setting import setting, tell
 from wisp.config import TINY
 from wisp.core.batch import Batch, Seat
 from wisp.core.request import Sampling
@@ -70,12 +70,7 @@ def main() -> None:
         batch_invariant=options.batch_invariant,
     )
     verifier.shutdown()
-    if options.json:
-        print(json.dumps(found | {"rows": rows}))
-        return
-    print(describe(found))
-    for row in rows:
-        print(describe(row))
+    tell(found, rows, as_json=options.json)
 
 
 def _compare(verifier: Any, name: str, options: argparse.Namespace) -> dict[str, Any]:

@@ -123,9 +123,7 @@ class Session:
         self._sources: dict[Source, Drafts] = {Source.EDGE: self.stream}
         if max_ngram:
             self._sources[Source.NGRAM] = NgramDrafts(self.tokens, max_ngram)
-        self.own_drafts = (
-            OwnDrafts() if drafts_own else None
-        )  # None: the server's drafter is not for it
+        self.own_drafts = OwnDrafts() if drafts_own else None  # None: nobody makes any for it
         if self.own_drafts:
             self._sources[Source.OWN] = self.own_drafts
         self.drafts: Drafts = self.stream  # what a step may verify: of the first that has any
