@@ -9,6 +9,7 @@ from typing import Any
 from benchmarks.host_parts import HostParts, by_seats
 from benchmarks.load.own import make_doubtful
 from benchmarks.load.target import make_predictable
+from benchmarks.step_log import StepLog
 from wisp.config import ServerConfig
 from wisp.engine.build import build_engine
 from wisp.engine.engine import Engine
@@ -18,11 +19,15 @@ LOAD_FORMAT = "predictable"
 
 
 def build(
-    config: ServerConfig, host_parts: str | None = None, own_acceptance: float | None = None
+    config: ServerConfig,
+    host_parts: str | None = None,
+    step_log: str | None = None,
+    own_acceptance: float | None = None,
 ) -> tuple[Verifier, Engine]:
     """As `wisp.server.build.build_engine`; runs in the engine process, which is the one to know.
 
     `host_parts`: a file for what the host did between steps; None: that is not recorded.
+    `step_log`: one for what each step was.
     `own_acceptance`: of the own drafts; None: as they are.
     """
     if config.engine.options.get("load_format") == LOAD_FORMAT:
@@ -32,7 +37,21 @@ def build(
     verifier, engine = build_engine(config)
     if host_parts:
         record(verifier, Path(host_parts))
+    if step_log:
+        log_steps(verifier, engine, Path(step_log))
     return verifier, engine
+
+
+def log_steps(verifier: Verifier, engine: Engine, path: Path) -> None:
+    """Write what each step was to a file as the verifier is shut down."""
+    log, shutdown = StepLog(), verifier.shutdown
+    log.attach(verifier, engine)
+
+    def write_and_shut_down() -> None:
+        log.write(path)
+        shutdown()
+
+    verifier.shutdown = write_and_shut_down  # type: ignore[method-assign]
 
 
 def record(verifier: Verifier, path: Path) -> None:

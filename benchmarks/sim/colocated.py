@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.sim.target import SimulatedTarget
 from wisp.core.batch import Batch, Seat
-from wisp.core.own_drafts import Proposed
+from wisp.core.own_drafts import COMING, Proposed
 from wisp.verifier.base import Collect, Outcome
 
 _WRONG = 0  # by definition of the target: its choice at a position is the position
@@ -76,6 +76,9 @@ class OwnTarget(SimulatedTarget):
         return self._drafter.draft_s * max((seat.num_own for seat in batch.seats), default=0)
 
     def _choices(self, seat: Seat) -> Outcome:
+        own_drafts = seat.session.own_drafts
+        if own_drafts and COMING in seat.draft:  # by now the step before has landed
+            seat.draft = own_drafts.tokens[: len(seat.draft)]
         outcome = super()._choices(seat)
         if seat.num_own:
             acceptance = _acceptance(self._drafter, seat)

@@ -3,10 +3,11 @@ from __future__ import annotations
 import pytest
 
 from wisp.core.drafts import Directive, DraftBlock, Source
-from wisp.core.own_drafts import OwnDrafts, Proposed
+from wisp.core.own_drafts import COMING, OwnDrafts, Proposed
 from wisp.core.request import Sampling
 from wisp.core.session import Session
 from wisp.core.slo import Slo
+from wisp.core.table import Table
 
 SLO = Slo(tokens_per_s=10, first_token_s=1)
 
@@ -85,13 +86,21 @@ def test_none_are_asked_for_while_n_grams_do_better() -> None:
     assert one.own_rate == 0.0
 
 
-@pytest.mark.parametrize("num_own", [0, 2])
-def test_who_waits_for_own_drafts_is_in_no_other_step(num_own: int) -> None:
+def test_drafts_in_the_making_can_be_verified_behind_what_is_chosen() -> None:
     one = session(overlaps=True)
-    one.launched(1, 1, num_own)
-    assert one.free == (num_own == 0)
-    one.landed(1, 1, num_own)
+    one.computed(len(one.tokens) - 1)
+    one.launched(1, 1, 2)
     assert one.free
+    assert (one.next_source, one.next_drafts(4)) == (Source.OWN, [COMING, COMING])
+    table = Table([one])
+    assert one.own_drafts
+    rate = one.own_drafts.rate
+    assert table.at_hand.tolist() == [2]
+    assert table.cumulative[0].tolist() == pytest.approx([rate, rate**2])
+    one.landed(1, 1, 2)
+    one.verified(Source.EDGE, 0, [7], 0.0, edge_late=False)
+    one.proposed(Proposed([8, 9], [0.9, 0.9]))
+    assert (one.next_source, one.next_drafts(4)) == (Source.OWN, [8, 9])
 
 
 def test_a_session_without_a_drafter_asks_for_nothing() -> None:

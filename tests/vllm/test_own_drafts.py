@@ -14,6 +14,7 @@ from tests.world import World
 from wisp.config import TINY
 from wisp.core.batch import Batch, Seat
 from wisp.core.drafts import Source
+from wisp.core.own_drafts import COMING
 from wisp.core.request import Sampling
 from wisp.engine.step import InFlightStep
 from wisp.errors import ConfigError
@@ -154,6 +155,37 @@ def test_a_whole_engine_whose_steps_overlap(drafting: Any) -> None:
     assert num_same >= NUM - 1
     own = [verdict for verdict in world.verdicts if verdict.source is Source.OWN]
     assert sum(verdict.num_accepted for verdict in own) > NUM
+
+
+@pytest.mark.parametrize("name", ["greedy", "hot"])
+def test_own_drafts_are_verified_before_the_host_knows_them(drafting: Any, name: str) -> None:
+    """Whole engines, whose steps overlap or not: the same texts, by drafts as good."""
+    pairs = pairs_of(name)
+    prompts_, samplings = [prompt for prompt, _ in pairs], [sampling for _, sampling in pairs]
+    rates, num_coming = [], []
+    for overlap in (False, True):
+        seats: list[Seat] = []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(drafting, "_overlap", overlap)
+            launch = drafting.launch
+
+            def noted(batch: Batch, launch: Any = launch, seats: list[Seat] = seats) -> Any:
+                seats.extend(batch.seats)
+                return launch(batch)
+
+            patch.setattr(drafting, "launch", noted)
+            world = World(drafting, max_own=4)
+            texts = world.generate(prompts_, samplings)
+        num_same = sum(text == expected(*pair) for text, pair in zip(texts, pairs, strict=True))
+        assert num_same >= NUM - 1
+        own = [verdict for verdict in world.verdicts if verdict.source is Source.OWN]
+        verified = sum(verdict.num_drafted for verdict in own)
+        rates.append(sum(verdict.num_accepted for verdict in own) / verified)
+        num_coming.append(sum(COMING in seat.draft for seat in seats) / len(seats))
+    print(f"{rates} of own drafts accepted, {num_coming} of seats verified them unseen")
+    assert num_coming[0] == 0.0
+    assert num_coming[1] > 0.2, "the worse they are the fewer are asked for"
+    assert rates[1] == pytest.approx(rates[0], abs=0.06)
 
 
 @pytest.mark.parametrize("name", ["greedy", "hot"])

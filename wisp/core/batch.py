@@ -37,6 +37,7 @@ class Batch:
     seats: list[Seat] = field(default_factory=list)
     value: float = 0.0  # tokens that the policy expects it to commit; 0: it does not say
     num_sessions: int = 0  # that were there when it was decided on; 0: the policy does not say
+    drafting_s: float = 0.0  # that making own drafts will take
     plain: bool = False  # everybody without drafts, to see what that commits
 
     def __len__(self) -> int:

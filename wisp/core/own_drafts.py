@@ -15,6 +15,9 @@ from wisp.core.acceptance import Acceptance
 from wisp.core.drafts import Drafts, Source
 from wisp.core.prefix import common_prefix
 
+# Stands for an own draft that is still in the making: which token it is the device alone knows.
+COMING = -1
+
 # Share of the past that every examined token leaves. Chosen: as of an edge's drafts, a memory of 50
 # tokens.
 _KEPT = 0.98
@@ -29,6 +32,9 @@ class Proposed(Struct, frozen=True, gc=False):
 
     tokens: list[int]
     acceptance: list[float]  # of each: P(accepted | all before it were), as the drafter has it
+
+
+NOTHING = Proposed([], [])  # where none could be made
 
 
 class OwnDrafts(Drafts):

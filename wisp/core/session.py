@@ -6,13 +6,14 @@ the methods of a session change it.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 
 from wisp.core.draft_stream import DraftStream
 from wisp.core.drafts import REST, Directive, DraftBlock, Drafts, Source
 from wisp.core.edge_stats import EdgeStats
 from wisp.core.ngram import NgramDrafts
-from wisp.core.own_drafts import OwnDrafts, Proposed
+from wisp.core.own_drafts import COMING, OwnDrafts, Proposed
 from wisp.core.request import FinishReason, Sampling
 from wisp.core.slo import Slo
 from wisp.core.table import row_of
@@ -134,6 +135,10 @@ class Session:
         """Its row of the table that decisions read (wisp/core/table.py), kept until something
         happens to it."""
         self.row, self.said = row_of(self), self.drafts.acceptance.tobytes()
+        if self.num_own:
+            assert self.own_drafts, "nobody else's are in the making"
+            own = [1.0] * self.num_pending + [self.own_drafts.rate] * self.num_own
+            self.said = array("d", own).tobytes()
         return self.row
 
     @property
@@ -174,8 +179,16 @@ class Session:
         """The drafts of the chosen source that no step verifies yet."""
         return self._behind(self.drafts)
 
+    @property
+    def next_source(self) -> Source:
+        """Of `next_drafts`: own drafts in the making come first, as whatever the step in flight
+        chooses they go on behind it."""
+        return Source.OWN if self.num_own else self.drafts.source
+
     def next_drafts(self, count: int) -> list[int]:
-        """The first so many of those at hand."""
+        """The first so many that a step decided on now may verify."""
+        if self.num_own:
+            return [COMING] * min(count, self.num_own)
         return self.drafts.tokens[self.num_pending : self.num_pending + count]
 
     @property
@@ -193,7 +206,7 @@ class Session:
         if self.num_in_flight == 0:
             return True
         follows = self.overlaps and self.num_in_flight == 1 and not self._is_astray
-        return follows and not self.num_own and self.max_drafts >= 0
+        return follows and self.max_drafts >= 0
 
     @property
     def own_rate(self) -> float:
@@ -235,7 +248,7 @@ class Session:
 
         `num_tokens`: that the step computes for it. `num_chosen`: that it chooses if it accepts all
         its drafts. From now on it is seated behind these. `num_own`: drafts that are made behind
-        what is chosen: they are waited for.
+        what is chosen.
         """
         self.row = b""
         self.num_in_flight += 1

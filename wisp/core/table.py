@@ -56,7 +56,7 @@ def row_of(session: Session) -> bytes:
         1.0 / session.slo.tokens_per_s,
         session.aimed_s,
         session.committed_s,
-        drafts.calibration,
+        1.0 if session.num_own else drafts.calibration,
         edge.draft_time_s or 0.0,
         edge.round_trip_s or 0.0,
         acceptance.accepted / acceptance.examined,
@@ -69,7 +69,7 @@ def row_of(session: Session) -> bytes:
         session.end,
         session.num_computed,
         session.num_pending,
-        len(drafts.acceptance),
+        session.num_pending + session.num_own if session.num_own else len(drafts.acceptance),
     )
 
 

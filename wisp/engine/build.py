@@ -10,6 +10,7 @@ from wisp.config import ServerConfig
 from wisp.engine.engine import Engine
 from wisp.engine.keeper import Keeper, keep
 from wisp.engine.profiling import CPU_BUDGET_S, GPU_BUDGET_S
+from wisp.engine.warm_up import warm_up
 from wisp.errors import ConfigError
 from wisp.estimator.store import Key
 from wisp.scheduler.policy import make_policy
@@ -20,6 +21,8 @@ from wisp.verifier.base import Facts, Verifier
 def build_engine(config: ServerConfig) -> tuple[Verifier, Engine]:
     """Runs in the engine process: the only one that loads the target."""
     verifier = build_verifier(config)
+    if config.engine.drafter.most:
+        warm_up(verifier, config.engine.drafter.most, config.scheduling.max_step_tokens)
     keeper = _keep(config, verifier)
     choose = functools.partial(
         make_policy,

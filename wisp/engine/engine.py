@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 
 from wisp.core.batch import Batch
 from wisp.core.drafts import Verdict
+from wisp.core.own_drafts import NOTHING
 from wisp.core.session import Session
 from wisp.engine.keeper import Keeper
 from wisp.engine.kv_moves import KvMoves
@@ -242,7 +243,7 @@ class Engine:
             log.exception("a step of %d sessions failed", len(step.batch))
             return False
         if step.overlaps:  # the target begins when all of it is launched
-            step.begun_s = self._clock()
+            step.begun_s = self._clock() - self._verifier.had_s
         self._pace.launched(self._clock() - start_s, ahead=ahead)
         return True
 
@@ -257,6 +258,8 @@ class Engine:
         now = self._clock()
         step.landed()
         step_time_s = self._pace.landed(step, self._verifier.arrived_s, now)
+        if self._verifier.took_s is not None:
+            step_time_s = self._verifier.took_s + self._verifier.drafting_s
         self._publish(step, outcomes, step_time_s, now)
         self._pace.taken_in(step, self._clock() - now)
         return True
@@ -297,8 +300,8 @@ class Engine:
             if outcome.tokens:
                 num_drafted = step.num_drafted(index)
                 verdict = settle(seat, num_drafted, outcome, self._policy, step, step_time_s, now)
-                if outcome.own and not verdict.finish_reason:
-                    session.proposed(outcome.own)
+                if seat.num_own and not verdict.finish_reason:
+                    session.proposed(outcome.own or NOTHING)
                 told = verdicts if session.stream.tokens else pressing
                 told.append((session.id, verdict))
                 if verdict.finish_reason:

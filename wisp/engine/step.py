@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from wisp.core.batch import Batch, Seat
+from wisp.core.own_drafts import COMING
 from wisp.core.session import Session
 from wisp.core.smoothing import smoothed
 from wisp.engine.messages import Forecast
@@ -76,14 +77,23 @@ class _Part:
         self.num_own = seat.num_own
         self.num_chosen = 1 + self.num_drafted if seat.chooses else 0
         self._end = len(session.tokens) + session.num_pending  # of the text, if all went well
+        self._were_coming = COMING in seat.draft[:1]
         self._assumed = session.drafts.tokens[: session.num_pending] if seat.draft else []
 
     def put_right(self) -> None:
-        if self.num_drafted and not self._continues():
-            self.session.dropped(self.num_drafted)
-            self.num_tokens -= self.num_drafted
-            self.num_chosen -= self.num_drafted
-            self.num_drafted = 0
+        num_dropped = self.num_drafted - self._num_continuing()
+        if num_dropped:
+            self.session.dropped(num_dropped)
+            self.num_tokens -= num_dropped
+            self.num_chosen -= num_dropped
+            self.num_drafted -= num_dropped
+
+    def _num_continuing(self) -> int:
+        """Own drafts were made behind whatever was chosen, if they were made at all."""
+        if self._were_coming:
+            own = self.session.own_drafts
+            return min(self.num_drafted, len(own.tokens)) if own else 0
+        return self.num_drafted if self.num_drafted and self._continues() else 0
 
     def _continues(self) -> bool:
         tokens = self.session.tokens
@@ -127,6 +137,7 @@ class Pace:
     def runs(self, step: InFlightStep) -> None:
         """It is the only one that was launched."""
         expected_s = step.forecast.expected_s if step.forecast else 0.0
+        expected_s += step.batch.drafting_s
         step.begun_s = max(step.begun_s, self._free_s)
         self._margin_s = min(self._margin_s, expected_s)
         self.decide_s = step.begun_s + expected_s - self._lead_s - self._margin_s

@@ -91,6 +91,14 @@ class OwnDrafting:
         counts: Ints = np.minimum(room, count)
         return counts
 
+    def drafting_s(self, table: Table, rows: Ints, num_own: Ints, now: float) -> float:
+        """What making so many drafts for these will take, [rows]; 0.0: unknown."""
+        asking = np.flatnonzero(num_own)
+        if not len(asking):
+            return 0.0
+        pass_s = self._pass_s(len(asking), int(table.length[rows][asking].sum()), now)
+        return int(num_own.max()) * (pass_s or 0.0)
+
     def _pass_s(self, num_sessions: int, num_context: int, now: float) -> float | None:
         """Of the drafter, for so many sessions; None: it is to be tried, whatever it takes."""
         if self._passes.num_observed == 0 or now - self._asked_s > REST_S:

@@ -163,17 +163,23 @@ class _Decision:
         num_drafts = np.empty(len(rows), dtype=np.int64)
         num_drafts[order] = drafts.by_row(count)
         seats = _all_seats(table, rows, num_drafts, chunks)
+        value = float(len(rows) + drafts.value(count))
+        batch = Batch(seats, value, len(table.sessions), plain=plain)
         if self._own.is_on and not plain:
-            self._ask(seats, rows, num_drafts, shape)
-        return Batch(seats, float(len(rows) + drafts.value(count)), len(table.sessions), plain)
+            batch.drafting_s = self._ask(seats, rows, num_drafts, shape)
+        return batch
 
-    def _ask(self, seats: list[Seat], rows: Ints, num_drafts: Ints, shape: StepShape) -> None:
-        """Own drafts for some of those that decode, the first of `seats`, for the next step."""
+    def _ask(self, seats: list[Seat], rows: Ints, num_drafts: Ints, shape: StepShape) -> float:
+        """Own drafts for some of those that decode, the first of `seats`, for the next step.
+
+        Returns what making them will take.
+        """
         asked = self._own.ask(
             self._table, rows, num_drafts, shape, self._curve, self._step_s, self._now
         )
         for seat, num_own in zip(seats, asked.tolist(), strict=False):
             seat.num_own = num_own
+        return self._own.drafting_s(self._table, rows, asked, self._now)
 
     def _seats(self, room: int, *, all_of_them: bool) -> Ints:
         """Who decodes: nobody who had better wait for drafts, and no seat worth less than the
@@ -285,7 +291,7 @@ def _chunk(table: Table, row: int, num_tokens: int) -> StepShape:
 def _all_seats(table: Table, rows: Ints, num_drafts: Ints, chunks: dict[int, int]) -> list[Seat]:
     decoding = [table.sessions[row] for row in rows.tolist()]
     seats = [
-        Seat(session, 1, session.next_drafts(count), session.drafts.source)
+        Seat(session, 1, session.next_drafts(count), session.next_source)
         for session, count in zip(decoding, num_drafts.tolist(), strict=True)
     ]
     return seats + [Seat(table.sessions[row], chunk) for row, chunk in chunks.items() if chunk]

@@ -88,6 +88,11 @@ class Verifier(ABC):
     arrived_s: float | None = None
     # How long own drafts were made in the step collected last, before it was over.
     drafting_s: float = 0.0
+    # What that step took beside them, by the device's own clock; None: it has none.
+    took_s: float | None = None
+    # How long the device had had the step launched last when `launch` returned: what is launched
+    # behind the target's part takes time, too.
+    had_s: float = 0.0
 
     @abstractmethod
     def open(self, session: Session) -> int:
@@ -106,8 +111,7 @@ class Verifier(ABC):
         draft tokens behind those. If it raises, nothing of the step is committed.
 
         For seats that ask (`Seat.num_own`) the server's drafter makes so many own drafts at most
-        behind what was chosen, before the step is over. No step that is launched meanwhile holds
-        their sessions. None are made where no drafter was loaded.
+        behind what was chosen, before the step is over. None are made where no drafter was loaded.
         """
 
     @property
@@ -154,8 +158,9 @@ class Verifier(ABC):
 
         That one may hold sessions of this step again. It is decided on as if this one accepted all
         its drafts (`Session.num_pending`); what is rejected the verifier puts right: the session
-        goes on behind its last choice, with the same tokens as drafts. If either call raises,
-        nothing of the steps launched so far will be collected.
+        goes on behind its last choice, with the same tokens as drafts. Own drafts in the making can
+        be verified before anybody but the device knows them: `COMING` stands for each in the seat.
+        If either call raises, nothing of the steps launched so far will be collected.
         """
         outcomes = self.step(batch)
         return lambda: outcomes

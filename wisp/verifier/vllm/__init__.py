@@ -13,6 +13,7 @@ sampler     law 1 inside vLLM's workers: the choice of wisp.sampling
 structures  answers that keep to a JSON schema, an expression or a grammar
 compiling   their grammars, in processes with a limit of time and memory (grammar_process)
 adapters    LoRA modules that are served beside the target
+graphs      CUDA graphs of steps with a drafter beside the target
 start       the start of vLLM's engine
 options     vLLM's engine arguments: what WISP owns, what passes through
 versions    the versions that are supported, and every name that differs between them

@@ -16,7 +16,9 @@ from vllm.v1.engine import EngineCoreRequest
 from vllm.v1.request import Request
 
 from wisp.core.batch import Batch, Seat
+from wisp.core.drafts import Source
 from wisp.core.kv_memory import KvMemory
+from wisp.core.own_drafts import COMING
 from wisp.core.request import Sampling
 from wisp.core.session import Session
 from wisp.errors import BadRequest, ConfigError, InternalError, Overloaded
@@ -224,10 +226,14 @@ class VllmVerifier(Verifier):
         """As `EngineCore.step`, but nothing is waited for."""
         scheduled = self.scheduler.schedule()
         executor = self._core.model_executor
+        begun_s = time.monotonic()
         future = executor.execute_model(scheduled, non_block=True)
+        if self.facts.on_gpu:  # else the target is through with it
+            begun_s = time.monotonic()
         grammar = self.scheduler.get_grammar_bitmask(scheduled)
         if future.result() is None:  # else there was nothing to compute
             executor.sample_tokens(grammar)
+        self.had_s = time.monotonic() - begun_s
         return scheduled
 
     def _collect(
@@ -241,7 +247,8 @@ class VllmVerifier(Verifier):
                 found = next(filter(None, self._core.collective_rpc("wisp_collect")))
                 if self._has_stages:
                     self._core.collective_rpc("wisp_tell", args=(found.tokens,))
-            self.arrived_s, self.drafting_s = found.arrived_s, found.drafting_s
+            self.arrived_s, self.took_s = found.arrived_s, found.took_s
+            self.drafting_s = found.drafting_s
             self.scheduler.landed(scheduled, choosing, found.tokens)
             self._closed_in_flight &= self.scheduler.is_running
         except Exception:
@@ -298,9 +305,14 @@ class VllmVerifier(Verifier):
         num_known = request.num_tokens + request.num_output_placeholders
         num_missing = num_known - request.num_computed_tokens
         if seat.draft and num_missing <= seat.num_context:  # else its KV was taken meanwhile
-            known = _known(seat.draft, self.facts.vocab_size)
-            place.draft = allowed(request, seat.session.sampling, known)
+            place.draft = self._drafts(seat, request)
         return place
+
+    def _drafts(self, seat: Seat, request: Request) -> list[int]:
+        if seat.draft[0] == COMING and seat.source is Source.OWN:
+            return seat.draft[: self.scheduler.num_coming(request.request_id)]
+        known = _known(seat.draft, self.facts.vocab_size)
+        return allowed(request, seat.session.sampling, known)
 
     def _request(self, session: Session) -> Request:
         request = self.scheduler.requests.get(self._request_ids[session.id])

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from wisp.core.own_drafts import COMING
 from wisp.sampling.choice import moved
 from wisp.verifier.vllm.launched import Launched
 
@@ -53,6 +54,29 @@ class Following:
         else:
             where = moved(np.stack([sources, targets]), inputs.device)
             inputs.index_copy_(0, where[1], last[where[0]].to(inputs.dtype))
+
+    def give_own(self, starts: NDArray[np.int64], scheduled: Mapping[str, list[int]]) -> None:
+        """Write the own drafts that the in-flight step makes behind those tokens.
+
+        `scheduled`: drafts of the step, by request id.
+        """
+        own = self._launched[-1].own if self._launched else None
+        if own is None:
+            return
+        places = self._runner.input_batch.req_id_to_index
+        found = [
+            (own.rows[name], int(starts[places[name]]), len(drafts))
+            for name, drafts in scheduled.items()
+            if drafts and drafts[0] == COMING
+        ]
+        if not found:
+            return
+        table = np.array(found, np.int64)
+        rows, counts = np.repeat(table[:, :2], table[:, 2], axis=0), table[:, 2]
+        depth = np.arange(len(rows)) - np.repeat(counts.cumsum() - counts, counts)
+        where = moved(np.stack([rows[:, 0], depth, rows[:, 1] + 1 + depth]), own.made.device)
+        inputs = self._runner.input_ids.gpu
+        inputs.index_copy_(0, where[2], own.made[where[0], where[1]].to(inputs.dtype))
 
     def _place_drafts(self, request: Any, drafts: Mapping[str, list[int]]) -> None:
         """Write a request's drafts behind its tokens, those still to be chosen included."""

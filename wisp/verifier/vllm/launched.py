@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from wisp.core.drafts import TokenLogprob
-from wisp.core.own_drafts import Proposed
+from wisp.core.own_drafts import COMING, Proposed
 from wisp.sampling.accept import standing
 from wisp.sampling.choice import moved
 from wisp.verifier.vllm.own_kv import OwnPart
@@ -27,16 +28,18 @@ class Collected:
     tokens: dict[str, list[int]]
     logprobs: dict[str, list[TokenLogprob]]  # one for each token, of those who asked
     arrived_s: float | None = None  # see `Verifier.arrived_s`
+    took_s: float | None = None  # see `Verifier.took_s`
     own: dict[str, Proposed] = field(default_factory=dict)  # own drafts behind these tokens
     drafting_s: float = 0.0  # see `Verifier.drafting_s`
 
 
-@dataclass(slots=True)
+@dataclass
 class OwnLaunched:
     """Own drafts while they may still be in the making; n requests, K drafts of each."""
 
     asked: Sequence[OwnPart]
-    tokens: Tensor  # int64 [n, K], on the host: a copy that is under way
+    made: Tensor  # int64 [n, K], on the device
+    tokens: Tensor  # on the host: a copy of these that is under way
     acceptance: Tensor  # float32 [n, K], likewise
     begun: torch.cuda.Event | None  # when the drafter began; None: not on a GPU
     arrived: torch.cuda.Event | None
@@ -48,6 +51,11 @@ class OwnLaunched:
         if self.begun is None or self.arrived is None:
             return self.host_s
         return float(self.begun.elapsed_time(self.arrived)) / 1e3
+
+    @cached_property
+    def rows(self) -> dict[str, int]:
+        """Of those who get drafts, by request id."""
+        return {each.request_id: row for row, each in enumerate(self.asked) if each.num_own}
 
     def found(self) -> dict[str, Proposed]:
         """By request id."""
@@ -77,10 +85,27 @@ class Launched:
     token_ends: NDArray[np.int64]  # [n]: behind each request's tokens in the step
     arrived: torch.cuda.Event | None = None
     own: OwnLaunched | None = None  # made behind the choices, for some of the requests
+    begun: torch.cuda.Event | None = None  # when the target began; None: not on a GPU
     places: dict[str, int] = field(init=False)  # where each request stands
 
     def __post_init__(self) -> None:
         self.places = {name: place for place, name in enumerate(self.request_ids)}
+
+    @property
+    def took_s(self) -> float | None:
+        """See `Verifier.took_s`; to be asked when the choices have arrived."""
+        if self.begun is None or self.arrived is None:
+            return None
+        return float(self.begun.elapsed_time(self.arrived)) / 1e3
+
+    def learn_drafts(self, found: Mapping[str, Proposed]) -> Iterator[tuple[str, list[int]]]:
+        """The step before it has landed: yields the own drafts that this one verifies."""
+        for name, proposed in found.items():
+            place = self.places.get(name)
+            if place is not None and self.counts[place] and self.drafts[place, 0] == COMING:
+                tokens = proposed.tokens[: int(self.counts[place])]
+                self.drafts[place, : len(tokens)] = tokens
+                yield name, tokens
 
     def num_chosen(self, request_id: str) -> int:
         """Tokens that it is given if all its drafts are accepted."""

@@ -23,6 +23,9 @@ NO_METHOD = "custom_class"  # of the proposer that makes no drafts
 # a prompt of usual length in one or two steps, for some megabytes of buffers.
 _CATCH_UP = 1024
 
+# In vLLM's `additional_config`: graphs are to be captured as `graphs` has it.
+APART = "wisp_graphs_apart"
+
 _GRAPH_OPTIONS = {
     "compilation_config",
     "cudagraph_capture_sizes",
@@ -128,11 +131,12 @@ def engine_args(
     elif not _GRAPH_OPTIONS & options.keys():
         sizes = graph_sizes(num_seats, max_window, max_step_tokens, max_model_len)
         defaults["compilation_config"] = {
-            # Where the attention cannot, vLLM takes what it can. Of the drafter it captures pieces
-            # alone.
+            # Where the attention cannot, vLLM takes what it can. The drafter needs pieces.
             "cudagraph_mode": "FULL_AND_PIECEWISE" if drafter else "FULL",
             **({"cudagraph_capture_sizes": sizes} if sizes else {}),
         }
+        if drafter:
+            defaults["additional_config"] = {APART: True}
     try:
         return EngineArgs(**{**defaults, **options, **ours})
     except (TypeError, ValueError) as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,17 @@ from wisp.verifier.vllm.following import Following
 from wisp.verifier.vllm.launched import Launched, OwnLaunched
 from wisp.verifier.vllm.own_kv import OwnPart
 from wisp.verifier.vllm.params import SAMPLING
+
+
+@dataclass(slots=True)
+class _Back:
+    """By how many tokens requests are before what was planned; on the device, int64 [n] each."""
+
+    rows: Tensor  # where they stand in the batch
+    drafts: Tensor  # bool: what is made for them are drafts, and not KV alone
+    planned: Tensor  # of all that the drafter computes, where its KV goes on as the step begins
+    begun: Tensor  # of the step's tokens, where the drafter begins with others
+    ended: Tensor  # that the step rejected
 
 
 class OwnProposer:
@@ -75,7 +87,7 @@ class OwnProposer:
         acceptance = self._copied(torch.stack(self._likelihoods, dim=1))
         arrived = self._event()
         return OwnLaunched(
-            asked, on_host, acceptance, begun, arrived, time.perf_counter() - start_s
+            asked, tokens, on_host, acceptance, begun, arrived, time.perf_counter() - start_s
         )
 
     def _inputs(
@@ -98,42 +110,40 @@ class OwnProposer:
         bounds = np.concatenate(([0], counts.cumsum()))
         owner = np.repeat(np.arange(len(rows)), counts)
         positions = np.arange(bounds[-1]) - bounds[owner] + starts[owner]
-        on_device = moved(rows, device)
-        rejected, back = self._rejected(step, on_device, moved(drafts, device))
         # What the step computes and chose lies on the device alone: perhaps nobody else knows with
         # which token it begins, and at which position.
         known = batch.token_ids_cpu[rows[owner], positions].astype(np.int64)
         first = np.where(drafts, firsts, stops)[owner]
         of_step = (step.token_ends[rows] - in_step)[owner]
         table = moved(np.stack([known, positions, positions - first, of_step, owner]), device)
-        offsets = table[2] if back is None else table[2] + back[table[4]]
+        back = self._back(asked, rows, step)
+        offsets = table[2] + back.begun[table[4]]
         last = len(runner.input_ids.gpu) - 1
         in_batch = runner.input_ids.gpu[(table[3] + offsets).clamp(0, last)]
         most = batch.token_ids_cpu.shape[1] - 1
         following = moved(batch.token_ids_cpu[rows, stops.clip(max=most)].astype(np.int64), device)
-        following = torch.where(moved(drafts, device), step.last[on_device], following)
-        behind = moved(stops + 1, device)
-        self._set_noise(rows, behind if rejected is None else behind - rejected)
+        following = torch.where(back.drafts, step.last[back.rows], following)
+        rejected = back.begun + back.ended
+        self._set_noise(rows, moved(stops + 1, device) - back.planned - rejected)
         return {
             "target_token_ids": torch.where(offsets < 0, table[0], in_batch).to(torch.int32),
-            "target_positions": table[1],
+            "target_positions": table[1] - back.planned[table[4]],
             "next_token_ids": following.to(torch.int32),
-            "num_rejected_tokens_gpu": None if rejected is None else rejected.to(torch.int32),
-            "common_attn_metadata": _metadata_of(metadata, on_device, bounds, stops),
+            "num_rejected_tokens_gpu": rejected.to(torch.int32),
+            "common_attn_metadata": _metadata_of(metadata, back, bounds, stops),
         }
 
-    def _rejected(
-        self, step: Launched, rows: Tensor, drafts: Tensor
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """[n] each, None for none at all: by how many tokens a request ends before what was
-        planned, and by how many of these the step began before that."""
-        back = self._following.back
-        if back is not None:
-            back = torch.where(drafts, back[rows], 0)
-        if step.rejected is None:
-            return back, back
-        rejected = torch.where(drafts, step.rejected[rows], 0)
-        return (rejected if back is None else rejected + back), back
+    def _back(self, asked: Sequence[OwnPart], rows: NDArray[np.int64], step: Launched) -> _Back:
+        facts = [
+            (row, each.num_own > 0, each.follows) for row, each in zip(rows, asked, strict=True)
+        ]
+        on_device, drafts, follow = moved(np.array(facts, np.int64).T.copy(), self._runner.device)
+        nothing = torch.zeros_like(on_device)
+        back, rejected = self._following.back, step.rejected
+        begun = nothing if back is None else back[on_device] * drafts
+        ended = nothing if rejected is None else rejected[on_device] * drafts
+        planned = begun * follow
+        return _Back(on_device, drafts > 0, planned, begun - planned, ended)
 
     def _set_noise(self, rows: NDArray[np.int64], positions: Tensor) -> None:
         """`positions`: [n], where the first drafts are to stand."""
@@ -171,7 +181,7 @@ class OwnProposer:
 
 def _metadata_of(
     metadata: CommonAttentionMetadata,
-    rows: Tensor,
+    back: _Back,
     bounds: NDArray[np.int64],
     stops: NDArray[np.int64],
 ) -> CommonAttentionMetadata:
@@ -184,13 +194,13 @@ def _metadata_of(
     return CommonAttentionMetadata(
         query_start_loc=moved(bounds.astype(np.int32), device),
         query_start_loc_cpu=torch.from_numpy(bounds.astype(np.int32)),
-        seq_lens=moved(lengths, device),
+        seq_lens=moved(lengths, device) - back.planned.to(torch.int32),
         seq_lens_cpu_upper_bound=torch.from_numpy(lengths.copy()),
         num_reqs=len(stops),
         num_actual_tokens=int(bounds[-1]),
         max_query_len=int(np.diff(bounds).max()),
         max_seq_len=int(lengths.max()),
-        block_table_tensor=metadata.block_table_tensor[rows],
+        block_table_tensor=metadata.block_table_tensor[back.rows],
         # The proposer makes its own from the positions and the block table.
         slot_mapping=metadata.slot_mapping[:0],
         causal=True,

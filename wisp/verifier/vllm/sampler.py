@@ -22,9 +22,11 @@ from vllm.v1.spec_decode.metadata import SpecDecodeMetadata
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
 from wisp.core.drafts import TokenLogprob
+from wisp.core.own_drafts import Proposed
 from wisp.sampling.choice import choose, choose_unprocessed, moved
 from wisp.sampling.philox import signed
 from wisp.sampling.processors import Row
+from wisp.verifier.vllm import graphs
 from wisp.verifier.vllm.following import Following
 from wisp.verifier.vllm.host_kv import HostKv, Moves
 from wisp.verifier.vllm.launched import NO_TOKEN, Collected, Launched, chosen_last
@@ -41,6 +43,7 @@ class _NoDrafter:
 
 
 GPUModelRunner.drafter = _NoDrafter()
+graphs.install()
 
 
 class WorkerExtension:
@@ -105,6 +108,9 @@ class Chooser:
         self._stock_prepare = runner._prepare_input_ids
         runner._prepare_input_ids = self._prepare_input_ids
         self._following = Following(runner, self.launched)
+        self._begun: torch.cuda.Event | None = None  # when the target began with the last step
+        self._stock_forward = runner._model_forward
+        runner._model_forward = self._forward
         if runner.speculative_config.method != NO_METHOD:
             self._own = OwnProposer(runner, self.launched, self._following)
         runner._sample = self._sample
@@ -126,6 +132,13 @@ class Chooser:
         self._positions = batch.num_computed_tokens_cpu[: batch.num_reqs] + num_tokens
         self._token_ends = ends
         self._following.give_tokens(ends - num_tokens)
+        self._following.give_own(ends - num_tokens, scheduled.scheduled_spec_decode_tokens)
+
+    def _forward(self, *args: Any, **more: Any) -> Any:
+        if self._on_gpu:
+            self._begun = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            self._begun.record()
+        return self._stock_forward(*args, **more)
 
     def _build_attention_metadata(self, *, max_query_len: int, **more: Any) -> Any:
         """Plan the attention of a full CUDA graph for the kernel that is in it.
@@ -183,7 +196,7 @@ class Chooser:
         on_host.copy_(choices, non_blocking=True)
         arrived = None
         if self._on_gpu:
-            arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            arrived = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
             arrived.record()
         names = list(batch.req_ids)
         step = Launched(
@@ -198,6 +211,7 @@ class Chooser:
             rejected,
             self._token_ends,
             arrived,
+            begun=self._begun,
         )
         self.launched.append(step)
         if self.tells_at_once:
@@ -225,13 +239,24 @@ class Chooser:
         tokens = {name: row[:count] for name, row, count in named if count}
         if not self.tells_at_once:
             self.append(tokens)
-        found = Collected(tokens, {}, arrived_s)
+        found = Collected(tokens, {}, arrived_s, step.took_s)
         if step.own:
             found.own, found.drafting_s = step.own.found(), step.own.drafting_s
+            self._know_own(found.own)
         for index, (_, logprobs) in step.slow.items():
             if logprobs and num_tokens[index]:
                 found.logprobs[step.request_ids[index]] = logprobs[: num_tokens[index]]
         return found
+
+    def _know_own(self, found: Mapping[str, Proposed]) -> None:
+        """Of the step in flight that verifies them, which until now the device alone knew."""
+        if not self.launched:
+            return
+        batch = self._runner.input_batch
+        for name, tokens in self.launched[0].learn_drafts(found):
+            if (row := batch.req_id_to_index.get(name)) is not None:
+                start = batch.num_tokens_no_spec[row]
+                batch.token_ids_cpu[row, start : start + len(tokens)] = tokens
 
     def append(self, found: Mapping[str, list[int]]) -> None:
         """Tell the model runner, as its own bookkeeping does: for all requests at once."""

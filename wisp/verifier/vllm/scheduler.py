@@ -85,6 +85,10 @@ class SeatScheduler(Scheduler):  # type: ignore[misc]
         """There is an own drafter, which computes so many tokens in a step, and of one text."""
         self._own = OwnKv(max_step_tokens, max_model_len)
 
+    def num_coming(self, request_id: str) -> int:
+        """Own drafts that the in-flight step makes for a request."""
+        return self._own.num_coming(request_id) if self._own else 0
+
     def plan(self, places: Sequence[Place]) -> None:
         """The next step, in any order. Who is seated although it is parked is computed anew."""
         self._places = {place.request_id: place for place in places}
@@ -281,6 +285,8 @@ class SeatScheduler(Scheduler):  # type: ignore[misc]
         """After a step that failed half-way: no block can be trusted, the tokens can."""
         self._places = {}
         self._in_flight.clear()
+        if self._own:
+            self._own.forget_all()
         self._clear_queues()
         for request in self.requests.values():
             request.num_output_placeholders = 0

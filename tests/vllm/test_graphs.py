@@ -1,0 +1,58 @@
+"""Which CUDA graph a step would have; none is captured on a CPU."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+pytest.importorskip("vllm")
+
+from vllm.config import CUDAGraphMode
+from vllm.v1.cudagraph_dispatcher import CudagraphDispatcher
+
+from wisp.verifier.vllm.graphs import whole_steps
+
+_SIZES = [8, 16, 32]
+
+
+def dispatcher() -> Any:
+    compilation = SimpleNamespace(
+        cudagraph_mode=CUDAGraphMode.FULL_AND_PIECEWISE,
+        is_attention_compiled_piecewise=lambda: True,
+        max_cudagraph_capture_size=_SIZES[-1],
+        cudagraph_capture_sizes=_SIZES,
+        compile_sizes=[],
+    )
+    config = SimpleNamespace(
+        compilation_config=compilation,
+        num_speculative_tokens=7,
+        lora_config=None,
+        scheduler_config=SimpleNamespace(max_num_seqs=64),
+    )
+    found = CudagraphDispatcher(config)
+    found.initialize_cudagraph_keys(CUDAGraphMode.FULL_AND_PIECEWISE, 8)
+    return found
+
+
+def test_a_step_of_unequal_drafts_has_a_whole_graph() -> None:
+    stock = dispatcher()
+    assert stock.dispatch(11)[0] == CUDAGraphMode.PIECEWISE
+    ours = dispatcher()
+    whole_steps(ours, 8)
+    for is_uniform in (False, True):
+        mode, descriptor = ours.dispatch(11, uniform_decode=is_uniform)
+        assert (mode, descriptor.num_tokens) == (CUDAGraphMode.FULL, 16)
+
+
+def test_pieces_are_captured_before_whole_steps() -> None:
+    """In the first phase the drafter's are."""
+    ours = dispatcher()
+    whole_steps(ours, 8)
+    phases = ours.get_capture_descs()
+    assert [mode for mode, _ in phases] == [CUDAGraphMode.PIECEWISE, CUDAGraphMode.FULL]
+    assert [sorted(each.num_tokens for each in each_phase) for _, each_phase in phases] == [
+        _SIZES,
+        _SIZES,
+    ]
