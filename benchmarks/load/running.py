@@ -83,7 +83,7 @@ def running(
             server,
             Times(options.warm_s, options.measure_s, options.join_s),
             part=part,
-            plain=plain,
+            plain=plain or options.no_edges,
             path=csv,
             num_clients=options.clients,
             end_s=end_s,
@@ -126,6 +126,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="write what the host did between steps beside the server's log, as it ends",
     )
     parser.add_argument("--workers", type=int, default=min(8, os.cpu_count() or 1))
+    parser.add_argument("--no-edges", action="store_true", help="all users are HTTP clients")
     parser.add_argument("--clients", type=int, default=0, help="HTTP clients beside the devices")
     parser.add_argument("--warm-s", type=float, default=4.0, help="after each change of the load")
     parser.add_argument("--measure-s", type=float, default=10.0)

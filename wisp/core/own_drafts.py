@@ -16,6 +16,7 @@ from wisp.core.drafts import Drafts, Source
 from wisp.core.prefix import common_prefix
 
 # Stands for an own draft that is still in the making: which token it is the device alone knows.
+# Chosen: no token's id is negative.
 COMING = -1
 
 # Share of the past that every examined token leaves. Chosen: as of an edge's drafts, a memory of 50
