@@ -9,6 +9,7 @@ import re
 import subprocess
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from functools import reduce
 from types import TracebackType
@@ -22,6 +23,17 @@ from wisp.errors import Unavailable
 
 Row = dict[str, Any]
 _REPLY_S = 30.0
+# Drafts that steps verified; sessions at the window's end, by where their KV is; tokens a second
+# whose KV came back or was given up.
+_OF_KV = (
+    "drafts_per_step",
+    "open",
+    "parked",
+    "without_kv",
+    "loaded_per_s",
+    "evicted_per_s",
+    "late_loads_per_s",
+)
 _LOOK, _HOPELESS = 0.5, 0.6  # after that share of a window, an attainment that ends it
 
 
@@ -103,8 +115,7 @@ class Server:
 
     def counters(self) -> dict[str, float]:
         """Its metrics; of a server that is not WISP's they are not used."""
-        text = self._ask("GET", "/metrics").text
-        return {m[1]: float(m[2]) for m in re.finditer(r"^(wisp_\w+) (\S+)$", text, re.MULTILINE)}
+        return counted(self._ask("GET", "/metrics").text)
 
     def _ask(self, method: str, path: str, **more: Any) -> httpx.Response:
         if not self._alive():
@@ -113,6 +124,15 @@ class Server:
             return self._client.request(method, path, **more)
         except httpx.HTTPError as error:
             raise Unavailable(f"the server at {self.url} does not answer: {error!r}") from error
+
+
+def counted(metrics: str) -> dict[str, float]:
+    """WISP's of a page of metrics; those with labels are added up."""
+    found: dict[str, float] = defaultdict(float)
+    for match in re.finditer(r"^(wisp_\w+)(?:{.*})? (\S+)$", metrics, re.MULTILINE):
+        if not match[1].endswith("_bucket"):
+            found[match[1]] += float(match[2])
+    return dict(found)
 
 
 class GpuUse:
@@ -193,12 +213,19 @@ def steps(before: dict[str, float], after: dict[str, float], time_s: float) -> R
 
     count = more("wisp_step_seconds_count")
     if not count:
-        return dict.fromkeys(("busy", "step_ms", "sessions_per_step", "tokens_per_step"))
+        return dict.fromkeys(("busy", "step_ms", "sessions_per_step", "tokens_per_step", *_OF_KV))
     return {
         "busy": _rounded(more("wisp_step_seconds_sum") / time_s),
         "step_ms": round(1000 * more("wisp_step_seconds_sum") / count, 2),
         "sessions_per_step": round(more("wisp_step_sessions_sum") / count, 1),
         "tokens_per_step": round(more("wisp_step_tokens_sum") / count, 1),
+        "drafts_per_step": round(more("wisp_drafts_verified_total") / count, 1),
+        "open": after.get("wisp_sessions"),
+        "parked": after.get("wisp_sessions_parked"),
+        "without_kv": after.get("wisp_sessions_waiting_for_kv"),
+        "loaded_per_s": round(more("wisp_kv_loaded_tokens_total") / time_s),
+        "evicted_per_s": round(more("wisp_kv_evicted_tokens_total") / time_s),
+        "late_loads_per_s": round(more("wisp_kv_late_loads_total") / time_s, 1),
     }
 
 

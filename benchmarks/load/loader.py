@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.host_parts import HostParts, by_seats
+from benchmarks.kv_log import KvLog
 from benchmarks.load.own import make_doubtful
 from benchmarks.load.target import make_predictable
 from benchmarks.step_log import StepLog
@@ -43,12 +44,15 @@ def build(
 
 
 def log_steps(verifier: Verifier, engine: Engine, path: Path) -> None:
-    """Write what each step was to a file as the verifier is shut down."""
-    log, shutdown = StepLog(), verifier.shutdown
+    """Write what each step was to a file as the verifier is shut down, and whose KV was where to
+    kv.csv beside it."""
+    log, kv, shutdown = StepLog(), KvLog(), verifier.shutdown
     log.attach(verifier, engine)
+    kv.attach(verifier)
 
     def write_and_shut_down() -> None:
         log.write(path)
+        kv.write(path.with_name("kv.csv"))
         shutdown()
 
     verifier.shutdown = write_and_shut_down  # type: ignore[method-assign]

@@ -6,8 +6,8 @@
 
 With `--host-parts` the engine writes, as it ends, what the host did between its steps
 (`benchmarks.host_parts`) by the number of sessions in them; with `--step-log` what each step was
-(`benchmarks.step_log`). With `--own-acceptance` so many of its
-drafter's drafts are right (`benchmarks.load.own`).
+(`benchmarks.step_log`), and in kv.csv beside it whose KV was where (`benchmarks.kv_log`). With
+`--own-acceptance` so many of its drafter's drafts are right (`benchmarks.load.own`).
 """
 
 from __future__ import annotations
