@@ -40,7 +40,7 @@ from benchmarks.load.servers import MAX_MODEL_LEN, MAX_STEP_TOKENS, MAX_WINDOW, 
 from benchmarks.load.target import OWN_SHAPES, config, write_config
 from benchmarks.load.users import chain
 from benchmarks.setting import describe, setting
-from benchmarks.vllm_steps import SHAPES
+from benchmarks.shapes import SHAPES
 from wisp.config import ServerConfig, load
 from wisp.core.batch import Batch, Seat
 from wisp.core.drafts import Directive, DraftBlock, Verdict
@@ -269,7 +269,7 @@ def _keep_functions(path: Path, profile: cProfile.Profile, title: str) -> None:
 @contextmanager
 def engine(options: argparse.Namespace, folder: Path) -> Iterator[tuple[ServerConfig, Runner]]:
     target = write_config(folder / "target", options.shape)
-    extra = vllm_options(options.kv_tokens) | {"load_format": LOAD_FORMAT}
+    extra = vllm_options(options.kv_tokens, shape=options.shape) | {"load_format": LOAD_FORMAT}
     flags = [
         f"--target={target}",
         "--engine.kind=vllm",

@@ -1,7 +1,7 @@
 """How often a text differs with drafts, on vLLM: never in its batch-invariant mode, else at ties.
 
     python -m benchmarks.vllm_lossless [--batch-invariant] [--park] [--dtype bfloat16] [--tokens 64]
-                                       [--json]
+                                       [--tensor-parallel 2] [--json]
 
 The bundled target writes 160 held-out prompts on without drafts, all sessions in each step. Then
 again, with random sessions in each step and random drafts, each wrong with probability 0.15, and
@@ -52,7 +52,8 @@ def main() -> None:
         os.environ["VLLM_BATCH_INVARIANT"] = "1"
     from wisp.verifier.vllm import load
 
-    engine = {"dtype": options.dtype} if options.dtype else {}
+    engine: dict[str, Any] = {"tensor_parallel_size": options.tensor_parallel}
+    engine |= {"dtype": options.dtype} if options.dtype else {}
     verifier: Any = load(
         TINY / "target",
         max_sessions=NUM_SESSIONS,
@@ -233,6 +234,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--dtype", help="number format; default: the engine's")
     parser.add_argument("--prompts", type=int, default=160)
     parser.add_argument("--tokens", type=int, default=64, help="of each text")
+    parser.add_argument(
+        "--tensor-parallel", type=int, default=1, metavar="GPUS", help="that share the model"
+    )
     parser.add_argument("--engine-options", default="{}", help="more engine arguments, as JSON")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser.parse_args()

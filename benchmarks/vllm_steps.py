@@ -2,12 +2,14 @@
 
     python -m benchmarks.vllm_steps [--shape 8b] [--sessions 1,16,64,128,256] [--drafts 0,4,mixed]
                                     [--contexts 512] [--engine both] [--csv FILE] [--json]
+                                    [--tensor-parallel 2] [--kv-tokens N]
 
 Weights are random (load_format=dummy): time does not depend on their values. `wisp` is one round of
 all sessions in one step, with k random drafts for each (mixed: uniform 0..7), medians of 20;
 `wisp-ahead` the same with each step launched before the last one's outcomes are taken in (`Fleet`).
-`gpu_busy` is the time of the kernels, from the profiler, over the wall time. `plain` is vLLM with
-asynchronous scheduling: (time of 96 tokens - time of 32) / 64, every request with its own prompt.
+`gpu_busy` is the time of the kernels, from the profiler, over the wall time; with several GPUs it
+is not told, as their kernels run for other processes. `plain` is vLLM with asynchronous scheduling:
+(time of 96 tokens - time of 32) / 64, every request with its own prompt.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from benchmarks.shapes import GPU_SHARES, QWEN3, SHAPES
 from wisp.config import TINY
 from wisp.core.batch import Batch, Seat
 from wisp.core.request import Sampling
@@ -38,35 +41,9 @@ from wisp.engine.step import InFlightStep
 SEED = 11
 MAX_WINDOW = 7
 MAX_STEP_TOKENS = 4096
+_BLOCK_TOKENS = 16  # of a block of KV: vLLM's default on GPUs
 WARM_STEPS, TIMED_STEPS, PROFILED_STEPS = 4, 20, 5
 SLO = Slo(tokens_per_s=10, first_token_s=10)  # of every session; chosen: nobody is judged by it
-QWEN3 = {
-    "architectures": ["Qwen3ForCausalLM"],
-    "model_type": "qwen3",
-    "head_dim": 128,
-    "hidden_act": "silu",
-    "max_position_embeddings": 40960,
-    "num_key_value_heads": 8,
-    "rms_norm_eps": 1e-6,
-    "rope_theta": 1_000_000,
-    "tie_word_embeddings": False,
-    "torch_dtype": "bfloat16",
-    "vocab_size": 151_936,
-}
-SHAPES = {
-    "8b": {
-        "hidden_size": 4096,
-        "intermediate_size": 12288,
-        "num_attention_heads": 32,
-        "num_hidden_layers": 36,
-    },
-    "32b": {
-        "hidden_size": 5120,
-        "intermediate_size": 25600,
-        "num_attention_heads": 64,
-        "num_hidden_layers": 64,
-    },
-}
 
 
 def main() -> None:
@@ -91,18 +68,12 @@ def measure_wisp(directory: Path, options: argparse.Namespace) -> list[dict[str,
     from wisp.verifier.vllm.options import graph_sizes
 
     sizes = graph_sizes(max(options.sessions), MAX_WINDOW, MAX_STEP_TOKENS, _max_model_len(options))
-    extra: dict[str, Any] = (
-        {}
-        if options.shape == "tiny"
-        else {
-            "load_format": "dummy",
-            "gpu_memory_utilization": 0.85,
-            "compilation_config": {
-                "cudagraph_mode": options.cudagraph_mode,
-                "cudagraph_capture_sizes": [n for n in sizes if n <= options.most_captured],
-            },
+    extra = _engine_options(options)
+    if options.shape != "tiny":
+        extra["compilation_config"] = {
+            "cudagraph_mode": options.cudagraph_mode,
+            "cudagraph_capture_sizes": [n for n in sizes if n <= options.most_captured],
         }
-    )
     verifier = load(
         directory,
         max_sessions=max(options.sessions),
@@ -116,11 +87,24 @@ def measure_wisp(directory: Path, options: argparse.Namespace) -> list[dict[str,
         for engine, temperature in product(options.loops, options.temperatures):
             ahead = engine == "wisp-ahead"
             fleet = Fleet(verifier, number, context, temperature, ahead=ahead)
-            measured = _describe(fleet, drafts)
+            measured = _describe(fleet, drafts, profiled=options.tensor_parallel == 1)
             rows.append(_row(options, engine, number, context, drafts, temperature, measured))
             fleet.close()
     verifier.shutdown()
     return rows
+
+
+def _engine_options(options: argparse.Namespace) -> dict[str, Any]:
+    """Of both engines."""
+    more: dict[str, Any] = json.loads(options.engine_options)
+    if options.tensor_parallel > 1:
+        more["tensor_parallel_size"] = options.tensor_parallel
+    if options.shape == "tiny":
+        return more
+    if options.kv_tokens:
+        more["num_gpu_blocks_override"] = options.kv_tokens // _BLOCK_TOKENS
+    share = GPU_SHARES.get(options.shape, 0.85)
+    return {"load_format": "dummy", "gpu_memory_utilization": share} | more
 
 
 def _max_model_len(options: argparse.Namespace) -> int:
@@ -208,7 +192,7 @@ class Fleet:
             seat.session.commit(outcome.tokens, now=0.0)
 
 
-def _describe(fleet: Fleet, drafts: str) -> dict[str, Any]:
+def _describe(fleet: Fleet, drafts: str, *, profiled: bool) -> dict[str, Any]:
     for _ in range(WARM_STEPS):
         num_tokens = fleet.step(drafts)
     times_ms = [1000 * _time(lambda: fleet.step(drafts)) for _ in range(TIMED_STEPS)]
@@ -218,7 +202,7 @@ def _describe(fleet: Fleet, drafts: str) -> dict[str, Any]:
         "median_ms": round(statistics.median(times_ms), 3),
         "p10_ms": round(deciles[0], 3),
         "p90_ms": round(deciles[-1], 3),
-        "gpu_busy": _busy(fleet, drafts),
+        "gpu_busy": _busy(fleet, drafts) if profiled else None,
     }
 
 
@@ -274,14 +258,6 @@ def _busy(fleet: Fleet, drafts: str) -> float | None:
 def measure_plain(directory: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
     from vllm import LLM, SamplingParams
 
-    extra: dict[str, Any] = (
-        {}
-        if options.shape == "tiny"
-        else {
-            "load_format": "dummy",
-            "gpu_memory_utilization": 0.85,
-        }
-    )
     llm = LLM(
         str(directory),
         skip_tokenizer_init=True,
@@ -289,7 +265,7 @@ def measure_plain(directory: Path, options: argparse.Namespace) -> list[dict[str
         max_num_seqs=max(options.sessions),
         max_num_batched_tokens=MAX_STEP_TOKENS,
         seed=SEED,
-        **extra,
+        **_engine_options(options),
     )
     chance = random.Random(SEED)
 
@@ -332,6 +308,9 @@ def _apart(engine: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     command += ["--loops", *options.loops]
     command += [f"--cudagraph-mode={options.cudagraph_mode}"]
     command += [f"--most-captured={options.most_captured}"]
+    command += [f"--tensor-parallel={options.tensor_parallel}"]
+    command += [f"--engine-options={options.engine_options}"]
+    command += [f"--kv-tokens={options.kv_tokens}"] if options.kv_tokens else []
     quiet = os.environ | {"VLLM_LOGGING_STREAM": "ext://sys.stderr"}
     output = subprocess.run(
         command, stdout=subprocess.PIPE, text=True, check=True, env=quiet
@@ -375,6 +354,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--most-captured", type=int, default=2048, help="tokens of the largest CUDA graph"
     )
+    parser.add_argument(
+        "--tensor-parallel", type=int, default=1, metavar="GPUS", help="that share the model"
+    )
+    parser.add_argument("--kv-tokens", type=int, help="KV memory; default: what there is")
+    parser.add_argument("--engine-options", default="{}", help="more engine arguments, as JSON")
     parser.add_argument("--csv", type=Path, help="write the rows to this file, too")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser.parse_args()

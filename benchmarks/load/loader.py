@@ -1,8 +1,14 @@
-"""The predictable target on vLLM, whose weights no disk need hold: a load format of its own."""
+"""The predictable target on vLLM, whose weights no disk need hold: a load format of its own.
+
+vLLM's workers, where there are several, are processes of their own. They have the environment of
+the engine's process, and import its main module: there `prepare` makes of them what it is.
+"""
 
 from __future__ import annotations
 
+import functools
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +23,8 @@ from wisp.engine.engine import Engine
 from wisp.verifier.base import Verifier
 
 LOAD_FORMAT = "predictable"
+# Set for the workers of this process alone.
+_PREDICTABLE, _OWN_ACCEPTANCE = "BENCHMARKS_PREDICTABLE", "BENCHMARKS_OWN_ACCEPTANCE"
 
 
 def build(
@@ -32,9 +40,10 @@ def build(
     `own_acceptance`: of the own drafts; None: as they are.
     """
     if config.engine.options.get("load_format") == LOAD_FORMAT:
-        register()
+        os.environ[_PREDICTABLE] = "1"
     if own_acceptance is not None:
-        make_doubtful(own_acceptance)
+        os.environ[_OWN_ACCEPTANCE] = str(own_acceptance)
+    prepare()
     verifier, engine = build_engine(config)
     if host_parts:
         record(verifier, Path(host_parts))
@@ -58,6 +67,14 @@ def log_steps(verifier: Verifier, engine: Engine, path: Path) -> None:
     verifier.shutdown = write_and_shut_down  # type: ignore[method-assign]
 
 
+def prepare() -> None:
+    """Make this process's vLLM what the environment says."""
+    if os.environ.get(_PREDICTABLE):
+        register()
+    if acceptance := os.environ.get(_OWN_ACCEPTANCE):
+        make_doubtful(float(acceptance))
+
+
 def record(verifier: Verifier, path: Path) -> None:
     """Write the parts of the gaps to a file as the verifier is shut down."""
     parts = HostParts()
@@ -71,16 +88,20 @@ def record(verifier: Verifier, path: Path) -> None:
     verifier.shutdown = write_and_shut_down  # type: ignore[method-assign]
 
 
+@functools.cache
 def register() -> None:
     """Add the load format to this process's vLLM."""
     from wisp.verifier.vllm import versions
 
     versions.prepare()
+    from vllm.distributed import get_tensor_model_parallel_rank
     from vllm.model_executor.model_loader import DummyModelLoader, register_model_loader
 
     class PredictableLoader(DummyModelLoader):  # type: ignore[misc]
         def load_weights(self, model: Any, model_config: Any) -> None:
             super().load_weights(model, model_config)
-            make_predictable(dict(model.named_parameters()), model_config.get_vocab_size())
+            weights = dict(model.named_parameters())
+            vocab_size, rank = model_config.get_vocab_size(), get_tensor_model_parallel_rank()
+            make_predictable(weights, vocab_size, rank)
 
     register_model_loader(LOAD_FORMAT)(PredictableLoader)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.load.target import own_drafter_of, write_config
+from benchmarks.load.target import SEED, own_drafter_of, write_config
 from benchmarks.load.texts import session_acceptance
 
 MAX_OWN = 6  # own drafts of a session; chosen: as many as the peers' drafter has at most
@@ -24,17 +24,18 @@ _ASTRAY = 7
 
 def drafter_flags(folder: Path, shape: str, acceptance: float) -> list[str]:
     """Of `benchmarks.load.server`; the drafter goes into `folder`."""
+    drafter = write_config(folder / "drafter", own_drafter_of(shape), shape)
     return [
         "--engine.drafter.method=draft_model",
-        f"--engine.drafter.model={write_config(folder / 'drafter', own_drafter_of(shape))}",
+        f"--engine.drafter.model={drafter}",
         f"--engine.drafter.max_tokens={MAX_OWN}",
         f"{ACCEPTANCE_FLAG}{acceptance:g}",
     ]
 
 
 def make_doubtful(acceptance: float) -> None:
-    """From now on own drafts of this process's vLLM are right with this probability; with several
-    ranks, which are other processes, they would all be right."""
+    """From now on own drafts of this process's vLLM are right with this probability. Ranks draft
+    the same: each draws from a generator of its own, with one seed."""
     import torch
 
     from wisp.verifier.vllm.own_proposer import OwnProposer
@@ -43,14 +44,18 @@ def make_doubtful(acceptance: float) -> None:
     def of_session(seed: int) -> float:
         return session_acceptance(acceptance, seed & 0xFFFFFFFF)
 
+    @lru_cache
+    def generator(device: torch.device) -> torch.Generator:
+        return torch.Generator(device).manual_seed(SEED)
+
     right = OwnProposer._sample
 
     def sample(self: Any, hidden_states: Any) -> Any:
         tokens = right(self, hidden_states)
         chances = np.array([of_session(seed) for seed in self._seeds.tolist()], np.float32)
-        is_right = torch.rand(len(tokens), device=tokens.device) < torch.from_numpy(chances).to(
-            tokens.device, non_blocking=True
-        )
+        device = tokens.device
+        drawn = torch.rand(len(tokens), device=device, generator=generator(device))
+        is_right = drawn < torch.from_numpy(chances).to(device, non_blocking=True)
         return torch.where(is_right, tokens, tokens - _ASTRAY).clamp(min=0)
 
     OwnProposer._sample = sample  # type: ignore[method-assign]

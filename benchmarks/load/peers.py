@@ -45,7 +45,7 @@ def speculation(peer: str, shape: str, acceptance: float, folder: Path) -> dict[
     count = int(peer.removeprefix(_DRAFT))
     return {
         "method": "draft_model",
-        "model": str(write_config(folder / "drafter", drafter_of(shape))),
+        "model": str(write_config(folder / "drafter", drafter_of(shape), shape)),
         "num_speculative_tokens": count,
         "rejection_sample_method": "synthetic",
         "synthetic_acceptance_rates": acceptance_rates(acceptance, count),

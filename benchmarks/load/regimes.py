@@ -18,8 +18,9 @@ FAST_LAPTOP = Device("fast-laptop", 200.0, 4000.0)
 THINK_S = 1.0
 TURN_THINK_S = 20.0  # before the next turn of a conversation; benchmarks/sim/regimes.py says why
 # What is left for KV on a card of 80 GB beside the 32B shape in bfloat16, and so what larger cards
-# are given, too. Other shapes take what there is.
-KV_TOKENS = {"32b": 24_000}
+# are given, too; and what lies well within that on two cards beside the 70B shape (3.7 GiB on
+# each). Other shapes take what there is.
+KV_TOKENS = {"32b": 24_000, "70b": 24_000}
 
 
 class Regime(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -18,12 +19,12 @@ from benchmarks.load.peers import (
     is_predictable,
     speculation,
 )
-from benchmarks.load.servers import VllmServer, wisp_server
+from benchmarks.load.servers import VllmServer, vllm_options, wisp_server
 from benchmarks.load.target import OWN_SHAPES, config
 from benchmarks.load.worker import Population, Setting
+from benchmarks.shapes import SHAPES
 from benchmarks.sim.profiles import CELLULAR, DEVICES, WIFI, WIRED, Network
 from benchmarks.sim.workload import SHARE_GPT, Lengths, Workload
-from benchmarks.vllm_steps import SHAPES
 
 SEED = 1  # of everything drawn at random here; chosen: any number does, and one makes it repeatable
 
@@ -47,7 +48,10 @@ def running(
     """
     folder.mkdir(parents=True, exist_ok=True)
     plain = part in PEERS
-    size = {"shape": options.shape, "kv_tokens": options.kv_tokens}
+    engine_options = vllm_options(
+        options.kv_tokens, shape=options.shape, tensor_parallel=options.tensor_parallel
+    ) | json.loads(options.engine_options)
+    size = {"shape": options.shape, "options": engine_options}
     on_torch = options.engine == "torch" and not plain  # which reserves KV for all of them
     size["max_sessions"] = options.max_sessions or (64 if on_torch else 512)
     grpc: str | None = None
@@ -115,6 +119,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shape", choices=[*OWN_SHAPES, *SHAPES], default="small")
     parser.add_argument("--engine", choices=["torch", "vllm"], default="torch")
     parser.add_argument("--kv-tokens", type=int, help="KV memory; default: what there is")
+    parser.add_argument(
+        "--tensor-parallel", type=int, default=1, metavar="GPUS", help="that share a target, vLLM"
+    )
+    parser.add_argument(
+        "--engine-options", default="{}", help="more engine arguments of vLLM's, as JSON"
+    )
     parser.add_argument(
         "--max-sessions", type=int, help="open at the server at once; default: 512, torch 64"
     )

@@ -16,7 +16,7 @@ import asyncio
 import functools
 import sys
 
-from benchmarks.load.loader import build
+from benchmarks.load.loader import build, prepare
 from benchmarks.load.own import ACCEPTANCE_FLAG
 from wisp.config import ServerConfig, load
 from wisp.errors import WispError
@@ -53,3 +53,5 @@ def _given(flag: str) -> list[str]:
 
 if __name__ == "__main__":
     sys.exit(main())
+elif __name__ == "__mp_main__":  # in a process that was started from here: a worker, it may be
+    prepare()

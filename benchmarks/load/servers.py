@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import httpx
 
 from benchmarks.load.loader import LOAD_FORMAT
 from benchmarks.load.target import write_config, write_model
+from benchmarks.shapes import GPU_SHARES
 from wisp.errors import Unavailable
 from wisp.launch import Process
 
@@ -25,6 +27,7 @@ MAX_STEP_TOKENS = 512
 MAX_MODEL_LEN = 4096
 _SERVER = "vllm.entrypoints.openai.api_server"
 _PREDICTABLE_SERVER = "benchmarks.load.vllm_server"  # the same, with one load format more
+_FIRST_PORT = 10_000  # chosen: above those of well-known services
 READY_S = 600.0  # a large target takes a minute or two
 
 
@@ -34,7 +37,7 @@ def wisp_server(
     *,
     shape: str,
     engine: str,
-    kv_tokens: int | None,
+    options: Mapping[str, Any],
     max_sessions: int,
     profile_s: float | None,
     flags: Sequence[str] = (),
@@ -42,6 +45,7 @@ def wisp_server(
 ) -> Iterator[Process]:
     """Its log is `folder`/server.log. Raises Unavailable if it does not start.
 
+    `options`: of vLLM (`vllm_options`); the torch engine has none.
     `host_parts`: where to write what the host did between steps (`benchmarks.load.server`).
     """
     common = [
@@ -60,8 +64,8 @@ def wisp_server(
         common.append(f"--estimator.profile_s={profile_s}")
     if engine == "vllm":
         target = write_config(folder / "target", shape)
-        options = vllm_options(kv_tokens) | {"load_format": LOAD_FORMAT}
-        common.append(f"--engine.options={json.dumps(options)}")
+        all_options = {**options, "load_format": LOAD_FORMAT}
+        common.append(f"--engine.options={json.dumps(all_options)}")
     else:
         target = write_model(folder / "target", shape)
     if host_parts:
@@ -78,14 +82,51 @@ def wisp_server(
         yield process
 
 
-def vllm_options(kv_tokens: int | None) -> dict[str, Any]:
+def vllm_options(
+    kv_tokens: int | None, *, shape: str = "", tensor_parallel: int = 1
+) -> dict[str, Any]:
     """Of both servers: the KV memory of the GPU that is stood for, and one number format."""
     block = 32 if _on_cpu() else 16
     options: dict[str, Any] = {"block_size": block}
     options["dtype"] = "float32" if _on_cpu() else "bfloat16"
     if kv_tokens:
         options["num_gpu_blocks_override"] = kv_tokens // block
+    if tensor_parallel > 1:
+        options["tensor_parallel_size"] = tensor_parallel
+    if shape in GPU_SHARES:
+        options["gpu_memory_utilization"] = GPU_SHARES[shape]
     return options
+
+
+def as_flags(options: Mapping[str, Any]) -> list[str]:
+    """Engine arguments as vLLM's command line has them."""
+    flags = []
+    for name, value in options.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            flags.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            told = json.dumps(value) if isinstance(value, dict | list) else value
+            flags.append(f"--{flag}={told}")
+    return flags
+
+
+def free_port() -> int:
+    """For a server that cannot choose one itself, and takes it some seconds later.
+
+    Not one of those that the system gives to connections: another load test beside this one opens
+    hundreds of them meanwhile.
+    """
+    while True:
+        port = random.SystemRandom().randrange(_FIRST_PORT, _first_given_port())
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+
+
+def _first_given_port() -> int:
+    with contextlib.suppress(OSError, ValueError):
+        return int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    return 32768  # Linux's default, where it does not say
 
 
 def _environment() -> dict[str, str]:
@@ -109,7 +150,7 @@ class VllmServer:
         folder: Path,
         *,
         shape: str,
-        kv_tokens: int | None,
+        options: Mapping[str, Any],
         max_sessions: int,
         speculation: dict[str, Any] | None = None,
         predictable: bool = False,
@@ -117,27 +158,26 @@ class VllmServer:
     ) -> None:
         """Its log is `folder`/vllm.log. Raises Unavailable if it does not start.
 
-        `speculation`: its `speculative_config`. `predictable`: the weights are.
+        `options`: its engine arguments. `speculation`: its `speculative_config`.
+        `predictable`: the weights are.
         `host_kv_gib`: memory of the host for KV that was evicted.
         """
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
-        target = write_config(folder / "target", shape)
-        flags = {
-            "model": target,
-            "load-format": LOAD_FORMAT if predictable else "dummy",
+        port = free_port()
+        arguments = {
+            "model": write_config(folder / "target", shape),
+            "load_format": LOAD_FORMAT if predictable else "dummy",
             "host": "127.0.0.1",
             "port": port,
-            "max-model-len": MAX_MODEL_LEN,
-            "max-num-seqs": max_sessions,
+            "max_model_len": MAX_MODEL_LEN,
+            "max_num_seqs": max_sessions,
+            **options,
         }
-        flags |= {name.replace("_", "-"): value for name, value in vllm_options(kv_tokens).items()}
         if speculation:
-            flags["speculative-config"] = json.dumps(speculation)
+            arguments["speculative_config"] = speculation
         if host_kv_gib:
-            flags["kv-offloading-size"] = host_kv_gib
+            arguments["kv_offloading_size"] = host_kv_gib
         command = [sys.executable, "-m", _PREDICTABLE_SERVER if predictable else _SERVER]
-        command += [f"--{name}={value}" for name, value in flags.items()]
+        command += as_flags(arguments)
         command += ["--skip-tokenizer-init", "--disable-uvicorn-access-log"]
         self.url = f"http://127.0.0.1:{port}"
         self._log = folder / "vllm.log"

@@ -10,7 +10,8 @@ wisp-server as it is, and one that takes its steps one by one; `wisp-parked` and
 host memory for KV, `wisp-drafter` has a drafter on the GPU. `gain` is goodput over that of plain
 vLLM in the same run. DIR/summary.csv has a line for each load: the best of vLLM's drafters beside
 WISP. With `--turns` each server is first asked for turns of conversations that come back
-(`benchmarks.load.turns`).
+(`benchmarks.load.turns`), with `--steps N ...` how long its steps take for N plain clients
+(`benchmarks.load.steps`).
 
 Without it every policy is measured on one server, then plain vLLM, at `--loads` of `--rates`, and
 their capacities, which go to DIR/capacity.csv.
@@ -38,6 +39,7 @@ from benchmarks.load.own import drafter_flags
 from benchmarks.load.peers import DRAFT_PEERS, HOST_KV_GIB, NGRAM_PEERS, OFFLOAD_PEER, PEERS
 from benchmarks.load.regimes import KV_TOKENS, NAMES, REGIMES, Regime, chosen, in_turn
 from benchmarks.load.running import add_options, population, running
+from benchmarks.load.steps import steps
 from benchmarks.load.target import config
 from benchmarks.load.turns import turns
 from benchmarks.setting import setting
@@ -92,6 +94,7 @@ def run_regimes(options: argparse.Namespace) -> int:
             works = [*regime_works(part, ours, options)]
             if options.turns and kv_tokens:
                 works.insert(0, _turns(part, sized))
+            works[:0] = [_steps(part, sized, number) for number in options.steps]
             code, found = run_part(part, sized, works, FLAGS.get(part, ()), baseline)
             codes.append(code)
             rows += found
@@ -252,6 +255,20 @@ def _turns(part: str, options: argparse.Namespace) -> Work:
     return work
 
 
+def _steps(part: str, options: argparse.Namespace, number: int) -> Work:
+    def work(campaign: Campaign) -> None:
+        vocab_size = config(options.shape)["vocab_size"]
+        try:
+            row = steps(campaign.url, number, vocab_size=vocab_size, seed=options.seed)
+        except WispError as error:  # the loads are to be measured all the same
+            _say(f"{part}: steps for {number} clients: {error}")
+            return
+        append(options.out / "steps.csv", {"part": part, "shape": options.shape} | row)
+        _say(f"{part}: " + ", ".join(f"{name} {value}" for name, value in row.items()))
+
+    return work
+
+
 def _say(text: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
@@ -279,6 +296,14 @@ def _options() -> argparse.Namespace:
         "--turns",
         action="store_true",
         help="first, how long conversations that come back wait (DIR/turns.csv), with --regimes",
+    )
+    parser.add_argument(
+        "--steps",
+        type=int,
+        nargs="+",
+        default=[],
+        metavar="N",
+        help="first, how long a step takes for N clients (DIR/steps.csv), with --regimes",
     )
     parser.add_argument(
         "--policies",

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.vllm_steps import QWEN3, SHAPES
+from benchmarks.shapes import QWEN3, SHAPES
 from wisp.config import TINY
 
 # Of everything drawn at random here; chosen: any number does, and one makes it repeatable.
@@ -68,8 +68,13 @@ _HUSH = 1e-3  # what the layers' norms multiply by
 
 
 def config(shape: str) -> dict[str, Any]:
-    """Of `benchmarks.vllm_steps.SHAPES`, or of those for CPUs and of the drafters here."""
+    """Of `benchmarks.shapes.SHAPES`, or of those for CPUs and of the drafters here."""
     return QWEN3 | (OWN_SHAPES | SHAPES | DRAFTERS | OWN_DRAFTERS)[shape]
+
+
+def drafter_config(drafter: str, target: str) -> dict[str, Any]:
+    """A drafter has the vocabulary of its target."""
+    return config(drafter) | {"vocab_size": config(target)["vocab_size"]}
 
 
 def drafter_of(shape: str) -> str:
@@ -82,11 +87,12 @@ def own_drafter_of(shape: str) -> str:
     return "small-untied" if shape in OWN_SHAPES else "0.6b-untied"
 
 
-def write_config(directory: Path, shape: str) -> Path:
+def write_config(directory: Path, shape: str, target: str | None = None) -> Path:
     """All that an engine with the load format "predictable" needs; the tokenizer is the bundled
-    pair's, which knows fewer tokens than the large shapes have."""
+    pair's, which knows fewer tokens than the large shapes have. `target`: this is its drafter."""
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "config.json").write_text(json.dumps(config(shape)))
+    written = drafter_config(shape, target) if target else config(shape)
+    (directory / "config.json").write_text(json.dumps(written))
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(TINY / "target" / name, directory / name)
     return directory
@@ -105,20 +111,23 @@ def write_model(directory: Path, shape: str = "small") -> Path:
 
 
 @torch.no_grad()
-def make_predictable(weights: Mapping[str, Tensor], vocab_size: int) -> None:
+def make_predictable(weights: Mapping[str, Tensor], vocab_size: int, rank: int = 0) -> None:
     """Change a randomly initialised decoder in place; names as in Hugging Face's models.
 
-    An engine may have padded the vocabulary: the rows beyond it stay without meaning.
+    An engine may have padded the vocabulary: the rows beyond it stay without meaning. With tensor
+    parallelism each rank holds as many rows of embeddings and head, in order.
     """
     for name, weight in weights.items():
         if name.endswith(("input_layernorm.weight", "post_attention_layernorm.weight")):
             weight.fill_(_HUSH)
     weights["model.norm.weight"].fill_(1.0)
-    rows = weights["model.embed_tokens.weight"][:vocab_size]
-    torch.manual_seed(SEED)
-    rows.normal_()
+    embeddings, head = weights["model.embed_tokens.weight"], weights["lm_head.weight"]
+    torch.manual_seed(SEED)  # every rank draws the same
+    rows = embeddings.new_empty(vocab_size, embeddings.shape[1]).normal_()
     width = math.sqrt(rows.shape[1])
     rows.mul_(width / torch.linalg.vector_norm(rows, dim=1, keepdim=True, dtype=torch.float32))
-    head = weights["lm_head.weight"]
+    first = rank * len(embeddings)
+    ours = torch.arange(first, min(first + len(embeddings), vocab_size), device=rows.device)
+    embeddings[: len(ours)] = rows[ours]
     head.zero_()
-    head[:vocab_size] = rows.roll(1, 0) / width
+    head[: len(ours)] = rows[(ours - 1) % vocab_size] / width

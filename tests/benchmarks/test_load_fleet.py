@@ -38,7 +38,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     folder = tmp_path_factory.mktemp("load")
-    size: dict[str, Any] = {"shape": "small", "engine": "torch", "kv_tokens": None}
+    size: dict[str, Any] = {"shape": "small", "engine": "torch", "options": {}}
     with wisp_server(folder, max_sessions=16, profile_s=0.5, **size) as process:
         yield process
 
@@ -93,14 +93,16 @@ def test_the_target_chooses_the_successor_of_every_token(target: Path) -> None:
     assert len(set(session.tokens)) == VOCAB_SIZE
 
 
-@pytest.mark.parametrize("shape", ["8b", "32b"])
-def test_a_large_shape_is_certain_in_bfloat16(shape: str) -> None:
+@pytest.mark.parametrize(("shape", "num_ranks"), [("8b", 1), ("32b", 1), ("70b", 2)])
+def test_a_large_shape_is_certain_in_bfloat16(shape: str, num_ranks: int) -> None:
     """Of its vocabulary a part: the others' logits are those of random directions, too."""
     rows, width = 20_000, config(shape)["hidden_size"]
     embedding = torch.empty(rows + 64, width, dtype=torch.bfloat16)
     head = torch.empty_like(embedding)
-    weights = {"model.embed_tokens.weight": embedding, "lm_head.weight": head}
-    make_predictable(weights | {"model.norm.weight": torch.empty(width)}, rows)
+    shares = zip(embedding.chunk(num_ranks), head.chunk(num_ranks), strict=True)
+    for rank, share in enumerate(shares):
+        weights = dict(zip(("model.embed_tokens.weight", "lm_head.weight"), share, strict=True))
+        make_predictable(weights | {"model.norm.weight": torch.empty(width)}, rows, rank)
     asked = torch.arange(rows - 50, rows)
     best = (embedding[asked] @ head.T).topk(2)
     assert best.indices[:, 0].tolist() == ((asked + 1) % rows).tolist()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any
@@ -14,6 +15,8 @@ from benchmarks.load.campaign import PLAIN, PUBLISHED_SLED, TUNINGS, Campaign, L
 from benchmarks.load.own import drafter_flags
 from benchmarks.load.peers import DRAFT_PEERS, NGRAM_PEERS, is_predictable, speculation
 from benchmarks.load.regimes import NAMES, REGIMES, chosen, in_turn
+from benchmarks.load.servers import as_flags, free_port, vllm_options
+from benchmarks.load.steps import between
 from benchmarks.load.suite import summary
 from benchmarks.load.target import config, drafter_of
 from benchmarks.load.texts import SESSION_SPREAD, SessionTexts, acceptance_rates, session_acceptance
@@ -67,9 +70,46 @@ def test_only_lookups_need_a_text_in_which_nothing_repeats(tmp_path: Path) -> No
     assert (found["method"], found["num_speculative_tokens"]) == ("ngram", 4)
 
 
-@pytest.mark.parametrize("shape", ["small", "medium", "8b", "32b"])
-def test_a_drafter_has_the_vocabulary_of_its_target(shape: str) -> None:
-    assert config(drafter_of(shape))["vocab_size"] == config(shape)["vocab_size"]
+@pytest.mark.parametrize("shape", ["small", "medium", "8b", "32b", "70b"])
+def test_a_drafter_has_the_vocabulary_of_its_target(shape: str, tmp_path: Path) -> None:
+    peers = (speculation(DRAFT_PEERS[0], shape, 0.7, tmp_path / "peers") or {})["model"]
+    own = drafter_flags(tmp_path / "own", shape, 0.7)[1].partition("=")[2]
+    for drafter in (peers, own):
+        written = json.loads((Path(drafter) / "config.json").read_text())
+        assert written["vocab_size"] == config(shape)["vocab_size"]
+
+
+def test_engine_arguments_on_a_command_line() -> None:
+    options = {"a_size": 2, "b_c": True, "d": False, "e_f": {"g": [1]}}
+    assert as_flags(options) == ["--a-size=2", "--b-c", "--no-d", '--e-f={"g": [1]}']
+
+
+def test_a_large_target_is_spread_and_leaves_room() -> None:
+    options = vllm_options(24_000, shape="70b", tensor_parallel=2)
+    assert options["tensor_parallel_size"] == 2
+    assert options["gpu_memory_utilization"] == 0.95
+    assert options["num_gpu_blocks_override"] * options["block_size"] == 24_000
+    assert not {"tensor_parallel_size", "gpu_memory_utilization"} & vllm_options(None).keys()
+
+
+def test_ports_are_none_that_connections_are_given() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as given:
+        ports = {free_port() for _ in range(20)}
+        assert len(ports) > 10
+        assert max(ports) < given.getsockname()[1]
+
+
+def test_a_step_is_timed_while_it_has_everybody() -> None:
+    early = [0.1 * n for n in range(20)]
+    late = [0.95, *(1.0 + 0.2 * n for n in range(8))]
+    assert between([early, late]) == {
+        "between_mean_ms": 135.0,  # of one 100 from 1.0 s on, of the other 170 to 1.8 s
+        "between_p50_ms": 100.0,
+        "between_p90_ms": 200.0,
+        "counted": 14,
+    }
+    never = between([[0.0, 0.1], [0.5, 0.6]])
+    assert (never["between_p50_ms"], never["counted"]) == (None, 0)
 
 
 def test_a_published_batch_waits_for_its_slowest_member() -> None:
