@@ -141,7 +141,10 @@ class SimulatedTarget(Verifier):
         host = self._host
         self._clock.now += host.launch_s + host.launch_seat_s * len(batch)
         begun_s = max(self._free_s, self._clock.now, self._copied_s)
-        end_s = self._free_s = begun_s + self._time_s(batch)
+        end_s = begun_s + self._time_s(batch)
+        self.had_s = self._launch_passes_s(batch)
+        self._clock.now += self.had_s
+        end_s = self._free_s = max(end_s, self._clock.now)
         choosing = [seat.chooses for seat in batch.seats]
 
         def collect() -> list[Outcome]:
@@ -173,6 +176,10 @@ class SimulatedTarget(Verifier):
 
     def _drafting_s(self, batch: Batch) -> float:
         """What making them takes."""
+        return 0.0
+
+    def _launch_passes_s(self, batch: Batch) -> float:
+        """What the host takes to launch the passes that make own drafts, behind the target's."""
         return 0.0
 
     def _verify(self, seat: Seat, chooses: bool) -> Outcome:

@@ -258,7 +258,7 @@ class Engine:
         now = self._clock()
         step.landed()
         step_time_s = self._pace.landed(step, self._verifier.arrived_s, now)
-        if self._verifier.took_s is not None:
+        if step.overlaps and self._verifier.took_s is not None:  # else the host's part counts
             step_time_s = self._verifier.took_s + self._verifier.drafting_s
         self._publish(step, outcomes, step_time_s, now)
         self._pace.taken_in(step, self._clock() - now)
