@@ -32,6 +32,7 @@ from wisp.core.slo import Slo
 from wisp.engine.step import InFlightStep
 from wisp.models.tokenizer import Tokenizer
 from wisp.sampling.processors import needs_processing
+from wisp.testing.alternatives import random_alternatives, verified_by
 
 SEED = 5  # of everything drawn at random here; chosen: any number does, and one makes it repeatable
 NUM_SESSIONS, MAX_WINDOW, MAX_STEP_TOKENS = 64, 7, 512
@@ -43,7 +44,10 @@ SAMPLINGS: dict[str, dict[str, Any]] = {
     "temperature 1, top-p 0.9": {"temperature": 1.0, "top_p": 0.9},
     "greedy, frequency penalty": {"temperature": 0.0, "frequency_penalty": 0.5},
 }
-Choose = Callable[[list[Session]], list[Seat]]
+# By session: its seat in the step in flight, and the length of its text when that was launched.
+Before = dict[int, tuple[Seat, int]]
+Choose = Callable[[list[Session], Before], list[Seat]]
+VOCAB_SIZE = 4096  # of the bundled target
 
 
 def main() -> None:
@@ -91,7 +95,7 @@ def _compare(verifier: Any, name: str, options: argparse.Namespace) -> dict[str,
     drafted = _write(
         verifier,
         [session(i) for i in range(len(prompts))],
-        lambda free: list(_some(free, plain, chance)),
+        lambda free, before: list(_some(free, before, plain, chance)),
         ahead=True,
         moves=moves,
     )
@@ -144,20 +148,26 @@ def _prompts() -> list[list[int]]:
     return [tokenizer.encode(text["prompt"])[: 12 + n % 49] for n, text in enumerate(texts)]
 
 
-def _everybody(free: list[Session]) -> list[Seat]:
+def _everybody(free: list[Session], before: Before) -> list[Seat]:
     room = MAX_STEP_TOKENS // len(free)
     return [Seat(session, min(session.num_missing, room)) for session in free]
 
 
-def _some(free: list[Session], texts: list[list[int]], chance: random.Random) -> Iterator[Seat]:
+def _some(
+    free: list[Session], before: Before, texts: list[list[int]], chance: random.Random
+) -> Iterator[Seat]:
     room = MAX_STEP_TOKENS
     for session in chance.sample(free, chance.randint(1, len(free))):
         seat = Seat(session, min(session.num_missing, chance.choice((1, 8, 40)), room))
         if seat.chooses and chance.random() < 0.7:
-            text = texts[session.id][session.num_output + session.num_pending :]
-            right = text[: chance.randint(0, MAX_WINDOW)]
+            text = texts[session.id][session.num_output :]
+            right = text[session.num_pending :][: chance.randint(0, MAX_WINDOW)]
             most = min(session.max_drafts, room - seat.num_context)
             seat.draft = [t if chance.random() > 0.15 else t ^ 1 for t in right][:most]
+            if session.num_pending:
+                verified = verified_by(*before[session.id])
+                found = random_alternatives(verified, text, most, chance, VOCAB_SIZE)
+                seat.alternatives = found
         room -= seat.num_tokens
         yield seat
         if room <= 0:
@@ -176,6 +186,7 @@ def _write(
     sessions, waiting = waiting, waiting[::-1]
     live: dict[int, Session] = {}
     in_flight: InFlightStep | None = None
+    before: Before = {}
 
     def take_in(step: InFlightStep) -> None:
         assert step.collect
@@ -199,7 +210,9 @@ def _write(
         free = [session for session in live.values() if session.free and not session.parked]
         following = None
         if free and not (in_flight and not all(session.overlaps for session in free)):
-            following = InFlightStep(Batch(choose(free)), None, 0.0, 0.0)
+            seats = choose(free, before)
+            following = InFlightStep(Batch(seats), None, 0.0, 0.0)
+            before = {s.session.id: (s, len(s.session.tokens)) for s in seats}
             following.launch(verifier)
         if in_flight:
             take_in(in_flight)

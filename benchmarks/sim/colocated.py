@@ -46,8 +46,8 @@ class ColocatedTarget(SimulatedTarget):
         drafter = self._drafter
         return drafter.num_drafts * drafter.draft_s * any(map(_decodes, batch.seats))
 
-    def _choices(self, seat: Seat) -> Outcome:
-        outcome = super()._choices(seat)
+    def _choices(self, seat: Seat, length: int) -> Outcome:
+        outcome = super()._choices(seat, length)
         if not _decodes(seat):
             return outcome
         drafter, acceptance = self._drafter, _acceptance(self._drafter, seat)
@@ -80,11 +80,11 @@ class OwnTarget(SimulatedTarget):
     def _launch_passes_s(self, batch: Batch) -> float:
         return _LAUNCH_PASS_S * _num_passes(batch)
 
-    def _choices(self, seat: Seat) -> Outcome:
+    def _choices(self, seat: Seat, length: int) -> Outcome:
         own_drafts = seat.session.own_drafts
         if own_drafts and COMING in seat.draft:  # by now the step before has landed
             seat.draft = own_drafts.tokens[: len(seat.draft)]
-        outcome = super()._choices(seat)
+        outcome = super()._choices(seat, length)
         if seat.num_own:
             acceptance = _acceptance(self._drafter, seat)
             end = outcome.tokens[-1] + 1

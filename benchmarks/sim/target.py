@@ -146,11 +146,13 @@ class SimulatedTarget(Verifier):
         self._clock.now += self.had_s
         end_s = self._free_s = max(end_s, self._clock.now)
         choosing = [seat.chooses for seat in batch.seats]
+        lengths = [len(seat.session.tokens) for seat in batch.seats]
 
         def collect() -> list[Outcome]:
             self.arrived_s = end_s if end_s > self._clock.now else None
             self._clock.now = max(self._clock.now, end_s)
-            outcomes = [self._verify(*part) for part in zip(batch.seats, choosing, strict=True)]
+            parts = zip(batch.seats, choosing, lengths, strict=True)
+            outcomes = [self._verify(*part) for part in parts]
             self._evict()
             return outcomes
 
@@ -182,19 +184,21 @@ class SimulatedTarget(Verifier):
         """What the host takes to launch the passes that make own drafts, behind the target's."""
         return 0.0
 
-    def _verify(self, seat: Seat, chooses: bool) -> Outcome:
+    def _verify(self, seat: Seat, chooses: bool, length: int) -> Outcome:
+        """`length`: of the text when the step was launched."""
         session = seat.session
         num_computed = session.num_computed - session.num_computing  # this is the first in flight
         if self._held.get(session.id, -1) < num_computed:  # evicted since its last step, or closed
             return Outcome([], num_computed=0)
-        outcome = self._choices(seat) if chooses else Outcome([])
+        outcome = self._choices(seat, length) if chooses else Outcome([])
         num_held = num_computed + seat.num_context + outcome.num_accepted
         self._held[session.id] = _in_blocks(num_held)
         return outcome
 
-    def _choices(self, seat: Seat) -> Outcome:
+    def _choices(self, seat: Seat, length: int) -> Outcome:
         start = position = len(seat.session.tokens)
-        for token in seat.draft:
+        alternative = seat.alternative(seat.session.tokens[length:])
+        for token in alternative.drafts if alternative else seat.draft:
             if token != position:
                 break
             position += 1

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wisp.core.draft_stream import DraftStream
-from wisp.core.drafts import DraftBlock, Rejection
+from wisp.core.drafts import Alternative, DraftBlock, Rejection
 from wisp.core.edge_stats import EdgeStats
 from wisp.core.request import Sampling
 from wisp.core.session import Session
@@ -57,6 +57,37 @@ def test_the_path_with_most_expected_tokens_is_verified() -> None:
     assert session.buffer == [10, 11, 12]  # 0.88 expected against 0.77
     session.offer(block(4, 3, 40, 41, parent=1, acceptance=0.9), now=0)
     assert session.buffer == [40, 41]
+
+
+def test_forks_are_alternatives_to_what_a_step_in_flight_may_choose() -> None:
+    session = forked()
+    session.launched(3, 3)
+    session.offer(block(4, 5, 50, 51, parent=1, acceptance=0.9), now=0)
+    session.offer(block(1, 6, 13), now=0)
+    found, by_place = session.stream.alternatives(3)  # two drafts, and the choice behind them
+    assert found == [Alternative(1, 20, [21]), Alternative(2, 50, [51])]
+    calibration = session.stream.calibration
+    first, other = 0.5 * calibration, min(1.0, 0.3 * calibration)
+    last = min(1.0, 0.9 * calibration)
+    assert by_place == [pytest.approx(first * other**2 + first**2 * last**2)]
+    assert session.stream.alternatives(1) == ([], [])  # all paths begin with that token
+    assert session.stream.alternatives(2)[0] == [Alternative(1, 20, [21])]
+
+
+def test_the_alternative_that_a_step_took_is_gone_on_with() -> None:
+    session = forked()
+    session.offer(block(2, 6, 22), now=0)
+    session.launched(3, 3)
+    session.launched(2, 2)
+    session.landed(3, 3)
+    session.commit([10, 20], now=1)
+    assert session.stream.tokens == [21, 22]  # more of it can be expected
+    session.follow([30])
+    assert session.stream.tokens == [30]
+    session.offer(block(2, 7, 23, 24, acceptance=0.9), now=0)
+    assert session.stream.tokens == [30]
+    session.follow([77])  # nobody's any more
+    assert session.stream.tokens == [30]
 
 
 def test_a_choice_that_is_a_forks_token_makes_it_the_live_stream() -> None:

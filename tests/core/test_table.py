@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.scheduler.worlds import make_session
-from wisp.core.drafts import REST, Directive, DraftBlock, Source
+from wisp.core.drafts import REST, Alternative, Directive, DraftBlock, Source
 from wisp.core.session import Session
 from wisp.core.table import Table, row_of
 
@@ -154,3 +154,26 @@ def test_a_session_that_nothing_happened_to_is_not_read_again(
     sessions[1].asked(REST)
     Table(sessions)
     assert read == [0, 1, 2, 1]
+
+
+def test_a_draft_is_worth_what_the_path_and_its_alternatives_bring() -> None:
+    """Behind two drafts in flight: the path has one more, and two forks leave it before."""
+    session = make_session(1, due_s=1.0, length=20, max_forks=4)
+    forks = [
+        DraftBlock(2, 20, [7, 8, 9], [0.2, 0.5, 0.5], parent=1),
+        DraftBlock(3, 21, [6, 5], [0.1, 0.5], parent=1),
+    ]
+    session.offer(DraftBlock(1, 20, [1, 2, 3, 4], [0.5] * 4, forks=forks), NOW)
+    session.launched(3, 3)
+    assert not Table([session]).sessions[0].alternatives(0)
+    calibration = session.stream.calibration
+    half, fifth, tenth = (min(1.0, calibration * each) for each in (0.5, 0.2, 0.1))
+    behind = half**4 + fifth * half + half * tenth * half
+    table = Table([session, make_session(2, due_s=1.0)])
+    assert table.cumulative[0].tolist() == pytest.approx([behind, fifth * half**2])
+    assert table.cumulative[1].tolist() == [0.0, 0.0]
+    assert table.at_hand.tolist() == [2, 0]
+    assert session.alternatives(1) == [Alternative(0, 7, [8]), Alternative(1, 6, [5])]
+    session.landed(3, 3)
+    assert Table([session]).at_hand.tolist() == [4]
+    assert not session.alternatives(4)

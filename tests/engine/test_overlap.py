@@ -228,7 +228,8 @@ def test_drafts_behind_a_rejected_one_count_for_nothing() -> None:
 
 @pytest.mark.parametrize("overlaps", [True, False])
 def test_a_fork_is_gone_on_with_at_once(overlaps: bool) -> None:
-    """The step behind the rejection verifies it, or the next one where that is launched already."""
+    """The step behind the rejection verifies it, or the next one where that is launched already and
+    its policy gives no alternatives."""
     host = Host("fcfs", overlaps=overlaps)
     truth, start = text_begun(host)
     position, wrong = len(PROMPT) + start, [*truth[start : start + 3], truth[start + 3] ^ 1]
@@ -242,6 +243,27 @@ def test_a_fork_is_gone_on_with_at_once(overlaps: bool) -> None:
     assert mine[0].num_accepted == 3
     assert [v.rejection for v in mine[1:]] == [None] * len(mine[1:])
     assert len(mine) <= 3 + overlaps
+    assert host.texts[1] == truth[: len(host.texts[1])]
+
+
+def test_a_step_launched_before_a_rejection_goes_on_with_the_fork_that_was_right() -> None:
+    """It has the fork's drafts as an alternative to those behind the wrong one."""
+    host = Host("wisp")
+    message = opening(1, max_tokens=60, has_edge=True)
+    host.turn(message, *(opening(number, max_tokens=200) for number in range(2, 9)))
+    while not host.texts.get(1):
+        host.turn()
+    truth = host.verifier.expected(PROMPT, message.request.sampling, 60)
+    start, session = len(host.texts[1]), host.engine.sessions[1]
+    assert session.num_in_flight == 1
+    position, path = len(PROMPT) + start, truth[start : start + 6]
+    path[3] ^= 1
+    fork = block(2, position + 3, truth[start + 3 : start + 9], parent=1)
+    verdicts = host.turn(draft(1, 1, position, path, forks=[fork]))
+    while len(host.texts[1]) < start + 10:
+        verdicts += host.turn()
+    mine = [(v.num_drafted, v.num_accepted, v.rejection) for n, v in verdicts if n == 1]
+    assert mine == [(0, 0, None), (5, 2, Rejection.SEAMLESS), (5, 5, None)]
     assert host.texts[1] == truth[: len(host.texts[1])]
 
 

@@ -53,6 +53,7 @@ def make_session(
     missing: int = 1,
     complete: bool = True,
     rate: float = 8.0,
+    max_forks: int = 0,
 ) -> Session:
     """At time 0; `missing` tokens are not computed yet."""
     session = Session(
@@ -62,6 +63,7 @@ def make_session(
         Slo(tokens_per_s=rate, first_token_s=1),
         directive=FIRST,
         has_edge=has_edge,
+        max_forks=max_forks,
     )
     session.computed(length - missing)
     session.due_s = session.promised_s = session.aimed_s = due_s

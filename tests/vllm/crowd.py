@@ -6,11 +6,14 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from tests.vllm.driver import STEP_TOKENS, Driver, drafter, prompts, same
+from tests.vllm.driver import STEP_TOKENS, Driver, drafter, expected, prompts, same
 from wisp.core.batch import Batch, Seat
+from wisp.core.drafts import Alternative
 from wisp.core.request import Sampling
+from wisp.core.session import Session
 from wisp.engine.step import InFlightStep
 from wisp.sampling.processors import needs_processing
+from wisp.testing.alternatives import random_alternatives, verified_by
 
 
 class Crowd:
@@ -38,7 +41,8 @@ class Crowd:
         self.live: dict[int, Driver] = {}
         self.drafters: dict[int, Any] = {}
         self.num_right = self.num_ties = self.num_aborted = self.num_resumed = self.num_ahead = 0
-        self.num_parked = self.num_loaded = self.num_found = 0
+        self.num_parked = self.num_loaded = self.num_found = self.num_alternatives = 0
+        self.starts: dict[int, int] = {}  # by session: its length when its last step was launched
 
     def run(self) -> None:
         while self.live or self.to_come:
@@ -98,13 +102,14 @@ class Crowd:
                 break
             seats.append(self._seat(driver, room))
             room -= seats[-1].num_tokens
+        starts = {seat.session.id: len(seat.session.tokens) for seat in seats}
         following = InFlightStep(Batch(seats), None, self.now, self.now)
         following.launch(self.verifier)
         self._move_kv()
         if self.running:
             self.num_ahead += sum(s.session.num_in_flight > 1 and bool(s.draft) for s in seats)
             self._land(self.running)
-        self.running = following
+        self.running, self.starts = following, starts
         if not self.overlapped:
             self._finish()
 
@@ -126,7 +131,23 @@ class Crowd:
 
     def _seat(self, driver: Driver, room: int) -> Seat:
         draft = self.drafters[driver.session.id](driver.session)
-        return driver.seat(min(room, self.chooser.choice((1, 5, 17, 40))), draft)
+        seat = driver.seat(min(room, self.chooser.choice((1, 5, 17, 40))), draft)
+        if driver.session.num_pending and seat.chooses and self.chooser.random() < 0.7:
+            most = min(room - seat.num_context, driver.session.max_drafts)
+            seat.alternatives = self._alternatives(driver, most)
+        return seat
+
+    def _alternatives(self, driver: Driver, most: int) -> list[Alternative]:
+        """To the step in flight."""
+        session = driver.session
+        right = expected(driver.prompt, session.sampling, session.adapter)[session.num_output :]
+        return random_alternatives(self._verified(session), right, most, self.chooser, 4096)
+
+    def _verified(self, session: Session) -> list[int]:
+        """The drafts that the step in flight has for it."""
+        assert self.running
+        seat = next(seat for seat in self.running.batch.seats if seat.session is session)
+        return verified_by(seat, self.starts[session.id])
 
     def _finish(self) -> None:
         if self.running:
@@ -139,6 +160,8 @@ class Crowd:
         step.landed()
         for seat, outcome in zip(step.batch.seats, outcomes, strict=True):
             if driver := self.live.get(seat.session.id):  # else it was closed while the step ran
+                if outcome.num_accepted and self._verified(seat.session) is not seat.draft:
+                    self.num_alternatives += 1
                 driver.take(seat, outcome, self.now)
 
     def _end(self) -> None:

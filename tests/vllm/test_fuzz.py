@@ -30,7 +30,7 @@ def test_crowd(
     assert scheduler.num_free_blocks == free
     assert crowd.num_right + crowd.num_ties + crowd.num_aborted == NUM_SESSIONS
     assert crowd.num_ties <= NUM_SESSIONS // 50
-    assert bool(crowd.num_ahead) == overlapped
+    assert bool(crowd.num_ahead) == bool(crowd.num_alternatives) == overlapped
     assert crowd.num_parked > 0 < crowd.num_loaded
     if num_blocks < 100:  # else the prefix cache has all that is found
         assert crowd.num_found > 0
@@ -39,6 +39,7 @@ def test_crowd(
         assert scheduler.num_evictions > evictions
     print(f"{vars(crowd)['num_right']} right, {crowd.num_ties} ties, {crowd.num_aborted} aborted,")
     print(f"{crowd.num_ahead} seats before their token was known, ", end="")
+    print(f"{crowd.num_alternatives} went on with an alternative, ", end="")
     print(f"{crowd.num_resumed} resumed, {scheduler.num_evictions - evictions} evictions, ", end="")
     print(f"{crowd.num_parked} parked, {crowd.num_loaded} loaded, {crowd.num_found} found")
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from msgspec import Struct
 
-from wisp.core.drafts import Source
+from wisp.core.drafts import Alternative, Source
 from wisp.core.session import Session
 
 
@@ -19,10 +20,27 @@ class Seat(Struct, gc=False):  # a thousand are made for one step; nothing refer
     source: Source = Source.EDGE  # where `draft` comes from
     edge_late: bool = False  # its edge was waited for until the deadline, in vain
     num_own: int = 0  # own drafts to make behind what is chosen
+    # In place of `draft`, by what a step in flight chooses: at most one of them applies.
+    alternatives: Sequence[Alternative] = ()
+
+    @property
+    def num_drafts(self) -> int:
+        """Draft tokens that the step computes, whichever they will be."""
+        if not self.alternatives:
+            return len(self.draft)
+        return max(len(self.draft), *[len(each.drafts) for each in self.alternatives])
 
     @property
     def num_tokens(self) -> int:
-        return self.num_context + len(self.draft)
+        return self.num_context + self.num_drafts
+
+    def alternative(self, chosen: Sequence[int]) -> Alternative | None:
+        """The one that applies if a step in flight committed these tokens, the last one its own
+        choice."""
+        for each in self.alternatives:
+            if each.num_accepted == len(chosen) - 1 and each.token == chosen[-1]:
+                return each
+        return None
 
     @property
     def chooses(self) -> bool:

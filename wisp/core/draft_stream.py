@@ -5,7 +5,14 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 
-from wisp.core.drafts import DraftBlock, Drafts, Rejection, Source, expected_accepted
+from wisp.core.drafts import (
+    Alternative,
+    DraftBlock,
+    Drafts,
+    Rejection,
+    Source,
+    expected_accepted,
+)
 from wisp.core.edge_stats import EdgeStats
 from wisp.core.prefix import common_prefix
 from wisp.errors import ProtocolError
@@ -105,6 +112,46 @@ class DraftStream(Drafts):
         self._choose(keep=keep)
         return branch is not None or any(forks)
 
+    def alternatives(self, num_pending: int) -> tuple[list[Alternative], list[float]]:
+        """Of the paths that leave the chosen one within its next `num_pending` tokens, which steps
+        in flight are taken to choose: at each fork the one of which most can be expected.
+
+        And, by place, how many of their drafts can be expected to be accepted there.
+        """
+        found: dict[tuple[int, int], tuple[float, list[float], Branch]] = {}
+        ahead = self.tokens[:num_pending]
+        for branch in self._live.values():
+            place = common_prefix(branch.tokens, ahead)
+            if place < num_pending and len(branch.tokens) > place + 1:
+                chances = self._chances(branch, place)
+                rival = sum(chances), chances, branch
+                fork = place, branch.tokens[place]
+                found[fork] = max(found.get(fork, rival), rival, key=lambda each: each[0])
+        by_place = [0.0] * max((len(chances) for _, chances, _ in found.values()), default=0)
+        for _, chances, _ in found.values():
+            for index, chance in enumerate(chances):
+                by_place[index] += chance
+        return [
+            Alternative(place, token, branch.tokens[place + 1 :])
+            for (place, token), (_, _, branch) in found.items()
+        ], by_place
+
+    def _chances(self, branch: Branch, place: int) -> list[float]:
+        """Of its tokens behind that place: P(each is accepted, with all before it)."""
+        calibration, chance, found = self._stats.calibration, 1.0, []
+        for index, probability in enumerate(branch.acceptance):
+            chance *= min(1.0, calibration * probability)
+            if index > place:
+                found.append(chance)
+        return found
+
+    def follow(self, tokens: Sequence[int]) -> None:
+        """A step in flight verifies these: the live path that begins with them is chosen."""
+        for branch in self._live.values():
+            if branch.tokens[: len(tokens)] == tokens:
+                self._set_chosen(branch)
+                return
+
     def learn(self, num_drafted: int, num_accepted: int) -> None:
         self._stats.learn(self.acceptance[:num_drafted], num_accepted)
 
@@ -198,6 +245,9 @@ class DraftStream(Drafts):
                 chosen = max(live.values(), key=lambda branch: branch.expected(calibration))
             else:
                 chosen = next(iter(live.values()), None)
+        self._set_chosen(chosen)
+
+    def _set_chosen(self, chosen: Branch | None) -> None:
         self._chosen = chosen
         self.tokens = chosen.tokens if chosen else []
         self.acceptance = chosen.acceptance if chosen else array("d")

@@ -51,6 +51,21 @@ class DraftBlock(Struct, frozen=True):
         return len(self.tokens) + sum(len(fork.tokens) for fork in self.forks)
 
 
+class Alternative(Struct, frozen=True, gc=False):
+    """Drafts for a step that is launched while another runs, should that one choose otherwise than
+    its session's path goes on."""
+
+    num_accepted: int  # of the session's drafts in the step that runs: exactly so many stand
+    token: int  # and this is chosen behind them
+    drafts: list[int]  # then these may follow
+
+    def cut(self, count: int) -> Alternative:
+        """With so many drafts at most."""
+        if len(self.drafts) <= count:
+            return self
+        return Alternative(self.num_accepted, self.token, self.drafts[:count])
+
+
 class Rejection(StrEnum):
     """What became of an edge's stream when the target chose another token than its path's."""
 

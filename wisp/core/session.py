@@ -10,7 +10,7 @@ from array import array
 from collections.abc import Sequence
 
 from wisp.core.draft_stream import DraftStream
-from wisp.core.drafts import REST, Directive, DraftBlock, Drafts, Source
+from wisp.core.drafts import REST, Alternative, Directive, DraftBlock, Drafts, Source
 from wisp.core.edge_stats import EdgeStats
 from wisp.core.ngram import NgramDrafts
 from wisp.core.own_drafts import COMING, OwnDrafts, Proposed
@@ -32,11 +32,13 @@ class Session:
 
     # A thousand are looked at for each step: this is a fraction of the memory of dictionaries.
     __slots__ = (
+        "_alternatives",
         "_is_astray",
         "_num_resumed",
         "_sources",
         "adapter",
         "aimed_s",
+        "also",
         "committed_s",
         "directive",
         "drafts",
@@ -129,16 +131,25 @@ class Session:
             self._sources[Source.OWN] = self.own_drafts
         self.drafts: Drafts = self.stream  # what a step may verify: of the first that has any
         self.row = b""  # as `packed` made it; every event empties it
-        self.said = b""  # the acceptances of `drafts`, as doubles, as of the last `packed`
+        # As of the last `packed`, as doubles: the acceptances of `drafts`, and by place what
+        # alternatives bring behind those in flight.
+        self.said = self.also = b""
+        self._alternatives: list[Alternative] = []
 
     def packed(self) -> bytes:
         """Its row of the table that decisions read (wisp/core/table.py), kept until something
         happens to it."""
-        self.row, self.said = row_of(self), self.drafts.acceptance.tobytes()
+        expected: list[float] = []
+        self._alternatives = []
+        is_edges = self.drafts is self.stream and not self.num_own
+        if self.num_pending and is_edges and self.stream.num_branches > 1:
+            self._alternatives, expected = self.stream.alternatives(self.num_pending)
+        self.said, self.also = self.drafts.acceptance.tobytes(), array("d", expected).tobytes()
         if self.num_own:
             assert self.own_drafts, "nobody else's are in the making"
             own = [1.0] * self.num_pending + [self.own_drafts.rate] * self.num_own
             self.said = array("d", own).tobytes()
+        self.row = row_of(self, len(expected))
         return self.row
 
     @property
@@ -190,6 +201,13 @@ class Session:
         if self.num_own:
             return [COMING] * min(count, self.num_own)
         return self.drafts.tokens[self.num_pending : self.num_pending + count]
+
+    def alternatives(self, count: int) -> list[Alternative]:
+        """To the first so many at hand, by what the step in flight chooses; as of the last
+        `packed`."""
+        if not count:
+            return []
+        return [each.cut(count) for each in self._alternatives]
 
     @property
     def next_due_s(self) -> float:
@@ -265,6 +283,12 @@ class Session:
         self.num_computed -= num_tokens
         self.num_pending -= num_chosen
         self.num_own -= num_own
+
+    def follow(self, drafts: Sequence[int]) -> None:
+        """These of its edge's are those that a step in flight verifies."""
+        self.row = b""
+        self.stream.follow(drafts)
+        self._choose_drafts()
 
     def dropped(self, num_drafts: int) -> None:
         """So many drafts of a step in flight turn out not to continue the text."""

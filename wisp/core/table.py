@@ -43,12 +43,13 @@ ROW = np.dtype(
         ("num_computed", "i8"),
         ("num_pending", "i8"),
         ("num_drafts", "i8"),  # those that steps in flight verify included
+        ("num_also", "i8"),  # places where alternatives bring something
     ]
 )
-_PACK = struct.Struct("11d6q").pack
+_PACK = struct.Struct("11d7q").pack
 
 
-def row_of(session: Session) -> bytes:
+def row_of(session: Session, num_also: int = 0) -> bytes:
     """One `ROW`."""
     edge, stream, drafts = session.edge_stats, session.stream, session.drafts
     acceptance = edge.acceptance
@@ -70,6 +71,7 @@ def row_of(session: Session) -> bytes:
         session.num_computed,
         session.num_pending,
         session.num_pending + session.num_own if session.num_own else len(drafts.acceptance),
+        num_also,
     )
 
 
@@ -99,6 +101,8 @@ class Table:
         num_behind = np.maximum(0, rows["num_drafts"] - self.pending)
         self.at_hand: Ints = np.minimum(num_behind, room) * self.decoding
         self._accept(rows["num_drafts"])
+        if rows["num_also"].any():
+            self._add_alternatives(np.minimum(rows["num_also"], room) * self.decoding)
 
     def _accept(self, num_drafts: Ints) -> None:
         """`cumulative` [sessions, drafts at hand]: P(accepted with all before it, those in flight
@@ -120,6 +124,16 @@ class Table:
         first = rows + count * (1 + here - self.at_hand)
         found = chances.ravel().take(first + count * np.arange(depth)[:, None])
         self.cumulative: Floats = found.T.copy()
+
+    def _add_alternatives(self, num_also: Ints) -> None:
+        """To `cumulative`: a draft stands there by the path, or by one of its alternatives."""
+        said = np.frombuffer(b"".join([session.also for session in self.sessions]))
+        starts = np.cumsum(self._rows["num_also"]) - self._rows["num_also"]
+        places = np.arange(max(int(num_also.max()), self.cumulative.shape[1]))
+        found = said.take(starts[:, None] + places, mode="clip") * (places < num_also[:, None])
+        found[:, : self.cumulative.shape[1]] += self.cumulative
+        self.cumulative = found
+        self.at_hand = np.maximum(self.at_hand, num_also)
 
     def from_edges(self, left: Ints, time_s: float) -> Floats:
         """[sessions]: drafts of its edge that a step in so long is expected to accept.

@@ -73,33 +73,37 @@ class _Part:
     def __init__(self, seat: Seat) -> None:
         session = self.session = seat.session
         self.num_tokens = seat.num_tokens
-        self.num_drafted = len(seat.draft)
+        self.num_drafted = seat.num_drafts
         self.num_own = seat.num_own
         self.num_chosen = 1 + self.num_drafted if seat.chooses else 0
-        self._end = len(session.tokens) + session.num_pending  # of the text, if all went well
+        self._seat = seat
         self._were_coming = COMING in seat.draft[:1]
+        self._start = len(session.tokens)
+        self._num_pending = session.num_pending
         self._assumed = session.drafts.tokens[: session.num_pending] if seat.draft else []
 
     def put_right(self) -> None:
-        num_dropped = self.num_drafted - self._num_continuing()
-        if num_dropped:
-            self.session.dropped(num_dropped)
-            self.num_tokens -= num_dropped
-            self.num_chosen -= num_dropped
-            self.num_drafted -= num_dropped
+        if not self.num_drafted:
+            return
+        num_drafted = self._num_continuing()
+        num_dropped = self.num_drafted - num_drafted
+        self.session.dropped(num_dropped)
+        self.num_tokens -= num_dropped
+        self.num_chosen -= num_dropped
+        self.num_drafted = num_drafted
 
     def _num_continuing(self) -> int:
-        """Own drafts were made behind whatever was chosen, if they were made at all."""
-        if self._were_coming:
+        """Of the drafts, those that continue what was chosen since."""
+        if self._were_coming:  # behind whatever was chosen, if they were made at all
             own = self.session.own_drafts
             return min(self.num_drafted, len(own.tokens)) if own else 0
-        return self.num_drafted if self.num_drafted and self._continues() else 0
-
-    def _continues(self) -> bool:
-        tokens = self.session.tokens
-        return (
-            len(tokens) == self._end and tokens[self._end - len(self._assumed) :] == self._assumed
-        )
+        chosen = self.session.tokens[self._start :]
+        if len(chosen) == self._num_pending and chosen == self._assumed:
+            return len(self._seat.draft)
+        if alternative := self._seat.alternative(chosen):
+            self.session.follow(alternative.drafts)
+            return len(alternative.drafts)
+        return 0
 
 
 def forecast(batch: Batch, estimator: Estimator) -> Forecast:

@@ -55,7 +55,7 @@ def shape_of(batch: Batch) -> StepShape:
     """
     tokens = context = product = 0
     for seat in batch.seats:
-        num_new = seat.num_context + len(seat.draft)
+        num_new = seat.num_tokens
         length = seat.session.num_computed + num_new
         tokens += num_new
         context += length

@@ -291,7 +291,13 @@ def _chunk(table: Table, row: int, num_tokens: int) -> StepShape:
 def _all_seats(table: Table, rows: Ints, num_drafts: Ints, chunks: dict[int, int]) -> list[Seat]:
     decoding = [table.sessions[row] for row in rows.tolist()]
     seats = [
-        Seat(session, 1, session.next_drafts(count), session.next_source)
+        Seat(
+            session,
+            1,
+            session.next_drafts(count),
+            session.next_source,
+            alternatives=session.alternatives(count),
+        )
         for session, count in zip(decoding, num_drafts.tolist(), strict=True)
     ]
     return seats + [Seat(table.sessions[row], chunk) for row, chunk in chunks.items() if chunk]

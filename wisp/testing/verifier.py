@@ -7,6 +7,7 @@ text is known in advance. It checks what a real verifier relies on, and raises A
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 
 from wisp.core.batch import Batch, Seat
 from wisp.core.drafts import TokenLogprob
@@ -142,7 +143,7 @@ class ScriptedVerifier(Verifier):
         for seat in batch.seats:
             self._check(seat)
         self._seat(ids)
-        parts = [(seat, seat.chooses) for seat in batch.seats]
+        parts = [(seat, seat.chooses, len(seat.session.tokens)) for seat in batch.seats]
         if self.on_step is not None:
             self.on_step(batch)
         return lambda: self._collect(batch, parts)
@@ -152,7 +153,7 @@ class ScriptedVerifier(Verifier):
         self._resident.update(ids)
         assert self._num_slots is None or len(self._resident) <= self._num_slots, "no room"
 
-    def _collect(self, batch: Batch, parts: list[tuple[Seat, bool]]) -> list[Outcome]:
+    def _collect(self, batch: Batch, parts: list[tuple[Seat, bool, int]]) -> list[Outcome]:
         if self.on_collect is not None:
             self.on_collect(batch)
         outcomes = [self._verify(*part) for part in parts]
@@ -170,10 +171,13 @@ class ScriptedVerifier(Verifier):
         assert not session.num_in_flight or session.overlaps, f"session {session.id} is in a step"
         end = session.num_computed + seat.num_tokens
         assert end <= self.facts.max_model_len, f"{end} tokens do not fit the model"
-        for token in seat.draft:
+        drafts = [seat.draft, *[each.drafts for each in seat.alternatives]]
+        assert not seat.alternatives or session.num_in_flight, "they are to a step in flight"
+        for token in chain.from_iterable(drafts):
             assert 0 <= token < self.facts.vocab_size, f"token {token} is not in the vocabulary"
 
-    def _verify(self, seat: Seat, chooses: bool) -> Outcome:
+    def _verify(self, seat: Seat, chooses: bool, num_launched: int) -> Outcome:
+        """`num_launched`: the text's length when the step was launched."""
         session = seat.session
         start = session.num_computed - session.num_computing  # this is the first step in flight
         computed = self._computed.get(session.id)
@@ -184,15 +188,17 @@ class ScriptedVerifier(Verifier):
         # What a real verifier holds now: rejected drafts too, until a later step overwrites them.
         length = start + seat.num_context
         assert length <= len(session.tokens), "a seat goes beyond the committed tokens"
-        computed[start:] = session.tokens[start:length] + seat.draft
+        alternative = seat.alternative(session.tokens[num_launched:])
+        draft = alternative.drafts if alternative else seat.draft
+        computed[start:] = session.tokens[start:length] + draft
         if not chooses:
             return Outcome([])
-        before = [session.tokens[length - 1], *seat.draft]
+        before = [session.tokens[length - 1], *draft]
         choices = [
             self.choice(session.sampling, length + index, previous)
             for index, previous in enumerate(before)
         ]
-        tokens = choices[: num_accepted(seat.draft, choices) + 1]
+        tokens = choices[: num_accepted(draft, choices) + 1]
         if session.sampling.num_logprobs is None:
             return Outcome(tokens)
         top = [(token, 0.0) for token in tokens]

@@ -158,9 +158,10 @@ class Verifier(ABC):
 
         That one may hold sessions of this step again. It is decided on as if this one accepted all
         its drafts (`Session.num_pending`); what is rejected the verifier puts right: the session
-        goes on behind its last choice, with the same tokens as drafts. Own drafts in the making can
-        be verified before anybody but the device knows them: `COMING` stands for each in the seat.
-        If either call raises, nothing of the steps launched so far will be collected.
+        goes on behind its last choice, with the same tokens as drafts, or with those of the one of
+        `Seat.alternatives` that applies. Own drafts in the making can be verified before anybody
+        but the device knows them: `COMING` stands for each in the seat. If either call raises,
+        nothing of the steps launched so far will be collected.
         """
         outcomes = self.step(batch)
         return lambda: outcomes

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from msgspec import structs
 from vllm.platforms import current_platform
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.engine import EngineCoreRequest
@@ -304,15 +305,25 @@ class VllmVerifier(Verifier):
         place = Place(request.request_id, seat.num_tokens, num_own=seat.num_own)
         num_known = request.num_tokens + request.num_output_placeholders
         num_missing = num_known - request.num_computed_tokens
-        if seat.draft and num_missing <= seat.num_context:  # else its KV was taken meanwhile
+        if seat.num_drafts and num_missing <= seat.num_context:  # else its KV was taken meanwhile
             place.draft = self._drafts(seat, request)
+            self._add_alternatives(place, seat)
         return place
 
     def _drafts(self, seat: Seat, request: Request) -> list[int]:
-        if seat.draft[0] == COMING and seat.source is Source.OWN:
+        if COMING in seat.draft[:1] and seat.source is Source.OWN:
             return seat.draft[: self.scheduler.num_coming(request.request_id)]
         known = _known(seat.draft, self.facts.vocab_size)
         return allowed(request, seat.session.sampling, known)
+
+    def _add_alternatives(self, place: Place, seat: Seat) -> None:
+        """They are put in place of the draft, so that there must be room for the longest."""
+        place.alternatives = [
+            structs.replace(each, drafts=_known(each.drafts, self.facts.vocab_size))
+            for each in seat.alternatives
+        ]
+        longest = max((each.drafts for each in place.alternatives), key=len, default=[])
+        place.draft = place.draft + longest[len(place.draft) :]
 
     def _request(self, session: Session) -> Request:
         request = self.scheduler.requests.get(self._request_ids[session.id])
@@ -349,6 +360,6 @@ class VllmVerifier(Verifier):
 
 def _known(draft: list[int], vocab_size: int) -> list[int]:
     """The draft up to the first id that is no token: it could not be accepted, only do harm."""
-    if min(draft) >= 0 and max(draft) < vocab_size:
+    if all(0 <= token < vocab_size for token in draft):
         return list(draft)
     return draft[: next(i for i, token in enumerate(draft) if not 0 <= token < vocab_size)]

@@ -3,13 +3,13 @@
 While a step runs, vLLM's scheduler and batch have each of its requests as far as if all its drafts
 were accepted. What was rejected the device alone knows: it moves such requests back before the step
 behind reads or writes anything, and lets each begin with the token chosen last. Their drafts stay
-where they were put, behind that token.
+where they were put, behind that token, unless alternatives were given for just what was chosen.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from wisp.core.drafts import Alternative
 from wisp.core.own_drafts import COMING
 from wisp.sampling.choice import moved
 from wisp.verifier.vllm.launched import Launched
@@ -77,6 +78,43 @@ class Following:
         where = moved(np.stack([rows[:, 0], depth, rows[:, 1] + 1 + depth]), own.made.device)
         inputs = self._runner.input_ids.gpu
         inputs.index_copy_(0, where[2], own.made[where[0], where[1]].to(inputs.dtype))
+
+    def give_drafts(
+        self,
+        starts: NDArray[np.int64],
+        ends: NDArray[np.int64],
+        alternatives: Mapping[str, Sequence[Alternative]],
+    ) -> None:
+        """Put those in place that fit what the in-flight step chooses.
+
+        starts, ends: [n], where each request's tokens are in the step; its drafts are all but one.
+        """
+        if not self._launched or not alternatives:
+            return
+        before = self._launched[-1]
+        cases: list[tuple[int, int, int]] = []  # place in flight, drafts rejected, the next choice
+        drafts: list[tuple[int, int, int]] = []  # number of the case, place in the step, token
+        for name, found in alternatives.items():
+            row = self._runner.input_batch.req_id_to_index[name]
+            place, places = int(self._in_both[row]), range(starts[row] + 1, ends[row])
+            for each in found if place >= 0 else ():
+                drafts += [(len(cases), *pair) for pair in zip(places, each.drafts, strict=False)]
+                num_rejected = int(before.counts[place]) - each.num_accepted
+                cases.append((place, num_rejected, each.token))
+        if drafts:
+            self._put(before, np.array(cases), np.array(drafts))
+
+    def _put(self, before: Launched, cases: NDArray[np.int64], drafts: NDArray[np.int64]) -> None:
+        """The columns of both are those of `give_drafts`. Of two cases of a request one applies at
+        most, so that what they add to a place is what one of them adds."""
+        inputs = self._runner.input_ids.gpu
+        place, num_rejected, token = moved(cases.T.copy(), inputs.device)
+        number, where, value = moved(drafts.T.copy(), inputs.device)
+        applies = before.last[place] == token
+        rejected = 0 if before.rejected is None else before.rejected[place]
+        applies &= num_rejected == rejected
+        change = torch.where(applies[number], value - inputs[where], 0)
+        inputs.index_add_(0, where, change.to(inputs.dtype))
 
     def _place_drafts(self, request: Any, drafts: Mapping[str, list[int]]) -> None:
         """Write a request's drafts behind its tokens, those still to be chosen included."""

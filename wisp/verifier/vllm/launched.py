@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from wisp.core.drafts import TokenLogprob
-from wisp.core.own_drafts import COMING, Proposed
+from wisp.core.own_drafts import Proposed
 from wisp.sampling.accept import standing
 from wisp.sampling.choice import moved
 from wisp.verifier.vllm.own_kv import OwnPart
@@ -73,10 +73,11 @@ class Launched:
 
     request_ids: list[str]
     counts: NDArray[np.int64]  # [n]: draft tokens
-    drafts: NDArray[np.int32]  # [n, max(counts)]
     unfinished: NDArray[np.bool_]  # [n]: the step ends inside the prompt, and chooses nothing
     choices: Tensor  # int64 [sum(counts + 1)], on the device
-    on_host: Tensor  # a copy that is under way
+    # int64 [2, sum(counts + 1)], a copy that is under way: the choices, and the token that the step
+    # has behind each: its drafts.
+    on_host: Tensor
     slow: dict[int, tuple[list[int], list[TokenLogprob]]]  # by request, made on the host
     # On the device, [n]: the last token chosen for each request, and how many drafts were rejected
     # before it; None if there were none.
@@ -97,15 +98,6 @@ class Launched:
         if self.begun is None or self.arrived is None:
             return None
         return float(self.begun.elapsed_time(self.arrived)) / 1e3
-
-    def learn_drafts(self, found: Mapping[str, Proposed]) -> Iterator[tuple[str, list[int]]]:
-        """The step before it has landed: yields the own drafts that this one verifies."""
-        for name, proposed in found.items():
-            place = self.places.get(name)
-            if place is not None and self.counts[place] and self.drafts[place, 0] == COMING:
-                tokens = proposed.tokens[: int(self.counts[place])]
-                self.drafts[place, : len(tokens)] = tokens
-                yield name, tokens
 
     def num_chosen(self, request_id: str) -> int:
         """Tokens that it is given if all its drafts are accepted."""
@@ -130,10 +122,13 @@ class Launched:
 
         To be asked when the choices have arrived.
         """
-        choices: NDArray[np.int64] = self.on_host.numpy()
+        choices, following = self.on_host.numpy()
         for index, end in zip(self.slow, self.ends[list(self.slow)].tolist(), strict=True):
             choices[end - self.counts[index] - 1 : end] = self.slow[index][0]
-        table = standing(choices, self.drafts, self.counts, NO_TOKEN)
+        first = self.ends - self.counts - 1
+        places = first[:, None] + np.arange(self.counts.max(initial=0))
+        drafts = following.take(places, mode="clip")
+        table = standing(choices, drafts, self.counts, NO_TOKEN)
         table[self.unfinished] = NO_TOKEN
         return table.astype(np.int32)
 

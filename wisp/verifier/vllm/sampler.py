@@ -22,7 +22,7 @@ from vllm.v1.spec_decode.metadata import SpecDecodeMetadata
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
 from wisp.core.drafts import TokenLogprob
-from wisp.core.own_drafts import Proposed
+from wisp.core.own_drafts import COMING, Proposed
 from wisp.sampling.choice import choose, choose_unprocessed, moved
 from wisp.sampling.philox import signed
 from wisp.sampling.processors import Row
@@ -133,6 +133,7 @@ class Chooser:
         self._token_ends = ends
         self._following.give_tokens(ends - num_tokens)
         self._following.give_own(ends - num_tokens, scheduled.scheduled_spec_decode_tokens)
+        self._following.give_drafts(ends - num_tokens, ends, scheduled.wisp_alternatives)
 
     def _forward(self, *args: Any, **more: Any) -> Any:
         if self._on_gpu:
@@ -183,17 +184,15 @@ class Chooser:
         if spec_decode_metadata is not None:
             counts[:] = spec_decode_metadata.num_draft_tokens
         unfinished = self._runner.discard_request_mask.np[: batch.num_reqs].copy()
-        lengths = self._positions - counts
-        behind = lengths[:, None] + np.arange(counts.max())  # a draft lies behind its tokens
-        known = batch.token_ids_cpu[: batch.num_reqs]
-        drafts = np.take_along_axis(known, behind.clip(max=known.shape[1] - 1), axis=1)
         rows = self._rows_of(spec_decode_metadata)
-        choices, slow = self._choose(logits, rows, counts, lengths, unfinished)
+        choices, slow = self._choose(logits, rows, counts, self._positions - counts, unfinished)
         inputs = self._runner.input_ids.gpu
         following = inputs[(rows + 1).clamp(max=len(inputs) - 1)]
         last, rejected = chosen_last(choices, following, counts)
-        on_host = torch.empty(choices.shape, dtype=torch.int64, pin_memory=self._on_gpu)
-        on_host.copy_(choices, non_blocking=True)
+        # Which drafts the step verified may depend on what the one before it chose.
+        both = torch.stack([choices, following.to(torch.int64)])
+        on_host = torch.empty(both.shape, dtype=torch.int64, pin_memory=self._on_gpu)
+        on_host.copy_(both, non_blocking=True)
         arrived = None
         if self._on_gpu:
             arrived = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
@@ -202,7 +201,6 @@ class Chooser:
         step = Launched(
             names,
             counts,
-            drafts,
             unfinished,
             choices,
             on_host,
@@ -252,10 +250,14 @@ class Chooser:
         """Of the step in flight that verifies them, which until now the device alone knew."""
         if not self.launched:
             return
-        batch = self._runner.input_batch
-        for name, tokens in self.launched[0].learn_drafts(found):
-            if (row := batch.req_id_to_index.get(name)) is not None:
-                start = batch.num_tokens_no_spec[row]
+        step, batch = self.launched[0], self._runner.input_batch
+        for name, proposed in found.items():
+            place, row = step.places.get(name), batch.req_id_to_index.get(name)
+            if place is None or row is None or not step.counts[place]:
+                continue
+            start = batch.num_tokens_no_spec[row]
+            tokens = proposed.tokens[: int(step.counts[place])]
+            if batch.token_ids_cpu[row, start] == COMING:
                 batch.token_ids_cpu[row, start : start + len(tokens)] = tokens
 
     def append(self, found: Mapping[str, list[int]]) -> None:

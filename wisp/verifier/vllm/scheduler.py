@@ -26,6 +26,7 @@ from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.core.single_type_kv_cache_manager import FullAttentionManager
 from vllm.v1.request import Request, RequestStatus
 
+from wisp.core.drafts import Alternative
 from wisp.verifier.vllm import structures, versions
 from wisp.verifier.vllm.own_kv import OwnKv
 from wisp.verifier.vllm.parking import Parking
@@ -39,6 +40,8 @@ class Place:
     num_tokens: int  # that are computed at most, the draft included
     draft: list[int] = field(default_factory=list)
     num_own: int = 0  # own drafts to make behind what is chosen
+    # In place of the first of `draft`, by what the step in flight chooses.
+    alternatives: Sequence[Alternative] = ()
 
 
 class _Everything(set[str]):
@@ -180,6 +183,11 @@ class SeatScheduler(Scheduler):  # type: ignore[misc]
         if not self.vllm_config.model_config.uses_mrope:  # which searches a list
             for new in scheduled.scheduled_new_reqs:  # copied whenever it returns to the batch
                 new.prompt_token_ids = np.array(new.prompt_token_ids)
+        scheduled.wisp_alternatives = {
+            name: self._places[name].alternatives
+            for name in scheduled.scheduled_spec_decode_tokens
+            if self._places[name].alternatives
+        }
         if self.parking:
             self.parking.tell(scheduled)
         if self._own:
