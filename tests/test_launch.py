@@ -1,4 +1,4 @@
-"""What systemd is told of a process, over a socket like its own."""
+"""How processes begin and end, and what systemd is told of it, over a socket like its own."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import asyncio
 import os
 import signal
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from wisp.launch import StopSignal, announce, feed_watchdog
+from wisp.launch import Process, StopSignal, announce, feed_watchdog
 
 
 @pytest.fixture(params=["/", "@"])
@@ -55,3 +56,36 @@ async def test_without_systemd_nothing_is_told(monkeypatch: pytest.MonkeyPatch) 
     announce("wisp-edge")
     async with asyncio.timeout(10):
         await feed_watchdog()
+
+
+def test_a_process_that_nobody_waits_for_any_more_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when whoever starts it is ended meanwhile: else a server would go on without an owner."""
+    started = tmp_path / "started"
+    os.mkfifo(started)
+    (tmp_path / "silent.py").write_text(
+        f"import os, signal\nopen({str(started)!r}, 'w').write(str(os.getpid()))\nsignal.pause()\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    before = signal.signal(signal.SIGUSR1, _give_up)
+    pids: list[int] = []
+
+    def interrupt() -> None:
+        pids.append(int(started.read_text()))
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            Process("server", module="silent")
+    finally:
+        thread.join()
+        signal.signal(signal.SIGUSR1, before)
+    with pytest.raises(ProcessLookupError):
+        os.kill(pids[0], 0)
+
+
+def _give_up(*_: object) -> None:
+    raise KeyboardInterrupt

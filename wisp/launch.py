@@ -124,8 +124,14 @@ class Process:
         timer = threading.Timer(ready_timeout_s, self._popen.kill)
         timer.start()
         assert self._popen.stdout
-        line = self._popen.stdout.readline()
-        timer.cancel()
+        try:
+            line = self._popen.stdout.readline()
+        except BaseException:  # nobody waits any more, and nobody else could end it
+            self._popen.kill()
+            self._popen.wait()
+            raise
+        finally:
+            timer.cancel()
         if not line:
             code = self._popen.wait()
             self._popen.stdout.close()

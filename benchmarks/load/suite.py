@@ -26,6 +26,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -70,6 +71,8 @@ Work = Callable[[Campaign], None]
 
 def main() -> int:
     options = _options()
+    # Whoever ends the suite ends its servers, which hold the GPUs.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     options.out.mkdir(parents=True, exist_ok=True)
     about = setting(options.seed, arguments=sys.argv[1:])
     (options.out / "setting.json").write_text(json.dumps(about, indent=1) + "\n")
