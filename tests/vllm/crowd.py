@@ -8,7 +8,8 @@ from typing import Any
 
 from tests.vllm.driver import STEP_TOKENS, Driver, drafter, expected, prompts, same
 from wisp.core.batch import Batch, Seat
-from wisp.core.drafts import Alternative
+from wisp.core.drafts import Alternative, Source
+from wisp.core.own_drafts import COMING
 from wisp.core.request import Sampling
 from wisp.core.session import Session
 from wisp.engine.step import InFlightStep
@@ -28,10 +29,13 @@ class Crowd:
         *,
         overlapped: bool,
         adapters: Sequence[str | None] = (None,),
+        max_own: int = 0,
     ) -> None:
+        """`max_own`: own drafts of a session, if the verifier has a drafter."""
         self.verifier = verifier
         self.overlapped = overlapped  # a step is launched before the one ahead is collected
         self.adapters = adapters  # of the sessions
+        self.max_own = max_own
         self.running: InFlightStep | None = None
         self.chooser = random.Random(seed)
         self.most = most
@@ -43,6 +47,7 @@ class Crowd:
         self.num_right = self.num_ties = self.num_aborted = self.num_resumed = self.num_ahead = 0
         self.num_parked = self.num_loaded = self.num_found = self.num_alternatives = 0
         self.starts: dict[int, int] = {}  # by session: its length when its last step was launched
+        self.num_own = self.num_coming = 0  # seats with own drafts, and before they were known
 
     def run(self) -> None:
         while self.live or self.to_come:
@@ -81,6 +86,7 @@ class Crowd:
             committed=committed,
             adapter=adapter,
             overlaps=not needs_processing(sampling),
+            drafts_own=self.max_own > 0,
             due_s=self.now,
         )
         kept = self.verifier.open(driver.session)
@@ -130,12 +136,29 @@ class Crowd:
                 session.moved(found, parked=False)
 
     def _seat(self, driver: Driver, room: int) -> Seat:
-        draft = self.drafters[driver.session.id](driver.session)
+        session = driver.session
+        own = self._own_drafts(session)
+        takes_own = bool(own) and self.chooser.random() < 0.7
+        draft = own if takes_own else self.drafters[session.id](session)
         seat = driver.seat(min(room, self.chooser.choice((1, 5, 17, 40))), draft)
-        if driver.session.num_pending and seat.chooses and self.chooser.random() < 0.7:
-            most = min(room - seat.num_context, driver.session.max_drafts)
+        if takes_own:
+            seat.source = Source.OWN
+            self.num_own += bool(seat.draft)
+            self.num_coming += COMING in seat.draft
+        elif session.num_pending and seat.chooses and self.chooser.random() < 0.7:
+            most = min(room - seat.num_context, session.max_drafts)
             seat.alternatives = self._alternatives(driver, most)
+        if self.max_own and seat.chooses and self.chooser.random() < 0.8:
+            most = session.max_drafts - len(seat.draft) - 1
+            seat.num_own = max(0, min(self.chooser.randint(0, self.max_own), most))
         return seat
+
+    def _own_drafts(self, session: Session) -> list[int]:
+        if not session.own_drafts:
+            return []
+        if session.num_own:
+            return session.next_drafts(self.max_own)
+        return session.own_drafts.tokens[session.num_pending :]
 
     def _alternatives(self, driver: Driver, most: int) -> list[Alternative]:
         """To the step in flight."""

@@ -13,6 +13,7 @@ import torch
 
 from wisp.config import TINY
 from wisp.core.batch import Batch, Seat
+from wisp.core.own_drafts import NOTHING
 from wisp.core.request import Sampling
 from wisp.core.session import Session
 from wisp.core.slo import Slo
@@ -61,6 +62,7 @@ class Driver:
         committed: Sequence[int] = (),
         adapter: str | None = None,
         overlaps: bool = False,
+        drafts_own: bool = False,
         due_s: float = 0.0,
     ) -> None:
         self.prompt = list(prompt)
@@ -72,6 +74,7 @@ class Driver:
             committed=committed,
             adapter=adapter,
             overlaps=overlaps,
+            drafts_own=drafts_own,
             now=due_s,
         )
         self.num_steps = 0
@@ -104,6 +107,8 @@ class Driver:
             logprobs = outcome.logprobs or []
             self.logprobs += [item.logprob for item in logprobs[: len(taken)]]
             assert self.done or self.session.num_missing == 1 or self.session.num_in_flight
+        if seat.num_own:
+            self.session.proposed(outcome.own or NOTHING)
 
 
 def step(verifier: Verifier, pairs: Sequence[tuple[Driver, Seat]], now: float = 0.0) -> None:

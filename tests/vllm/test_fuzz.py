@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
+from tests.vllm.conftest import HOST_KV_BYTES, second_engine
 from tests.vllm.crowd import Crowd
 from tests.vllm.driver import expected, prompts
+from wisp.config import TINY
 from wisp.core.request import Sampling
 
 NUM_SESSIONS = int(os.environ.get("WISP_FUZZ", "100"))  # of each case
@@ -42,6 +44,39 @@ def test_crowd(
     print(f"{crowd.num_alternatives} went on with an alternative, ", end="")
     print(f"{crowd.num_resumed} resumed, {scheduler.num_evictions - evictions} evictions, ", end="")
     print(f"{crowd.num_parked} parked, {crowd.num_loaded} loaded, {crowd.num_found} found")
+
+
+@pytest.fixture(scope="module")
+def drafting() -> Iterator[Any]:
+    with second_engine({}, drafter=TINY / "draft", host_kv_bytes=HOST_KV_BYTES) as loaded:
+        yield loaded
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("overlapped", [False, True], ids=["one", "overlapped"])
+@pytest.mark.parametrize(("most", "num_blocks"), [(32, 299), (12, 20)])
+def test_crowd_with_drafts_of_two_sources(
+    drafting: Any, most: int, num_blocks: int, overlapped: bool
+) -> None:
+    """Edges' and own drafts for the same sessions, with KV that is parked and lost."""
+    scheduler = drafting.scheduler
+    pool = scheduler.kv_cache_manager.block_pool
+    scheduler.reset_prefix_cache()
+    taken = pool.get_new_blocks(max(0, scheduler.num_free_blocks - num_blocks))
+    free, evictions = scheduler.num_free_blocks, scheduler.num_evictions
+    crowd = Crowd(drafting, most, most, NUM_SESSIONS, overlapped=overlapped, max_own=5)
+    crowd.run()
+    assert scheduler.num_free_blocks == free
+    pool.free_blocks(taken)
+    assert crowd.num_right + crowd.num_ties + crowd.num_aborted == NUM_SESSIONS
+    assert crowd.num_ties <= NUM_SESSIONS // 50
+    assert crowd.num_own > NUM_SESSIONS
+    assert bool(crowd.num_coming) == overlapped
+    assert crowd.num_parked > 0 < crowd.num_loaded
+    if num_blocks < 100:
+        assert scheduler.num_evictions > evictions
+    print(f"{crowd.num_right} right, {crowd.num_ties} ties, {crowd.num_own} seats with own drafts,")
+    print(f"{crowd.num_coming} before they were known, {crowd.num_parked} parked")
 
 
 def test_expected_texts_are_not_trivial() -> None:

@@ -33,7 +33,10 @@ class Following:
         # On the device, [n]: by how much each request was moved back; None: nobody was.
         self.back: Tensor | None = None
         batch = runner.input_batch
-        batch.update_req_spec_token_ids = self._place_drafts
+        batch.update_req_spec_token_ids = self._take_drafts
+        self._drafts: dict[str, list[int]] = {}  # of the step that is prepared, by request
+        self._stock_refresh = batch.refresh_metadata
+        batch.refresh_metadata = self._place_drafts
         self._stock_slot_mapping = batch.block_table.compute_slot_mapping
         batch.block_table.compute_slot_mapping = self._compute_slot_mapping
 
@@ -116,19 +119,29 @@ class Following:
         change = torch.where(applies[number], value - inputs[where], 0)
         inputs.index_add_(0, where, change.to(inputs.dtype))
 
-    def _place_drafts(self, request: Any, drafts: Mapping[str, list[int]]) -> None:
-        """Write a request's drafts behind its tokens, those still to be chosen included."""
+    def _take_drafts(self, request: Any, drafts: Mapping[str, list[int]]) -> None:
+        """Called for each request of a step, before rows of the batch are moved."""
         draft = drafts.get(request.req_id, ())
         request.prev_num_draft_len = len(draft)
         batch = self._runner.input_batch
-        row = batch.req_id_to_index[request.req_id]
-        batch.spec_token_ids[row] = list(draft)
+        batch.spec_token_ids[batch.req_id_to_index[request.req_id]] = list(draft)
         if draft:
+            self._drafts[request.req_id] = list(draft)
+
+    def _place_drafts(self) -> None:
+        """Write the drafts behind the tokens of their requests, those still to be chosen included:
+        when all rows are where they stay, as no more of a moved row is copied than is known of it.
+        """
+        batch = self._runner.input_batch
+        for name, draft in self._drafts.items():
+            row = batch.req_id_to_index[name]
             start = batch.num_tokens_no_spec[row]
             if self._launched:
-                start += self._launched[-1].num_chosen(request.req_id)
+                start += self._launched[-1].num_chosen(name)
             batch.token_ids_cpu[row, start : start + len(draft)] = draft
             batch.is_token_ids[row, start : start + len(draft)] = True
+        self._drafts.clear()
+        self._stock_refresh()
 
     def _compute_slot_mapping(self, num_reqs: int, starts: Tensor, positions: Tensor) -> None:
         """Called for each step, as soon as the GPU has been told where its tokens stand."""
