@@ -6,8 +6,21 @@ from typing import Any
 
 import pytest
 
-from tests.vllm.driver import Draft, Driver, drafter, expected, finish, learn, oracle, prompts, same
+from tests.vllm.driver import (
+    Draft,
+    Driver,
+    drafter,
+    expected,
+    finish,
+    learn,
+    oracle,
+    prompts,
+    same,
+    step,
+)
+from wisp.core.batch import Batch
 from wisp.core.request import Sampling
+from wisp.engine.step import InFlightStep
 
 NUM_TOKENS = 40
 SAMPLINGS: dict[str, dict[str, Any]] = {
@@ -98,3 +111,27 @@ def test_a_runner_that_is_told_at_once_writes_the_same(
     drafts = {d.session.id: drafter(d.session.id, d.prompt, sampling) for d in drivers}
     finish(verifier, drivers, lambda session: drafts[session.id](session))
     assert all(same(driver) for driver in drivers)
+
+
+def test_drafts_behind_a_step_in_flight_go_along_where_their_row_is_moved(verifier: Any) -> None:
+    """Who is not in the step leaves the batch, and the last request takes its place."""
+    sampling = Sampling(max_tokens=20, seed=3, temperature=0.0)
+    drivers = [Driver(n, prompt, sampling, overlaps=True) for n, prompt in enumerate(prompts()[:2])]
+    for driver in drivers:
+        verifier.open(driver.session)
+    step(verifier, [(driver, driver.seat(100)) for driver in drivers])
+    leaves, stays = drivers
+    text = expected(stays.prompt, sampling)
+    steps = []
+    for seated, draft in ((drivers, text[1:3]), ([stays], text[4:8])):
+        seats = [each.seat(100, draft if each is stays else ()) for each in seated]
+        steps.append(InFlightStep(Batch(seats), None, 0.0, 0.0))
+        steps[-1].launch(verifier)
+    for each in steps:
+        assert each.collect
+        outcomes = each.collect()
+        each.landed()
+        stays.take(each.batch.seats[-1], outcomes[-1])
+    assert stays.text == text[:9]
+    for driver in (leaves, stays):
+        verifier.close(driver.session)
