@@ -284,6 +284,9 @@ class DrafterSettings(_Section):
     max_branches: int = Field(
         4, ge=1, description="branches of drafts in one step, if that pays; 1: one"
     )
+    host_kv_gib: float = Field(
+        0.25, ge=0, description="memory for the KV of conversations that may come back; 0: none"
+    )
     block_tokens: int = Field(1, ge=1, description="draft tokens gathered in one message")
 
 

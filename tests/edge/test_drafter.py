@@ -253,3 +253,101 @@ def test_weights_of_8_bits_draft_nearly_what_those_of_32_do() -> None:
 def test_a_target_has_no_weights_of_8_bits() -> None:
     with pytest.raises(ConfigError, match="int8 is for drafters on a CPU"):
         SlotModel(TINY / "target", 1, 64, dtype="int8")
+
+
+def parking_drafter(directory: Path, num_tokens: int) -> TransformersDrafter:
+    """One generation at once; so many tokens of others are kept."""
+    num_bytes = num_tokens * kv_bytes(directory)
+    return TransformersDrafter(directory, max_sessions=1, num_threads=1, host_kv_bytes=num_bytes)
+
+
+def kv_bytes(directory: Path) -> int:
+    """Of a token."""
+    return SlotModel(directory, 1).kv_bytes
+
+
+def num_computed(drafter: TransformersDrafter, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows by the tokens of each forward."""
+    computed: list[int] = []
+    forward = drafter._model.forward  # what is computed shows nowhere else
+
+    def counted(items: Any) -> Tensor:
+        computed.append(sum(len(item.tokens) for item in items))
+        return forward(items)
+
+    monkeypatch.setattr(drafter._model, "forward", counted)  # see above
+    return computed
+
+
+def test_conversations_that_take_turns_are_not_computed_again(
+    directory: Path, plain: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More of them than the drafter has room for at once, and their drafts are the same."""
+    drafter = parking_drafter(directory, 3 * 400)
+    rng = random.Random(5)
+    texts = {key: rng.choices(range(VOCAB_SIZE), k=100) for key in range(3)}
+    computed = num_computed(drafter, monkeypatch)
+    for turn in range(3):
+        for key, tokens in texts.items():
+            computed.clear()
+            drafter.open(key)
+            for _ in range(4):
+                (proposal,) = drafter.step([DraftJob(key, tokens)])
+                assert proposal.token == next_token(plain, tokens)
+                tokens.append(proposal.token)
+            drafter.close(key)
+            # Of the turn before all is there but the last draft, which nothing was drafted behind.
+            assert sum(computed) == (100 + 3 if turn == 0 else 1 + 40 + 3)
+            tokens += rng.choices(range(VOCAB_SIZE), k=40)
+    assert drafter.parked.num_bytes <= 3 * 400 * kv_bytes(directory)
+
+
+def test_a_conversation_that_goes_on_otherwise_keeps_what_is_common(
+    directory: Path, plain: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drafter = parking_drafter(directory, 1000)
+    shared = random.Random(6).choices(range(VOCAB_SIZE), k=80)
+    computed = num_computed(drafter, monkeypatch)
+    for number, more in enumerate(([1, 2, 3], [4, 5], [1, 2, 6])):
+        computed.clear()
+        drafter.open(number)
+        tokens = [*shared, *more]
+        assert drafter.step([DraftJob(number, tokens)])[0].token == next_token(plain, tokens)
+        drafter.close(number)
+        assert sum(computed) <= (83 if number == 0 else 3)
+
+
+def test_what_was_used_longest_ago_gives_way(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drafter = parking_drafter(directory, 100)
+    rng = random.Random(7)
+    first, second, long = (rng.choices(range(VOCAB_SIZE), k=k) for k in (40, 50, 120))
+    computed = num_computed(drafter, monkeypatch)
+
+    def draft(tokens: list[int]) -> int:
+        computed.clear()
+        drafter.open(0)
+        drafter.step([DraftJob(0, tokens)])
+        drafter.close(0)
+        assert drafter.parked.num_bytes <= 100 * kv_bytes(directory)
+        return sum(computed)
+
+    assert [draft(first), draft(second)] == [40, 50]
+    assert [draft(first), draft(second)] == [1, 1]
+    assert [draft(first), draft(long)] == [1, 120]  # which is too long to be kept
+    assert draft(second) == 1
+    assert draft(rng.choices(range(VOCAB_SIZE), k=45)) == 45  # in place of the first
+    assert [draft(first), draft(first)] == [40, 1]
+
+
+def test_nothing_is_kept_where_no_memory_is_given(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drafter = TransformersDrafter(directory, max_sessions=1, num_threads=1)
+    computed = num_computed(drafter, monkeypatch)
+    for _ in range(2):
+        drafter.open(0)
+        drafter.step([DraftJob(0, list(range(50)))])
+        drafter.close(0)
+    assert computed == [50, 50]

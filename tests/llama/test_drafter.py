@@ -255,3 +255,41 @@ def test_a_vocabulary_translates() -> None:
     some = Vocabulary([5, 7, 9])
     assert some.own([7, 9, 8]) == [1, 2, 0]
     assert Vocabulary().own([7, 8]) == [7, 8]
+
+
+def test_conversations_that_take_turns_are_not_computed_again(
+    gguf: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More of them than it has room for at once, and their drafts are the same."""
+    drafters = [
+        LlamaDrafter(
+            gguf, max_sessions=1, max_model_len=512, num_threads=1, host_kv_bytes=num_bytes
+        )
+        for num_bytes in (0, 1 << 26)
+    ]
+    computed = [0, 0]
+    for index, drafter in enumerate(drafters):
+        compute = drafter._compute  # what is computed shows nowhere else
+
+        def counted(rows: Any, index: int = index, compute: Any = compute) -> Any:
+            computed[index] += len(rows)
+            return compute(rows)
+
+        monkeypatch.setattr(drafter, "_compute", counted)  # see above
+    texts = {key: tokenizer.encode(CODE * (key + 3)) for key in range(3)}
+    for _ in range(3):
+        for key, tokens in texts.items():
+            for drafter in drafters:
+                drafter.open(key)
+            for _ in range(4):
+                plain, parked = [d.step([DraftJob(key, tokens)])[0] for d in drafters]
+                assert parked.token == plain.token
+                assert parked.confidence == pytest.approx(plain.confidence, abs=0.02)
+                tokens.append(plain.token)
+            for drafter in drafters:
+                drafter.close(key)
+    num_new = sum(len(tokens) for tokens in texts.values()) + 3 * 3
+    assert 0 < drafters[1].parked.num_bytes <= 1 << 26
+    assert computed[1] <= num_new < computed[0] / 2
+    for drafter in drafters:
+        drafter.shutdown()

@@ -252,6 +252,27 @@ def test_a_turn_that_comes_back_late_finds_its_conversation_in_host_memory(
     assert second.text == expected(prompt, SAMPLING)
 
 
+def test_a_stream_that_is_resumed_finds_its_text_in_host_memory(verifier: Any) -> None:
+    """Its edge lost the line in the midst of the text, and comes back when others have had all of
+    the target's memory."""
+    prompt = long_prompt(2)
+    first = Driver(0, prompt, SAMPLING)
+    verifier.open(first.session)
+    while first.session.num_output < 40:
+        step(verifier, [(first, first.seat(256))])
+    verifier.close(first.session)
+    verifier.scheduler.reset_prefix_cache()
+    resumed = Driver(1, prompt, SAMPLING, committed=first.session.tokens[len(prompt) :])
+    num_kept = verifier.open(resumed.session)
+    assert num_kept == (len(first.session.tokens) - 1) // BLOCK * BLOCK
+    resumed.session.moved(num_kept, parked=True)
+    assert load(verifier, resumed) == num_kept
+    while not resumed.done:
+        step(verifier, [(resumed, resumed.seat(256))])
+    verifier.close(resumed.session)
+    assert resumed.text == expected(prompt, SAMPLING)
+
+
 def test_who_is_seated_although_it_is_parked_is_computed_from_the_start(verifier: Any) -> None:
     first = Driver(0, long_prompt(2), SAMPLING)
     finish(verifier, [first])

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wisp.edge.drafter.base import DraftJob, Proposal
+from wisp.edge.drafter.parked import Parked, Slots
 from wisp.edge.drafter.propose import propose
 from wisp.edge.drafter.sequences import Cached, Copy, Sequences
 from wisp.models.draft_vocabulary import Vocabulary
@@ -20,13 +21,17 @@ Pending = Sequence[tuple[Cached, Sequence[int]]]
 class CachedDrafter(ABC):
     """Implements `wisp.edge.drafter.base.Drafter` over a subclass's model.
 
-    `max_branches`: sequences of one generation in a step, beside one of each other.
+    `max_branches`: sequences of one generation in a step, beside one of each other. `slots`: the
+    model's cache, of whose content up to `host_kv_bytes` are kept for conversations that come back.
     """
 
-    def __init__(self, max_sessions: int, max_branches: int, copy: Copy) -> None:
+    def __init__(
+        self, max_sessions: int, max_branches: int, copy: Copy, slots: Slots, host_kv_bytes: int
+    ) -> None:
         self.max_branches = max_branches
         self.max_model_len = 0  # of the model, once it is loaded
-        self._sequences = Sequences(max_sessions, max_branches - 1, copy)
+        self.parked = Parked(slots, host_kv_bytes)
+        self._sequences = Sequences(max_sessions, max_branches - 1, copy, self.parked)
 
     def speak(self, vocabulary: Vocabulary, num_logits: int) -> None:
         """Translate between its own tokens and the target's."""

@@ -58,13 +58,14 @@ class LlamaDrafter(CachedDrafter):
         max_model_len: int | None = None,
         device: str = "cpu",
         num_threads: int | None = None,
+        host_kv_bytes: int = 0,
     ) -> None:
         """`device` is cpu, or another for what the binding was built for: Metal, CUDA, Vulkan.
 
         `num_threads` None is chosen by a short timing. Raises ConfigError if the binding is not
         installed or the file cannot be loaded.
         """
-        super().__init__(max_sessions, max_branches, self._copy)
+        super().__init__(max_sessions, max_branches, self._copy, self, host_kv_bytes)
         self._lib = _library()
         self._model = self._load(Path(file), device)
         self._vocab: Any = self._lib.llama_model_get_vocab(self._model)
@@ -105,6 +106,21 @@ class LlamaDrafter(CachedDrafter):
         """Share cells: nothing is moved, and the tokens take no further memory."""
         self._lib.llama_memory_seq_rm(self._memory, target, start, -1)
         self._lib.llama_memory_seq_cp(self._memory, source, target, start, end)
+
+    def num_bytes(self, slot: int, num_tokens: int) -> int:
+        """Of all that a sequence holds, be it more than these tokens."""
+        return int(self._lib.llama_state_seq_get_size(self._context, slot))
+
+    def save(self, slot: int, num_tokens: int) -> Any:
+        size = self.num_bytes(slot, num_tokens)
+        saved = (ctypes.c_uint8 * size)()
+        self._lib.llama_state_seq_get_data(self._context, saved, size, slot)
+        return saved
+
+    def restore(self, slot: int, saved: Any) -> bool:
+        """False if so many cells are not free."""
+        self._lib.llama_memory_seq_rm(self._memory, slot, -1, -1)
+        return bool(self._lib.llama_state_seq_set_data(self._context, saved, len(saved), slot))
 
     def _compute(self, rows: Sequence[_Row]) -> NDArray[np.float32]:
         """Logits [wanted rows, vocab] in their order. Raises RuntimeError if llama.cpp refuses."""

@@ -49,6 +49,7 @@ def load_tokenizer(config: EdgeConfig) -> Tokenizer:
 def load_drafter(config: EdgeConfig, tokenizer: Tokenizer) -> Drafter:
     """llama.cpp for a GGUF file, else transformers. Raises ConfigError if it cannot be loaded."""
     options = config.drafter
+    host_kv_bytes = int(options.host_kv_gib * 2**30)
     if is_gguf(config.draft):
         from wisp.edge.drafter.llama import LlamaDrafter
 
@@ -59,6 +60,7 @@ def load_drafter(config: EdgeConfig, tokenizer: Tokenizer) -> Drafter:
             max_model_len=options.max_model_len,
             device=options.device,
             num_threads=options.num_threads,
+            host_kv_bytes=host_kv_bytes,
         )
         vocabulary = match(llama.tokens(), tokenizer.token_ids(), config.draft.name)
         llama.speak(vocabulary, llama.num_logits)
@@ -73,4 +75,5 @@ def load_drafter(config: EdgeConfig, tokenizer: Tokenizer) -> Drafter:
         device=options.device,
         dtype=options.dtype or ("int8" if options.device == "cpu" else None),
         num_threads=options.num_threads or 1,
+        host_kv_bytes=host_kv_bytes,
     )

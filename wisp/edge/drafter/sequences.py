@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 from wisp.core.prefix import common_prefix
 from wisp.edge.drafter.base import DraftJob
+from wisp.edge.drafter.parked import Parked
 from wisp.errors import Overloaded
 
 Copy = Callable[[int, int, int, int], None]  # source, target, start, end: [start, end) of both
@@ -34,10 +35,14 @@ class Cached:
 class Sequences:
     """Each generation has one sequence, and borrows others for its forks while they are free."""
 
-    def __init__(self, num_generations: int, num_spare: int, copy: Copy) -> None:
+    def __init__(
+        self, num_generations: int, num_spare: int, copy: Copy, parked: Parked | None = None
+    ) -> None:
+        """`parked`: what is kept of generations that have ended; None: nothing is."""
         self.num = num_generations + num_spare
         self._num_generations = num_generations
         self._copy = copy
+        self._parked = parked
         self._free = [Cached(index) for index in range(self.num)][::-1]
         self._of: dict[int, list[Cached]] = {}  # by generation
         self._num_steps = 0
@@ -51,7 +56,11 @@ class Sequences:
         self._of[key] = [self._borrow()]
 
     def close(self, key: int) -> None:
-        for cached in self._of.pop(key, []):
+        own = self._of.pop(key, [])
+        if self._parked and own:
+            longest = max(own, key=lambda cached: len(cached.held))
+            self._parked.park(longest.index, longest.held)
+        for cached in own:
             cached.held.clear()
             self._free.append(cached)
 
@@ -82,6 +91,10 @@ class Sequences:
         if (end := shared[source.index]) > num_held:
             self._copy(source.index, chosen.index, num_held, end)
             chosen.held += job.tokens[num_held:end]
+        if self._parked:
+            known = job.tokens[:-1]
+            num_found = self._parked.load(chosen.index, known, len(chosen.held))
+            chosen.held[:] = known[:num_found]
         return chosen
 
     def _borrow(self) -> Cached:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from wisp.edge.drafter.cached import CachedDrafter, Pending
 from wisp.edge.drafter.sequences import Cached
@@ -33,12 +34,15 @@ class TransformersDrafter(CachedDrafter):
         device: str = "cpu",
         dtype: torch.dtype | str | None = None,
         num_threads: int | None = None,
+        host_kv_bytes: int = 0,
     ) -> None:
         num_slots = max_sessions + max_branches - 1
         self._model = SlotModel(
             directory, num_slots, max_model_len, device, dtype, num_threads, exact=False
         )
-        super().__init__(max_sessions, max_branches, self._model.copy)
+        super().__init__(
+            max_sessions, max_branches, self._model.copy, _Slots(self._model), host_kv_bytes
+        )
         num_logits = self._model.vocab_size
         self.speak(read_vocabulary(Path(directory), num_logits), num_logits)
         self.max_model_len = self._model.max_len
@@ -58,3 +62,20 @@ class TransformersDrafter(CachedDrafter):
         return Item(
             slot.index, start, self.vocabulary.own(tokens[start : start + CHUNK]), num_logits
         )
+
+
+class _Slots:
+    """Implements `wisp.edge.drafter.parked.Slots`."""
+
+    def __init__(self, model: SlotModel) -> None:
+        self._model = model
+
+    def num_bytes(self, slot: int, num_tokens: int) -> int:
+        return num_tokens * self._model.kv_bytes
+
+    def save(self, slot: int, num_tokens: int) -> list[Tensor]:
+        return self._model.save(slot, num_tokens)
+
+    def restore(self, slot: int, saved: Sequence[Tensor]) -> bool:
+        self._model.restore(slot, saved)
+        return True
