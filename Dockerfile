@@ -1,7 +1,7 @@
 # syntax=docker/dockerfile:1
 # Four images: docker build --target server-vllm (or server-cpu, edge, edge-llama) -t wisp-server .
 # For arm64, all but server-vllm: docker buildx build --platform linux/arm64 --target edge-llama .
-# Give base images by digest where builds must repeat: --build-arg PYTHON_IMAGE=python@sha256:...
+# Base images are named by tag; where builds must repeat give digests: --build-arg PYTHON_IMAGE=python@sha256:...
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 ARG VLLM_IMAGE=vllm/vllm-openai:v0.32.0
 
@@ -14,23 +14,25 @@ RUN /opt/build/bin/python -m build --wheel --no-isolation --outdir /dist .
 # Everything but torch, whose builds for the CPU have an index of their own.
 FROM ${PYTHON_IMAGE} AS cpu
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-COPY constraints.txt /src/constraints.txt
+COPY constraints.txt constraints-image.txt /src/
 COPY --from=wheel /dist /dist
 RUN python -m venv /opt/wisp
-RUN /opt/wisp/bin/pip install --no-cache-dir --extra-index-url ${TORCH_INDEX} -c /src/constraints.txt torch safetensors
-RUN /opt/wisp/bin/pip install --no-cache-dir -c /src/constraints.txt /dist/*.whl
+RUN /opt/wisp/bin/pip install --no-cache-dir --require-hashes --no-deps -r /src/constraints-image.txt
+RUN /opt/wisp/bin/pip install --no-cache-dir --no-deps /dist/*.whl
+RUN /opt/wisp/bin/pip install --no-cache-dir --extra-index-url ${TORCH_INDEX} -c /src/constraints.txt torch
 RUN /opt/wisp/bin/python -m compileall -q /opt/wisp/lib
 
 # For edges that draft GGUF files: llama.cpp in place of torch, built from source for any processor.
 FROM ${PYTHON_IMAGE} AS llama
 # What the processors of the fleet have, e.g. -DGGML_AVX2=ON, or -DGGML_CPU_ARM_ARCH=armv8.2-a+dotprod for a Raspberry Pi 5.
 ARG LLAMA_FLAGS=""
-COPY constraints.txt /src/constraints.txt
+COPY constraints.txt constraints-image.txt /src/
 COPY --from=wheel /dist /dist
 RUN apt-get update && apt-get install -y --no-install-recommends build-essential cmake && rm -rf /var/lib/apt/lists/*
 RUN python -m venv /opt/wisp
+RUN /opt/wisp/bin/pip install --no-cache-dir --require-hashes --no-deps -r /src/constraints-image.txt
+RUN /opt/wisp/bin/pip install --no-cache-dir --no-deps /dist/*.whl
 RUN CMAKE_ARGS="-DLLAVA_BUILD=OFF -DGGML_NATIVE=OFF ${LLAMA_FLAGS}" /opt/wisp/bin/pip install --no-cache-dir -c /src/constraints.txt llama-cpp-python gguf
-RUN /opt/wisp/bin/pip install --no-cache-dir -c /src/constraints.txt /dist/*.whl
 RUN /opt/wisp/bin/python -m compileall -q /opt/wisp/lib
 
 # The ports open when the target is loaded: TLS or not, that a connection is taken says that it serves.

@@ -89,7 +89,8 @@ release: $(READY)
 	done
 	cd dist && sha256sum -- * > SHA256SUMS
 
-# The pins with the hashes of their files, after a change of constraints.txt.
+# The pins with the hashes of their files, after a change of constraints.txt: of all that is used
+# here, and of what the images install.
 hashes: $(READY)
 	$(RUN) -m pip install --quiet --disable-pip-version-check uv==0.13.9
 	$(RUN) -m uv pip compile constraints.txt --no-deps --generate-hashes --no-annotate --no-header \
@@ -97,6 +98,11 @@ hashes: $(READY)
 	echo '# The pins of constraints.txt with the hashes of their files; `make hashes` makes it anew.' > constraints-hashed.txt
 	echo '# pip install --require-hashes --no-deps -r constraints-hashed.txt && pip install --no-deps -e .' >> constraints-hashed.txt
 	cat .hashes >> constraints-hashed.txt
+	rm .hashes
+	$(RUN) -m uv pip compile pyproject.toml -c constraints.txt --generate-hashes --no-annotate --no-header \
+	  --python-version 3.11 --python-platform linux --quiet --output-file .hashes
+	echo '# What every image installs beside torch or llama.cpp, with the hashes of its files; `make hashes` makes it anew.' > constraints-image.txt
+	cat .hashes >> constraints-image.txt
 	rm .hashes
 
 # From the CSV files in benchmarks/.

@@ -122,14 +122,18 @@ def test_the_wheel_answers_without_the_repository(python: Path) -> None:
 
 
 def test_the_commands_of_the_cpu_image_run(image: Path) -> None:
-    """But for what fetches torch, and all that the wheel asks for."""
-    venv, torch, install, compiled = commands("cpu")
-    assert " torch " in torch
-    run(image, venv)
-    run(image, install.replace("pip install", "pip install --no-deps"))
-    run(image, compiled)
-    told = outside(image / "opt" / "wisp" / "bin" / "python", "-c", "import wisp")
+    """But for what fetches torch: without it all is there that an edge on llama.cpp needs, too."""
+    venv, hashed, install, torch, compiled = commands("cpu")
+    assert torch.endswith(" torch")
+    assert "--require-hashes" in hashed
+    assert {hashed, install} < set(commands("llama"))
+    for command in (venv, hashed, install, compiled):
+        run(image, command)
+    python = image / "opt" / "wisp" / "bin" / "python"
+    told = outside(python, "-m", "wisp.cli", "server", "--help")
     assert told.returncode == 0, told.stderr
+    checked = outside(python, "-m", "pip", "check")
+    assert checked.returncode == 0, checked.stdout
 
 
 def test_the_dockerfile_passes_its_linter(tools: Path) -> None:
