@@ -297,6 +297,9 @@ class PowerSettings(_Section):
     max_share: float = Field(
         1.0, gt=0, le=1, description="share of the time that the drafter may compute"
     )
+    max_celsius: float | None = Field(
+        None, gt=0, description="draft less while the device is hotter; null: whatever it is"
+    )
     min_chance: float | None = Field(
         None,
         gt=0,

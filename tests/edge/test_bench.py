@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from wisp.edge.bench import run, temperature
+from wisp.edge.bench import run
+from wisp.edge.power import temperature
 
 
 def test_it_prints_one_object(capsys: pytest.CaptureFixture[str]) -> None:

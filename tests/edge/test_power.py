@@ -8,7 +8,15 @@ import psutil
 import pytest
 
 from wisp.config import PowerSettings
-from wisp.edge.power import LOOK_S, SHARED_MIN_CHANCE, Power, battery, on_this_machine
+from wisp.edge.power import (
+    FEEL_S,
+    LOOK_S,
+    MIN_SHARE,
+    SHARED_MIN_CHANCE,
+    Power,
+    battery,
+    on_this_machine,
+)
 from wisp.edge.stream import MIN_CHANCE
 
 
@@ -70,6 +78,36 @@ def test_it_pauses_so_that_the_share_is_kept(max_share: float, pause_s: float) -
     assert power.pause_s(1.0) == pytest.approx(pause_s)
     assert power.pause_s(1.1) == pytest.approx(max(0.0, pause_s - 0.1))  # idle time counts
     assert power.pause_s(9.0) == 0.0
+
+
+def test_a_hot_device_drafts_less_and_a_cool_one_as_before() -> None:
+    degrees: list[float | None] = [60.0, 76.0, 80.0, 74.0, 72.0, 71.0, None]
+    power = Power(PowerSettings(max_share=0.8, max_celsius=75), heat=lambda: degrees.pop(0))
+    found = []
+    for index in range(7):
+        power.spent(0.1, index * FEEL_S)
+        found.append(power.share)
+    assert found == [0.8, 0.4, 0.2, 0.2, 0.4, 0.8, 0.8]
+
+
+def test_heat_is_felt_now_and_then_and_only_if_asked_to() -> None:
+    looks: list[float] = []
+
+    def heat() -> float:
+        looks.append(90.0)
+        return 90.0
+
+    power = Power(PowerSettings(max_celsius=75), heat=heat)
+    for tenth in range(25):
+        power.spent(0.1, tenth * FEEL_S / 10)
+    assert len(looks) == 3
+    assert power.pause_s(24 * FEEL_S / 10) == pytest.approx(0.7)  # an eighth of the time
+    for index in range(3, 20):
+        power.spent(0.1, index * FEEL_S)
+    assert power.share == MIN_SHARE
+    careless = Power(PowerSettings(), heat=heat)
+    careless.spent(0.1, 0.0)
+    assert (len(looks), careless.share) == (20, 1.0)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from pydantic import Field
@@ -18,12 +17,11 @@ from pydantic import Field
 from wisp.config import EdgeConfig, load
 from wisp.edge.drafter.base import Drafter, DraftJob
 from wisp.edge.drafter.load import load_drafter, load_tokenizer
+from wisp.edge.power import FEEL_S, temperature
 
 # Chosen: prompts of one screen, after which drafting is timed, and steps enough for a median.
 _PROMPT, _STEPS = 256, 24
 _BATCHES = (1, 2, 4)  # sequences in a step; chosen: what one device's applications ask for
-# How often a long run looks at the temperature; chosen: a device takes tens of seconds to warm up.
-_LOOK_S = 10.0
 # A step in a long run is timed over so many tokens; chosen: then the clock costs nothing.
 _BURST = 32
 
@@ -98,7 +96,7 @@ def _over_time(drafter: Drafter, prompt: list[int], seconds: float) -> list[Look
     begun_s = time.perf_counter()
     drafter.open(0)
     while (elapsed_s := time.perf_counter() - begun_s) < seconds:
-        count, until_s = 0, min(elapsed_s + _LOOK_S, seconds)
+        count, until_s = 0, min(elapsed_s + FEEL_S, seconds)
         while time.perf_counter() - begun_s < until_s:
             tokens = list(prompt)
             for _ in range(_BURST):
@@ -108,17 +106,6 @@ def _over_time(drafter: Drafter, prompt: list[int], seconds: float) -> list[Look
         found.append({"at_s": elapsed_s, "tokens_per_s": count / taken_s, "celsius": temperature()})
     drafter.close(0)
     return found
-
-
-def temperature(folder: Path = Path("/sys/class/thermal")) -> float | None:
-    """Of the hottest zone that the system tells of, in degrees Celsius; None: of none."""
-    found = []
-    for zone in folder.glob("thermal_zone*/temp"):
-        try:
-            found.append(int(zone.read_text()) / 1000)  # Linux gives thousandths: its documentation
-        except (OSError, ValueError):
-            continue
-    return max(found, default=None)
 
 
 def _memory_mib() -> float:

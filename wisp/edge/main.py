@@ -122,6 +122,7 @@ def _operators(
             {
                 "running": len(backend.running),
                 "resting": power.resting,
+                "drafting_share": power.share,
                 "reconnects": total("wisp_edge_reconnects_total"),
                 "drafted_tokens": drafted,
                 "accepted_tokens": total("wisp_edge_accepted_tokens_total"),
