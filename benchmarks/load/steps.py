@@ -17,14 +17,16 @@ from benchmarks.load.campaign import FIRST_TOKEN_S
 from benchmarks.load.fleet import Row
 from benchmarks.load.http import HttpClient, client
 from benchmarks.load.users import Ask
+from wisp.config import TINY
 from wisp.core.slo import Slo
 from wisp.errors import Unavailable
+from wisp.models.tokenizer import Tokenizer
 
 PROMPT_TOKENS = 512  # as in `benchmarks.vllm_steps`
 ANSWER_TOKENS = 160  # chosen: prompts are computed one after another, so the first answers wait
-# As in the suite's fastest regimes: more than a large target can do for many, so that nobody is
-# ahead of a promise, and made to wait.
-_SLO = Slo(tokens_per_s=60.0, first_token_s=FIRST_TOKEN_S)
+# The least that is promised in the suite, so that nobody is refused. All are in every step even if
+# they are ahead of it: a plain token costs a step hardly anything.
+_SLO = Slo(tokens_per_s=8.0, first_token_s=FIRST_TOKEN_S)
 _COLUMNS = ("between_mean_ms", "between_p50_ms", "between_p90_ms", "counted")
 
 
@@ -38,7 +40,7 @@ async def _steps(url: str, number: int, vocab_size: int, chance: Random) -> Row:
         model = (await http.get("/v1/models")).json()["data"][0]
 
         async def arrivals(num_output: int) -> list[float]:
-            prompt = [chance.randrange(vocab_size) for _ in range(PROMPT_TOKENS)]
+            prompt = prompt_of(chance, vocab_size)
             connection = HttpClient(http, model, vocab_size, 0.0)
             came: list[float] = []
             async for each in connection.answer(Ask(prompt, num_output, 0, 0), _SLO):
@@ -51,6 +53,14 @@ async def _steps(url: str, number: int, vocab_size: int, chance: Random) -> Row:
         except httpx.HTTPError as error:
             raise Unavailable(f"no answer: {error!r}") from error
     return {"clients": number, "prompt_tokens": PROMPT_TOKENS} | between(texts)
+
+
+def prompt_of(chance: Random, vocab_size: int) -> list[int]:
+    """Whose answer the tokenizer beside the target has a text for, token by token: wisp-server
+    sends what there is to read. Its first tokens are single bytes, and parts of letters."""
+    known = len(Tokenizer(TINY / "target").token_ids())
+    last = chance.randrange(known // 2, known - ANSWER_TOKENS)
+    return [*(chance.randrange(vocab_size) for _ in range(PROMPT_TOKENS - 1)), last]
 
 
 def between(texts: list[list[float]]) -> Row:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from pathlib import Path
+from random import Random
 from statistics import fmean, pstdev
 from typing import Any
 
@@ -16,10 +17,13 @@ from benchmarks.load.own import drafter_flags
 from benchmarks.load.peers import DRAFT_PEERS, NGRAM_PEERS, is_predictable, speculation
 from benchmarks.load.regimes import NAMES, REGIMES, chosen, in_turn
 from benchmarks.load.servers import as_flags, free_port, vllm_options
-from benchmarks.load.steps import between
+from benchmarks.load.steps import ANSWER_TOKENS, PROMPT_TOKENS, between, prompt_of
 from benchmarks.load.suite import summary
 from benchmarks.load.target import config, drafter_of
 from benchmarks.load.texts import SESSION_SPREAD, SessionTexts, acceptance_rates, session_acceptance
+from benchmarks.load.users import chain
+from wisp.config import TINY
+from wisp.models.tokenizer import Tokenizer
 
 
 def test_a_drafter_on_the_gpu_has_the_curve_of_the_edges() -> None:
@@ -97,6 +101,17 @@ def test_ports_are_none_that_connections_are_given() -> None:
         ports = {free_port() for _ in range(20)}
         assert len(ports) > 10
         assert max(ports) < given.getsockname()[1]
+
+
+def test_each_token_of_a_timed_answer_has_a_text() -> None:
+    tokenizer = Tokenizer(TINY / "target")
+    for seed in range(20):
+        prompt = prompt_of(Random(seed), 128_256)
+        assert len(prompt) == PROMPT_TOKENS
+        for token in chain(prompt[-1] + 1, ANSWER_TOKENS, 128_256):
+            text = tokenizer.decode([token])
+            assert text
+            assert "\ufffd" not in text
 
 
 def test_a_step_is_timed_while_it_has_everybody() -> None:
