@@ -45,6 +45,6 @@ SHAPES: dict[str, dict[str, Any]] = {
         "vocab_size": 128_256,
     },
 }
-# Of each card's memory, where vLLM's default would leave no room for KV: the 70B shape in bfloat16
-# is 141 GB, 66 GiB on each of two cards of 80 GB.
+# Of each card's memory, where vLLM's default would leave hardly any room for KV: the 70B shape in
+# bfloat16 is 141 GB, 66 GiB on each of two cards of 80 GB.
 GPU_SHARES = {"70b": 0.95}
