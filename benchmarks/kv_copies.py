@@ -70,12 +70,13 @@ def _kernels(
     alone_s = products.time_s(lambda: None)
     pairs = [(block, block) for block in range(count)]
     ways: dict[str, Any] = {"out": (pairs, []), "back": ([], pairs), "both": (pairs, pairs)}
-    for block_copy._PROGRAMS, block_copy._WORDS in itertools.product(programs, words):
+    for size in itertools.product(programs, words):
+        block_copy.OUT = block_copy.BACK = size
         for row in _rows(host, count, block_bytes):
             copy = partial(host.move, *ways[row["way"]], after_step=False)
             beside_s = products.time_s(copy)
             copied_s = min(row["all_ms"] / 1e3, beside_s)
-            about = {"programs": block_copy._PROGRAMS, "words": block_copy._WORDS}
+            about = {"programs": size[0], "words": size[1]}
             yield about | row | {"slower": round((beside_s - alone_s) / copied_s, 3)}
 
 

@@ -10,7 +10,7 @@ import pytest
 from tests.vllm.conftest import BLOCK, NUM_BLOCKS
 from tests.vllm.driver import Driver, expected, finish, prompts, same, step
 from wisp.core.batch import Batch
-from wisp.core.request import Sampling
+from wisp.core.request import FinishReason, Sampling
 from wisp.engine.step import InFlightStep
 from wisp.errors import Overloaded
 from wisp.scheduler.residency import residency
@@ -210,6 +210,57 @@ def test_what_was_parked_before_is_not_copied_again(
     # 100 tokens are three full blocks and one that is not; the prefix cache kept those in memory.
     assert copied == [4, 0, 1, 0]
     verifier.close(driver.session)
+
+
+def test_copies_wait_for_a_step_that_a_closed_session_is_in_and_for_no_later_one(
+    verifier: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While steps follow each other without a pause: it writes to blocks that are nobody's."""
+    waited: list[bool] = []
+    rpc = verifier._core.collective_rpc  # whether a copy waits shows nowhere but in what is asked
+
+    def noted(method: str, args: tuple[Any, ...] = ()) -> Any:
+        if method == "wisp_move":
+            waited.append(args[2])
+        return rpc(method, args=args)
+
+    monkeypatch.setattr(verifier._core, "collective_rpc", noted)  # see above
+    stays, goes, parked = (
+        Driver(number, long_prompt(number), SAMPLING, overlaps=True) for number in range(3)
+    )
+    for driver in (stays, goes, parked):
+        verifier.open(driver.session)
+        step(verifier, [(driver, driver.seat(256))])
+
+    def launch(*drivers: Driver) -> tuple[InFlightStep, list[tuple[Driver, Any]]]:
+        pairs = [(driver, driver.seat(256)) for driver in drivers]
+        found = InFlightStep(Batch([seat for _, seat in pairs]), None, 0.0, 0.0)
+        found.launch(verifier)
+        return found, pairs
+
+    def land(in_flight: InFlightStep, pairs: list[tuple[Driver, Any]]) -> None:
+        assert in_flight.collect
+        outcomes = in_flight.collect()
+        in_flight.landed()
+        for (driver, seat), outcome in zip(pairs, outcomes, strict=True):
+            if not driver.done:
+                driver.take(seat, outcome)
+
+    first = launch(stays, goes)
+    verifier.close(goes.session)
+    goes.session.finish_reason = FinishReason.STOP
+    waited.clear()
+    park(verifier, parked)
+    second = launch(stays)
+    land(*first)
+    load(verifier, parked)
+    third = launch(stays)
+    land(*second)
+    park(verifier, parked)
+    land(*third)
+    assert waited == [True, False, False]
+    for driver in (stays, parked):
+        verifier.close(driver.session)
 
 
 def test_host_memory_that_is_full_takes_no_more(verifier: Any) -> None:

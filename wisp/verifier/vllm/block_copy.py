@@ -13,9 +13,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# Programs that share the pieces among them, and 8-byte words that each has under way at once.
-# Measured on an H100: docs/measurements/parking.md.
-_PROGRAMS, _WORDS = 32, 1024
+# Programs that share the pieces among them, and 8-byte words that each has under way at once. More
+# copy hardly faster, and slow the step beside them: docs/measurements/parking.md.
+OUT, BACK = (4, 1024), (8, 2048)
 
 
 def copy_blocks(moves: Tensor, pieces: Tensor, slots: int, slot_bytes: int, *, out: bool) -> None:
@@ -27,21 +27,22 @@ def copy_blocks(moves: Tensor, pieces: Tensor, slots: int, slot_bytes: int, *, o
     """
     num_pieces = len(pieces)
     count = len(moves) * num_pieces
-    grid = (min(_PROGRAMS, count),)
-    _copy[grid](moves, pieces, slots, slot_bytes, count, num_pieces, OUT=out, WORDS=_WORDS)
+    programs, words = OUT if out else BACK
+    grid = (min(programs, count),)
+    _copy[grid](moves, pieces, slots, slot_bytes, count, num_pieces, LEAVES=out, WORDS=words)
 
 
 @triton.jit(do_not_specialize=["count"])
 def _copy(
-    moves, pieces, slots, slot_bytes, count, num_pieces, OUT: tl.constexpr, WORDS: tl.constexpr
+    moves, pieces, slots, slot_bytes, count, num_pieces, LEAVES: tl.constexpr, WORDS: tl.constexpr
 ):
     for index in range(tl.program_id(0), count, tl.num_programs(0)):
         move = moves + 2 * (index // num_pieces)
         piece = pieces + 4 * (index % num_pieces)
         block = tl.load(piece) + tl.load(move) * tl.load(piece + 1)
         slot = slots + tl.load(move + 1) * slot_bytes + tl.load(piece + 2)
-        source = (block if OUT else slot).to(tl.pointer_type(tl.int64))
-        target = (slot if OUT else block).to(tl.pointer_type(tl.int64))
+        source = (block if LEAVES else slot).to(tl.pointer_type(tl.int64))
+        target = (slot if LEAVES else block).to(tl.pointer_type(tl.int64))
         num_words = tl.load(piece + 3) // 8
         for start in range(0, num_words, WORDS):
             words = start + tl.arange(0, WORDS)

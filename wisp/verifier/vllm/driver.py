@@ -106,7 +106,10 @@ class VllmVerifier(Verifier):
         self._grammars = Grammars()
         self._compiler: compiling.Compiler | None = None  # made for the first structure
         self._generation = 0
-        self._closed_in_flight = False  # a step in flight writes to blocks that nobody holds
+        self._num_launched = 0  # steps
+        self._landed = 0  # the last step that has
+        # The last step that may, once it lands, have written to blocks that nobody holds any more.
+        self._astray = 0
         if drafter:
             self._drafts_own()
         if host_kv_bytes:
@@ -193,7 +196,7 @@ class VllmVerifier(Verifier):
             return
         out, back = self.scheduler.parking.take_copies()
         if out or back:
-            self._core.collective_rpc("wisp_move", args=(out, back, self._closed_in_flight))
+            self._core.collective_rpc("wisp_move", args=(out, back, self._astray > self._landed))
 
     def refused(self) -> list[tuple[Session, BadRequest | Overloaded]]:
         return [(self._sessions[id_], error) for id_, error in self._grammars.refused.items()]
@@ -212,7 +215,9 @@ class VllmVerifier(Verifier):
         except Exception:
             self._recover(batch)
             raise
-        return partial(self._collect, batch, scheduled, choosing, self._generation)
+        self._num_launched += 1
+        about = self._num_launched, self._generation
+        return partial(self._collect, batch, scheduled, choosing, *about)
 
     def _together(self, seats: list[Seat]) -> list[Seat]:
         """Those with the first `max_loras` adapters: vLLM computes no more of them in a step."""
@@ -238,7 +243,12 @@ class VllmVerifier(Verifier):
         return scheduled
 
     def _collect(
-        self, batch: Batch, scheduled: SchedulerOutput, choosing: set[str], generation: int
+        self,
+        batch: Batch,
+        scheduled: SchedulerOutput,
+        choosing: set[str],
+        number: int,
+        generation: int,
     ) -> list[Outcome]:
         if generation != self._generation:
             raise InternalError("another step failed while this one ran")
@@ -251,7 +261,7 @@ class VllmVerifier(Verifier):
             self.arrived_s, self.took_s = found.arrived_s, found.took_s
             self.drafting_s = found.drafting_s
             self.scheduler.landed(scheduled, choosing, found.tokens)
-            self._closed_in_flight &= self.scheduler.is_running
+            self._landed = number
         except Exception:
             self._recover(batch)
             raise
@@ -264,7 +274,8 @@ class VllmVerifier(Verifier):
         del self._sessions[request_id]
         self._grammars.closed(request_id)
         if request := self.scheduler.requests.get(request_id):
-            self._closed_in_flight |= self.scheduler.is_in_flight(request_id)
+            if self.scheduler.is_in_flight(request_id):
+                self._astray = self._num_launched
             self.scheduler.ends(request)
             self._copy()
             self._core.abort_requests([request_id])
@@ -348,6 +359,7 @@ class VllmVerifier(Verifier):
     def _recover(self, batch: Batch) -> None:
         """Start the sessions of a failed step anew, and recompute all others when next seated."""
         self._generation += 1  # nothing of a step that still runs is collected
+        self._astray = self._num_launched
         self._core.collective_rpc("wisp_forget")
         for seat in batch.seats:
             if request_id := self._request_ids.pop(seat.session.id, None):

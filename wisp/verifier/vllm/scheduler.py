@@ -115,11 +115,6 @@ class SeatScheduler(Scheduler):  # type: ignore[misc]
         groups = self.kv_cache_config.kv_cache_groups
         return max(1, int(1.0 / sum(1.0 / group.kv_cache_spec.block_size for group in groups)))
 
-    @property
-    def is_running(self) -> bool:
-        """A step is."""
-        return bool(self._in_flight)
-
     def is_in_flight(self, request_id: str) -> bool:
         return request_id in self._in_flight
 
