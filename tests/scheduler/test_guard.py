@@ -10,7 +10,8 @@ from benchmarks.sim.step_times import LinearTimes
 from benchmarks.sim.text import BetaTexts
 from tests.scheduler.worlds import make_session
 from wisp.core.batch import Batch, Seat
-from wisp.scheduler.guard import Guard
+from wisp.core.drafts import Source
+from wisp.scheduler.guard import Guard, OwnGuard
 from wisp.scheduler.tuning import Tuning
 from wisp.testing.floor_and_slope import FloorAndSlope
 
@@ -56,6 +57,27 @@ def test_they_come_back_when_they_gain() -> None:
     server.times_s[False] = 0.02
     server.run(200.0)
     assert server.run(300.0) < 0.05
+
+
+@pytest.mark.parametrize(("own_s", "rests"), [(0.036, False), (0.06, True)])
+def test_own_drafts_rest_where_steps_without_them_commit_more(own_s: float, rests: bool) -> None:
+    """8 sessions commit 12 tokens in 30 ms with those of their edges, with own drafts 16."""
+    guard, now, last = OwnGuard(), 0.0, {False: 0.0, True: 0.0}
+    session = make_session(1, due_s=1.0)
+    drafting = [Seat(session, 1, [1], Source.OWN, num_own=1)]
+    ends = [Seat(session, 1, [1], Source.OWN)]  # those that are left when none are made any more
+    without = [Seat(session, 1, [1])]
+    seats = drafting
+    while now < 60.0:
+        asks = not guard.rests(8, now)
+        seats = drafting if asks else ends if seats is drafting else without
+        time_s = 0.03 if seats is without else own_s
+        now += time_s
+        if now > 20.0:
+            last[asks] += time_s
+        guard.observe(Batch(seats, num_sessions=8), [12 if seats is without else 16], time_s, now)
+    share = last[True] / (last[True] + last[False])
+    assert share < 0.1 if rests else share > 0.97
 
 
 @pytest.mark.parametrize("acceptance", [0.2, 0.7])

@@ -121,6 +121,10 @@ def test_after_a_while_dear_passes_are_tried_again() -> None:
     assert plain.plain, "the guard's own trial comes first"
     assert [seat.num_own for seat in plain.seats] == [0] * 8
     wisp.observe(plain, [1] * 8, STEP_S, later)
+    for _ in range(8):  # and then that of own drafts
+        batch = decide(wisp, sessions(8), later)
+        assert [seat.num_own for seat in batch.seats] == [0] * 8
+        wisp.observe(batch, [1] * 8, STEP_S, later)
     assert asked(wisp, sessions(8), now=later) == [2] * 8
 
 

@@ -6,7 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from wisp.core.batch import Batch
+from wisp.core.drafts import Source
 from wisp.scheduler.speculation import LEAST, REST_S
+
+# Steps of a trial without own drafts. Chosen: with the first ones edges have only begun to draft
+# ahead, and of one alone the chance decides.
+_OWN_TRIAL = 8
 
 
 @dataclass(slots=True)
@@ -27,52 +32,112 @@ class _Rate:
 
 @dataclass(slots=True)
 class _Regime:
-    plain: _Rate = field(default_factory=_Rate)
+    without: _Rate = field(default_factory=_Rate)
     drafted: _Rate = field(default_factory=_Rate)
-    next_s: float = 0.0  # when a step is tried without drafts
+    next_s: float = 0.0  # when it is tried without
     until_s: float = 0.0  # drafts rest
+    num_tried: int = 0  # steps of this trial
     num_rests: int = 0
     num_clear: int = 0  # trials since the last rest that drafts have won
 
 
+class _Trials:
+    """By the power of two of the number of sessions: a trial without some drafts now and then, and
+    a rest of them where steps without them commit more a second."""
+
+    def __init__(self, num_steps: int) -> None:
+        """`num_steps`: of a trial."""
+        self._num_steps = num_steps
+        self._regimes: dict[int, _Regime] = {}
+
+    def without(self, num_sessions: int, now: float) -> bool:
+        """Whether the next step is to be."""
+        regime = self._regimes.get(num_sessions.bit_length())
+        return regime is not None and (now < regime.until_s or now >= regime.next_s > 0.0)
+
+    def drafted(self, num_sessions: int, tokens: int, time_s: float, now: float) -> None:
+        """A step with such drafts committed so many tokens."""
+        regime = self._regimes.setdefault(num_sessions.bit_length(), _Regime())
+        if not regime.next_s:
+            regime.next_s = now + REST_S
+        regime.drafted.add(tokens, time_s, 1.0 - LEAST)
+
+    def plain(self, num_sessions: int, tokens: int, time_s: float, now: float) -> None:
+        """A step without such drafts did."""
+        regime = self._regimes.setdefault(num_sessions.bit_length(), _Regime())
+        regime.without.add(tokens, time_s, 0.8)
+        regime.num_tried += 1
+        if regime.num_tried < self._num_steps:
+            return
+        regime.num_tried = 0
+        self._judge(regime, now)
+        # So small a part of the time is not missed, and the clearer the case the smaller. What has
+        # rested has to show sooner that it gains.
+        is_proven = regime.num_clear or not regime.num_rests
+        trial_s = time_s * (self._num_steps if is_proven else 1)
+        regime.next_s = now + trial_s / LEAST * 2.0 ** min(regime.num_clear, 4)
+
+    def _judge(self, regime: _Regime, now: float) -> None:
+        if now < regime.until_s or regime.drafted.time_s < regime.without.time_s:
+            return
+        if regime.without.per_s < regime.drafted.per_s:
+            regime.num_clear += 1
+        elif regime.without.per_s * (1.0 - LEAST) > regime.drafted.per_s:
+            regime.until_s = now + REST_S * 2.0 ** min(regime.num_rests, 4)
+            regime.num_rests += 1
+            regime.num_clear, regime.drafted = 0, _Rate()  # it is to be shown anew
+
+
 class Guard:
-    """By the power of two of the number of sessions: a trial step without drafts now and then, and
-    a rest of all drafts where plain steps commit more a second. Steps with prompts tell nothing.
-    """
+    """All drafts, against steps that hold everybody and none. Steps with prompts tell nothing."""
 
     def __init__(self) -> None:
-        self._regimes: dict[int, _Regime] = {}
+        self._trials = _Trials(1)
         self._last_s = 0.0  # when the last step was over
 
     def plain(self, num_sessions: int, now: float) -> bool:
         """Whether the next step is to hold everybody, and no drafts."""
-        regime = self._regimes.get(num_sessions.bit_length())
-        return regime is not None and (now < regime.until_s or now >= regime.next_s > 0.0)
+        return self._trials.without(num_sessions, now)
 
     def observe(
         self, batch: Batch, num_committed: Sequence[int], step_time_s: float, now: float
     ) -> None:
         since_s, self._last_s = now - self._last_s, now
-        if not batch.num_sessions or any(seat.num_context > 1 for seat in batch.seats):
+        if not batch.num_sessions or _has_prompts(batch):
             return
-        regime = self._regimes.setdefault(batch.num_sessions.bit_length(), _Regime())
+        tokens = sum(num_committed)
         if batch.plain:
-            regime.plain.add(sum(num_committed), step_time_s, 0.8)
-            self._judge(regime, now)
-            # So small a part of the time is not missed, and the clearer the case the smaller.
-            regime.next_s = now + step_time_s / LEAST * 2.0 ** min(regime.num_clear, 4)
-            return
-        if not regime.next_s:
-            regime.next_s = now + REST_S
-        idle_s = min(since_s, 2.0 * step_time_s)  # what was waited for drafts
-        regime.drafted.add(sum(num_committed), max(step_time_s, idle_s), 1.0 - LEAST)
+            self._trials.plain(batch.num_sessions, tokens, step_time_s, now)
+        else:
+            idle_s = min(since_s, 2.0 * step_time_s)  # what was waited for drafts
+            self._trials.drafted(batch.num_sessions, tokens, max(step_time_s, idle_s), now)
 
-    def _judge(self, regime: _Regime, now: float) -> None:
-        if now < regime.until_s or regime.drafted.time_s < regime.plain.time_s:
+
+class OwnGuard:
+    """Own drafts, against steps that have those of edges alone."""
+
+    def __init__(self) -> None:
+        self._trials = _Trials(_OWN_TRIAL)
+        self._last_s = 0.0  # when the last step was over
+
+    def rests(self, num_sessions: int, now: float) -> bool:
+        """Whether none are to be made behind the next step."""
+        return self._trials.without(num_sessions, now)
+
+    def observe(
+        self, batch: Batch, num_committed: Sequence[int], step_time_s: float, now: float
+    ) -> None:
+        """`step_time_s`: with what making own drafts took."""
+        since_s, self._last_s = now - self._last_s, now
+        if not batch.num_sessions or batch.plain or _has_prompts(batch):
             return
-        if regime.plain.per_s < regime.drafted.per_s:
-            regime.num_clear += 1
-        elif regime.plain.per_s * (1.0 - LEAST) > regime.drafted.per_s:
-            regime.until_s = now + REST_S * 2.0 ** min(regime.num_rests, 4)
-            regime.num_rests += 1
-            regime.num_clear, regime.drafted = 0, _Rate()  # it is to be shown anew
+        time_s = max(step_time_s, min(since_s, 2.0 * step_time_s))
+        tokens = sum(num_committed)
+        if any(seat.num_own for seat in batch.seats):
+            self._trials.drafted(batch.num_sessions, tokens, time_s, now)
+        elif not any(seat.draft and seat.source is Source.OWN for seat in batch.seats):
+            self._trials.plain(batch.num_sessions, tokens, time_s, now)
+
+
+def _has_prompts(batch: Batch) -> bool:
+    return any(seat.num_context > 1 for seat in batch.seats)

@@ -17,6 +17,7 @@ from wisp.core.table import Floats, Ints, Table
 from wisp.estimator.curve import Curve
 from wisp.estimator.shape import StepShape
 from wisp.estimator.step_time import StepTimeEstimator
+from wisp.scheduler.guard import OwnGuard
 from wisp.scheduler.speculation import REST_S
 
 # The least that own drafts must gain, as a share. Chosen: step times are known no better.
@@ -36,6 +37,7 @@ class OwnDrafting:
         self.is_on = max_tokens > 0
         self._max_tokens = max_tokens
         self._passes = StepTimeEstimator()
+        self._guard = OwnGuard()
         self._asked_s = 0.0  # when own drafts were made last
         self._over_s = 0.0  # when the last step was
         self._last_asked = False  # own drafts were made in it
@@ -43,10 +45,18 @@ class OwnDrafting:
         # host is not hidden behind the next step.
         self._gaps_s = {False: 0.0, True: 0.0}
 
-    def observe(self, batch: Batch, step_time_s: float, drafting_s: float, now: float) -> None:
-        """The drafter took so long for the seats of a step that asked."""
+    def observe(
+        self,
+        batch: Batch,
+        num_committed: Sequence[int],
+        step_time_s: float,
+        now: float,
+        drafting_s: float,
+    ) -> None:
+        """As `Policy.observe`: the drafter took so long for the seats of a step that asked."""
         if not self.is_on:
             return
+        self._guard.observe(batch, num_committed, step_time_s, now)
         gap_s = min(max(0.0, now - step_time_s - self._over_s), step_time_s)
         before = self._gaps_s[self._last_asked]
         self._gaps_s[self._last_asked] = smoothed(before, gap_s, _NEW)
@@ -73,6 +83,7 @@ class OwnDrafting:
         """
         room: Ints = np.minimum(self._max_tokens, table.room[rows] - 1)
         room *= (table.own_rate[rows] > 0.0) & (room > 0)
+        room *= not self._guard.rests(len(table.sessions), now)
         if not room.any():
             return room
         left = np.zeros_like(table.at_hand)

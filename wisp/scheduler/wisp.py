@@ -100,7 +100,7 @@ class Wisp(Policy):
         rate = sum(num_committed) / max(step_time_s, 1e-9)
         self.load = Load(step_s, cost, smoothed(tokens_per_s, rate, LEAST))
         self._guard.observe(batch, num_committed, step_time_s, now)
-        self._own.observe(batch, step_time_s, drafting_s, now)
+        self._own.observe(batch, num_committed, step_time_s, now, drafting_s)
         super().observe(batch, num_committed, step_time_s, now, drafting_s)
 
     def admits(self, sessions: Collection[Session], slo: Slo) -> float | None:
