@@ -25,6 +25,8 @@ _CATCH_UP = 1024
 
 # In vLLM's `additional_config`: graphs are to be captured as `graphs` has it.
 APART = "wisp_graphs_apart"
+# There, too: passes of the drafter are to be captured as `own_passes` has it.
+WHOLE_PASSES = "wisp_whole_passes"
 
 _GRAPH_OPTIONS = {
     "compilation_config",
@@ -136,7 +138,7 @@ def engine_args(
             **({"cudagraph_capture_sizes": sizes} if sizes else {}),
         }
         if drafter:
-            defaults["additional_config"] = {APART: True}
+            defaults["additional_config"] = {APART: True, WHOLE_PASSES: True}
     try:
         return EngineArgs(**{**defaults, **options, **ours})
     except (TypeError, ValueError) as error:

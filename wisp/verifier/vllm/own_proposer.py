@@ -23,7 +23,9 @@ from wisp.sampling.choice import choose_unprocessed, moved
 from wisp.sampling.philox import GREEDY_BELOW, signed
 from wisp.verifier.vllm.following import Following
 from wisp.verifier.vllm.launched import Launched, OwnLaunched
+from wisp.verifier.vllm.options import WHOLE_PASSES
 from wisp.verifier.vllm.own_kv import OwnPart
+from wisp.verifier.vllm.own_passes import OwnPasses
 from wisp.verifier.vllm.params import SAMPLING
 
 
@@ -48,7 +50,9 @@ class OwnProposer:
         self._following = following
         self._on_gpu = runner.device.type == "cuda"
         self._drafter = runner.drafter
-        self._drafter._greedy_sample = self._sample
+        self._passes = OwnPasses(runner, runner.drafter)
+        if self._on_gpu and runner.vllm_config.additional_config.get(WHOLE_PASSES):
+            self._passes.capture()
         runner._input_fits_in_drafter = lambda *_: True  # each request has its own limit
         runner.propose_draft_token_ids = self._take
         # Of the requests in the making, [n]: their noise, and the position of the next draft.
@@ -76,13 +80,8 @@ class OwnProposer:
         begun = self._event()
         rows = np.array([step.places[each.request_id] for each in asked])
         self._likelihoods = []
-        tokens = self._drafter.propose(
-            num_speculative_tokens=max(1, *[each.num_own for each in asked]),
-            **self._inputs(asked, rows, step, metadata),
-            target_hidden_states=None,
-            token_indices_to_sample=None,
-            sampling_metadata=self._runner.input_batch.sampling_metadata,
-        )
+        num_own = max(1, *[each.num_own for each in asked])
+        tokens = self._drafted(num_own, *self._inputs(asked, rows, step, metadata))
         on_host = self._copied(tokens.to(torch.int64))
         acceptance = self._copied(torch.stack(self._likelihoods, dim=1))
         arrived = self._event()
@@ -96,8 +95,8 @@ class OwnProposer:
         rows: NDArray[np.int64],
         step: Launched,
         metadata: CommonAttentionMetadata,
-    ) -> dict[str, Any]:
-        """Of the proposer: for each request the tokens that its KV lacks, those of the step last,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, CommonAttentionMetadata]:
+        """Of `_drafted`: for each request the tokens that its KV lacks, those of the step last,
         and what was chosen behind them."""
         runner, device = self._runner, self._runner.device
         batch = runner.input_batch
@@ -125,13 +124,54 @@ class OwnProposer:
         following = torch.where(back.drafts, step.last[back.rows], following)
         rejected = back.begun + back.ended
         self._set_noise(rows, moved(stops + 1, device) - back.planned - rejected)
-        return {
-            "target_token_ids": torch.where(offsets < 0, table[0], in_batch).to(torch.int32),
-            "target_positions": table[1] - back.planned[table[4]],
-            "next_token_ids": following.to(torch.int32),
-            "num_rejected_tokens_gpu": rejected.to(torch.int32),
-            "common_attn_metadata": _metadata_of(metadata, back, bounds, stops),
-        }
+        return (
+            torch.where(offsets < 0, table[0], in_batch).to(torch.int32),
+            table[1] - back.planned[table[4]],
+            following.to(torch.int32),
+            rejected.to(torch.int32),
+            _metadata_of(metadata, back, bounds, stops),
+        )
+
+    def _drafted(
+        self,
+        num_own: int,
+        tokens: Tensor,
+        positions: Tensor,
+        following: Tensor,
+        rejected: Tensor,
+        metadata: CommonAttentionMetadata,
+    ) -> Tensor:
+        """So many drafts for each of n requests, int64 [n, num_own].
+
+        As vLLM's `propose`, but that a pass may be one graph. tokens, positions: of all requests,
+        as `metadata` tells them apart; `rejected` [n]: so many of them, the last ones, are none.
+        `following` [n]: the token behind the others.
+        """
+        drafter, passes = self._drafter, self._passes
+        num_tokens, rows, metadata = drafter.set_inputs_first_pass(
+            target_token_ids=tokens,
+            next_token_ids=following,
+            target_positions=positions,
+            target_hidden_states=None,
+            token_indices_to_sample=None,
+            cad=metadata,
+            num_rejected_tokens_gpu=rejected,
+        )
+        hidden = passes.run(metadata, num_tokens, is_first=True)
+        found = [self._sample(hidden[rows])]
+        where, num = drafter.positions[rows], len(rows)
+        metadata.num_actual_tokens, metadata.max_query_len = num, 1
+        metadata.query_start_loc = drafter.arange[: num + 1]
+        metadata.query_start_loc_cpu = torch.arange(num + 1, dtype=torch.int32)
+        metadata.seq_lens = metadata.seq_lens - rejected
+        for _ in range(num_own - 1):
+            where = drafter._update_positions_dependent_metadata(
+                where, metadata, num, passes.size(num), drafter.block_size
+            )
+            drafter.input_ids[:num] = found[-1].int()
+            hidden = passes.run(metadata, num, is_first=False)
+            found.append(self._sample(hidden[:num]))
+        return torch.stack(found, dim=1)
 
     def _back(self, asked: Sequence[OwnPart], rows: NDArray[np.int64], step: Launched) -> _Back:
         facts = [
