@@ -86,6 +86,7 @@ class OwnPasses:
             slot_mapping=slots[:size],
             causal=True,
         )
+
     def run(self, metadata: CommonAttentionMetadata, num_tokens: int, *, is_first: bool) -> Tensor:
         """Hidden states, [num_tokens or more, width].
 
