@@ -173,7 +173,7 @@ def test_a_draft_is_worth_what_the_path_and_its_alternatives_bring() -> None:
     assert table.cumulative[0].tolist() == pytest.approx([behind, fifth * half**2])
     assert table.cumulative[1].tolist() == [0.0, 0.0]
     assert table.at_hand.tolist() == [2, 0]
-    assert session.alternatives(1) == [Alternative(0, 7, [8]), Alternative(1, 6, [5])]
+    assert list(session.alternatives(1)) == [Alternative(0, 7, [8]), Alternative(1, 6, [5])]
     session.landed(3, 3)
     assert Table([session]).at_hand.tolist() == [4]
     assert not session.alternatives(4)

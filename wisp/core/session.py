@@ -134,22 +134,22 @@ class Session:
         # As of the last `packed`, as doubles: the acceptances of `drafts`, and by place what
         # alternatives bring behind those in flight.
         self.said = self.also = b""
-        self._alternatives: list[Alternative] = []
+        self._alternatives: Sequence[Alternative] = ()
 
     def packed(self) -> bytes:
         """Its row of the table that decisions read (wisp/core/table.py), kept until something
         happens to it."""
-        expected: list[float] = []
-        self._alternatives = []
-        is_edges = self.drafts is self.stream and not self.num_own
-        if self.num_pending and is_edges and self.stream.num_branches > 1:
-            self._alternatives, expected = self.stream.alternatives(self.num_pending)
-        self.said, self.also = self.drafts.acceptance.tobytes(), array("d", expected).tobytes()
+        num_also, self.also, self._alternatives = 0, b"", ()
         if self.num_own:
             assert self.own_drafts, "nobody else's are in the making"
             own = [1.0] * self.num_pending + [self.own_drafts.rate] * self.num_own
             self.said = array("d", own).tobytes()
-        self.row = row_of(self, len(expected))
+        else:
+            self.said = self.drafts.acceptance.tobytes()
+            if self.num_pending and self.stream.num_branches > 1 and self.drafts is self.stream:
+                self._alternatives, expected = self.stream.alternatives(self.num_pending)
+                num_also, self.also = len(expected), array("d", expected).tobytes()
+        self.row = row_of(self, num_also)
         return self.row
 
     @property
@@ -202,11 +202,11 @@ class Session:
             return [COMING] * min(count, self.num_own)
         return self.drafts.tokens[self.num_pending : self.num_pending + count]
 
-    def alternatives(self, count: int) -> list[Alternative]:
+    def alternatives(self, count: int) -> Sequence[Alternative]:
         """To the first so many at hand, by what the step in flight chooses; as of the last
         `packed`."""
-        if not count:
-            return []
+        if not count or not self._alternatives:
+            return ()
         return [each.cut(count) for each in self._alternatives]
 
     @property
