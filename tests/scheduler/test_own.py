@@ -6,7 +6,7 @@ import pytest
 
 from tests.scheduler.worlds import FIRST
 from wisp.core.batch import Batch
-from wisp.core.own_drafts import Proposed
+from wisp.core.own_drafts import NOTHING, Proposed
 from wisp.core.request import Sampling
 from wisp.core.session import Session
 from wisp.core.slo import Slo
@@ -181,7 +181,9 @@ def test_what_is_lost_between_two_steps_counts() -> None:
     for session in doubtful:
         assert session.own_drafts
         for _ in range(4):
+            session.own_drafts.propose(Proposed([1], [0.7]))
             session.own_drafts.learn(1, 0)
+            session.own_drafts.propose(NOTHING)
     assert sum(asked(wisp, doubtful)) > 0
     for _ in range(40):
         batch = decide(wisp, sessions(8), now)

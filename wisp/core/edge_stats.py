@@ -12,21 +12,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from wisp.core.acceptance import Acceptance
+from wisp.core.acceptance import KEPT, ModelAcceptance
 from wisp.core.drafts import DraftBlock
 from wisp.core.smoothing import smoothed
-
-# Share of the past that every examined or committed token leaves. Chosen: a memory of 50 tokens,
-# which is some ten blocks, so that a liar is found out within them and text may change its ways.
-_KEPT = 0.98
-
-# The evidence that a session begins with, in draft tokens, and how many of them were accepted.
-# Chosen: typical of the drafters measured (0.7), and overruled by the first block or two.
-_PRIOR_EXAMINED, _PRIOR_ACCEPTED = 4.0, 2.8
-
-# The lowest calibration. Chosen: so near to nothing that a bad edge's drafts displace nobody's,
-# yet not 0, so that they stay in order and are verified where that is free.
-_MIN_CALIBRATION = 1e-3
 
 # The evidence, in draft tokens, that is left when an edge is to be judged anew. Chosen: less than
 # one block holds, so that the first one of a probe decides.
@@ -46,17 +34,11 @@ _NEWEST = 0.25
 _MAX_VERDICTS = 256
 
 
-def _prior() -> Acceptance:
-    return Acceptance(_PRIOR_EXAMINED, _PRIOR_ACCEPTED, _KEPT)
-
-
 @dataclass(slots=True)
 class EdgeStats:
     """Of one session's edge; all that is counted here fades, but for `num_committed`."""
 
-    acceptance: Acceptance = field(default_factory=_prior)
-    predicted: float = _PRIOR_ACCEPTED  # what the edge said `acceptance.accepted` would be
-    calibration: float = 1.0  # accepted / predicted: what the edge's predictions are multiplied by
+    acceptance: ModelAcceptance = field(default_factory=ModelAcceptance)
     committed: float = 0.0  # tokens while the edge was asked to draft
     from_edge: float = 0.0  # of those, accepted drafts
     verified: float = 0.0  # draft tokens that it took
@@ -69,6 +51,11 @@ class EdgeStats:
     num_rests: int = 0  # how often its drafts were found to gain too little
     _tried_from: int = 0  # num_committed when its trial began
     _sent_s: dict[int, float] = field(default_factory=dict)  # of verdicts, by where they ended
+
+    @property
+    def calibration(self) -> float:
+        """What the edge's predictions are multiplied by."""
+        return self.acceptance.calibration
 
     def usual_s(self, num_tokens: int) -> float:
         """From a verdict that contradicts the stream to a block of so many drafts."""
@@ -97,16 +84,11 @@ class EdgeStats:
 
     def learn(self, predicted: Sequence[float], num_accepted: int) -> None:
         """Of one verified block, with what the edge predicted of each of its tokens."""
-        self.acceptance.learn(len(predicted), num_accepted)
-        for probability in predicted[: num_accepted + 1]:
-            self.predicted = _KEPT * self.predicted + probability
-        self.calibration = max(
-            _MIN_CALIBRATION, self.acceptance.accepted / max(self.predicted, 1e-9)
-        )
+        self.acceptance.compare(predicted, num_accepted)
 
     def count(self, num_verified: int, num_accepted: int, num_committed: int) -> None:
         """Of one step in which the edge was asked to draft, whether its drafts came or not."""
-        kept = _KEPT**num_committed
+        kept = KEPT**num_committed
         self.committed = kept * self.committed + num_committed
         self.from_edge = kept * self.from_edge + num_accepted
         self.verified = kept * self.verified + num_verified
@@ -122,13 +104,12 @@ class EdgeStats:
         """Keep the ratios, but little evidence for them: what comes next decides."""
         factor = min(1.0, _FORGOTTEN_EXAMINED / self.acceptance.examined)
         self.acceptance.forget(factor)
-        self.predicted *= factor
         self.committed = self.from_edge = self.verified = 0.0
 
     @property
     def on_trial(self) -> bool:
         """It has not drafted for as many tokens yet as are remembered."""
-        return self.num_committed - self._tried_from < 1.0 / (1.0 - _KEPT)
+        return self.num_committed - self._tried_from < 1.0 / (1.0 - KEPT)
 
     def rested(self, now: float) -> None:
         """It is asked to draft nothing from now on."""

@@ -11,21 +11,13 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from wisp.core.acceptance import Acceptance
+from wisp.core.acceptance import ModelAcceptance
 from wisp.core.drafts import Drafts, Source
 from wisp.core.prefix import common_prefix
 
 # Stands for an own draft that is still in the making: which token it is the device alone knows.
 # Chosen: no token's id is negative.
 COMING = -1
-
-# Share of the past that every examined token leaves. Chosen: as of an edge's drafts, a memory of 50
-# tokens.
-_KEPT = 0.98
-
-# The evidence that a session begins with, in draft tokens, and how many of them were accepted.
-# Chosen: as of an edge's drafts; what the session's drafts are worth is known after a step or two.
-_PRIOR_EXAMINED, _PRIOR_ACCEPTED = 4.0, 2.8
 
 
 class Proposed(Struct, frozen=True, gc=False):
@@ -45,12 +37,11 @@ class OwnDrafts(Drafts):
 
     def __init__(self) -> None:
         super().__init__()
-        self._observed = Acceptance(_PRIOR_EXAMINED, _PRIOR_ACCEPTED, _KEPT)
-        self._predicted = _PRIOR_ACCEPTED  # what the drafter said would be accepted of these
+        self._observed = ModelAcceptance()
 
     @property
     def calibration(self) -> float:
-        return self._observed.accepted / max(self._predicted, 1e-9)
+        return self._observed.calibration
 
     @property
     def rate(self) -> float:
@@ -63,9 +54,7 @@ class OwnDrafts(Drafts):
         self.acceptance = array("d", proposed.acceptance)
 
     def learn(self, num_drafted: int, num_accepted: int) -> None:
-        self._observed.learn(num_drafted, num_accepted)
-        for probability in self.acceptance[: min(num_drafted, num_accepted + 1)]:
-            self._predicted = _KEPT * self._predicted + probability
+        self._observed.compare(self.acceptance[:num_drafted], num_accepted)
 
     def committed(self, tokens: Sequence[int], end: int, *, keep: bool = False) -> None:
         """They live on if they agree with all of `tokens`."""
