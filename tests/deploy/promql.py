@@ -10,12 +10,13 @@ from pathlib import Path
 
 import yaml
 
-METRICS = Path(__file__).parent.parent.parent / "wisp" / "metrics.py"
+WISP = Path(__file__).parent.parent.parent / "wisp"
+METRICS = [WISP / "metrics.py", WISP / "server" / "server_metrics.py"]
 
 
 def check_queries(queries: Iterable[str]) -> None:
-    """By promtool, and against the names in wisp/metrics.py."""
-    known = set(re.findall(r'"(wisp_[a-z_]+)"', METRICS.read_text()))
+    """By promtool, and against the names of both halves' metrics."""
+    known = {name for each in METRICS for name in re.findall(r'"(wisp_[a-z_]+)"', each.read_text())}
     rules = [{"record": f"query_{i}", "expr": query} for i, query in enumerate(queries)]
     for rule in rules:
         for name in re.findall(r"\bwisp_\w+", rule["expr"]):

@@ -11,9 +11,9 @@ import pytest
 
 from wisp.config import ApiSettings
 from wisp.logs import REQUEST_ID, json_line, request_id
-from wisp.metrics import ServerMetrics
 from wisp.openai.middleware import surrounded
 from wisp.openai.routes import create_app
+from wisp.server.server_metrics import ServerMetrics
 from wisp.testing.scripted_backend import ScriptedBackend
 
 

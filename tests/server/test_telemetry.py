@@ -12,8 +12,9 @@ from wisp.core.request import FinishReason
 from wisp.core.slo import Slo
 from wisp.engine.messages import Forecast, KvReport, SessionState, Snapshot, StepReport
 from wisp.errors import Overloaded, Shed
-from wisp.metrics import ServerMetrics, metrics_router
+from wisp.metrics import metrics_router
 from wisp.server.report import report
+from wisp.server.server_metrics import ServerMetrics
 from wisp.server.sliding_window import SlidingWindow
 from wisp.server.telemetry import SessionRecord, Telemetry
 from wisp.stats import Stats
@@ -295,7 +296,7 @@ def test_what_ended_a_session_is_counted_once(telemetry: Telemetry, metrics: Ser
 
 
 async def test_prometheus_gets_the_names_that_gateways_read(metrics: ServerMetrics) -> None:
-    metrics.kv_used.labels("m").set(0.5)
+    metrics.gateway.kv_used.labels("m").set(0.5)
     app = FastAPI()
     app.include_router(metrics_router(metrics.registry))
     transport = httpx.ASGITransport(app)

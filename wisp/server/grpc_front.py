@@ -269,7 +269,9 @@ class WispServicer(wisp_pb2_grpc.WispServicer):
         if not verdict.edge_drafts.num_drafted:
             return verdict
         server_time_s = verdict.server_time_s + time.monotonic() - verdict.committed_s
-        self._telemetry.metrics.round_overhead_s.observe(server_time_s - verdict.step_time_s)
+        self._telemetry.metrics.sessions.round_overhead_s.observe(
+            server_time_s - verdict.step_time_s
+        )
         return structs.replace(verdict, server_time_s=server_time_s)
 
 

@@ -20,7 +20,7 @@ from wisp.engine.build import build_engine
 from wisp.engine.client import EngineClient
 from wisp.engine.engine import Engine
 from wisp.launch import StopSignal, announce, feed_watchdog, until_any
-from wisp.metrics import ServerMetrics, metrics_router
+from wisp.metrics import metrics_router
 from wisp.models.tokenizer import Tokenizer
 from wisp.openai.access import AccessMiddleware, paths_of
 from wisp.openai.body import JsonRoute
@@ -29,6 +29,7 @@ from wisp.openai.page import page_router
 from wisp.openai.routes import create_app, create_operators_app
 from wisp.padding import padding_of
 from wisp.server.grpc_front import GrpcFront
+from wisp.server.server_metrics import ServerMetrics
 from wisp.server.service import Service, slo_classes
 from wisp.server.telemetry import Telemetry
 from wisp.tls import RELOAD_S, check_plain_text, https_of, is_loopback

@@ -74,7 +74,7 @@ class Service:
             adapters=facts.adapters,
         )
         self._classes = slo_classes(config)
-        telemetry.metrics.sessions.set_function(lambda: engine.num_sessions)
+        telemetry.metrics.sessions.num_open.set_function(lambda: engine.num_sessions)
         telemetry.serves(facts.model)
 
     @property

@@ -13,7 +13,7 @@ from wisp.core.drafts import Rejection, Source, Verdict
 from wisp.core.slo import Attainment, Slo
 from wisp.engine.messages import StepReport
 from wisp.errors import InternalError, Overloaded, Shed, Unavailable, WispError
-from wisp.metrics import ServerMetrics
+from wisp.server.server_metrics import ServerMetrics
 from wisp.server.sliding_window import BUCKET_S, HORIZON_S, SlidingWindow
 
 UNNAMED = "unnamed"
@@ -86,28 +86,32 @@ class Telemetry:
         self.classes: dict[str, ClassRecord] = {}
         self.last_step: StepReport | None = None
         self._steps: deque[tuple[float, StepReport]] = deque()
-        metrics.devices.set_function(lambda: self.num_devices(time.monotonic()))
+        metrics.sessions.devices.set_function(lambda: self.num_devices(time.monotonic()))
         for source in Source:
-            for drafts in (metrics.verified, metrics.accepted, metrics.rejected):
+            for drafts in (
+                metrics.drafts.verified,
+                metrics.drafts.accepted,
+                metrics.drafts.rejected,
+            ):
                 drafts.labels(source)  # shown before the first: an alert hears of the first, too
         for rejection in Rejection:
-            metrics.rejections.labels(rejection)
+            metrics.drafts.rejections.labels(rejection)
         for finish in _FINISHES:
-            metrics.finished.labels(finish)
+            metrics.sessions.finished.labels(finish)
         for reason in _REASONS:
-            metrics.refused.labels(reason)
-            metrics.failed.labels(reason)
+            metrics.sessions.refused.labels(reason)
+            metrics.sessions.failed.labels(reason)
         for slo in slos:
             self._add_class(slo.name, slo, slo.priority, now)
 
     def serves(self, model: str) -> None:
         """Show what vLLM shows for each model, by its label."""
         metrics = self.metrics
-        metrics.num_running.labels(model).set_function(
+        metrics.gateway.num_running.labels(model).set_function(
             lambda: len(self.sessions) - self.num_waiting
         )
-        metrics.num_waiting.labels(model).set_function(lambda: self.num_waiting)
-        metrics.kv_used.labels(model).set_function(lambda: self.kv_used)
+        metrics.gateway.num_waiting.labels(model).set_function(lambda: self.num_waiting)
+        metrics.gateway.kv_used.labels(model).set_function(lambda: self.kv_used)
 
     @property
     def kv_used(self) -> float:
@@ -124,7 +128,7 @@ class Telemetry:
         return sum(record.attainment.first_token_s is None for record in sessions)
 
     def refused(self, error: WispError) -> None:
-        self.metrics.refused.labels(type(error).__name__).inc()
+        self.metrics.sessions.refused.labels(type(error).__name__).inc()
 
     def opened(
         self,
@@ -137,7 +141,7 @@ class Telemetry:
         resumed: bool = False,
     ) -> SessionRecord:
         if not resumed:
-            self.metrics.prompt_tokens.inc(num_prompt)
+            self.metrics.sessions.prompt_tokens.inc(num_prompt)
         if slo.name not in self.classes:
             self._add_class(slo.name, None, slo.priority, now)
         if device is not None:
@@ -159,20 +163,20 @@ class Telemetry:
         now, num_tokens = verdict.committed_s, len(verdict.tokens)
         slo = record.attainment.slo
         if record.attainment.first_token_s is None and not record.resumed:
-            self.metrics.first_token_s.observe(now - record.opened_s)
+            self.metrics.sessions.first_token_s.observe(now - record.opened_s)
         if record.last_s is not None and num_tokens:
             for _ in range(num_tokens):
-                self.metrics.inter_token_s.observe((now - record.last_s) / num_tokens)
+                self.metrics.sessions.inter_token_s.observe((now - record.last_s) / num_tokens)
         record.last_s = now
         if verdict.finish_reason:
             record.finish = verdict.finish_reason
             if not record.resumed:
-                self.metrics.session_s.observe(now - record.opened_s)
+                self.metrics.sessions.session_s.observe(now - record.opened_s)
         in_time = record.attainment.add(num_tokens, now)
         record.recent.add(now, num_tokens)
         record.num_verified += verdict.edge_drafts.num_drafted
         if verdict.rejection:
-            self.metrics.rejections.labels(verdict.rejection).inc()
+            self.metrics.drafts.rejections.labels(verdict.rejection).inc()
         kind = self.classes[slo.name]
         kind.num_tokens += num_tokens
         kind.num_in_time += in_time
@@ -188,20 +192,20 @@ class Telemetry:
 
     def failed(self, record: SessionRecord, error: Exception) -> None:
         record.finish = "error"
-        self.metrics.failed.labels(type(error).__name__).inc()
+        self.metrics.sessions.failed.labels(type(error).__name__).inc()
         if isinstance(error, Shed):
             name = record.attainment.slo.name
             self.classes[name].num_shed += 1
-            self.metrics.shed.labels(name).inc()
+            self.metrics.classes.shed.labels(name).inc()
 
     def closed(self, record: SessionRecord) -> None:
         """On every way out; a second time changes nothing."""
         if record.closed:
             return
         record.closed = True
-        self.metrics.finished.labels(record.finish).inc()
+        self.metrics.sessions.finished.labels(record.finish).inc()
         del self.sessions[record.id]
-        self.metrics.unverified.inc(max(0, record.num_arrived - record.num_verified))
+        self.metrics.drafts.unverified.inc(max(0, record.num_arrived - record.num_verified))
         if record.device is not None:
             self.devices[record.device].num_sessions -= 1
         attainment = record.attainment
@@ -212,38 +216,38 @@ class Telemetry:
         kind.num_ended += 1
         kind.num_first_token_attained += attainment.first_token_attained
         kind.num_rate_attained += attainment.rate_attained
-        self.metrics.ended.labels(name).inc()
-        self.metrics.first_token_attained.labels(name).inc(attainment.first_token_attained)
-        self.metrics.rate_attained.labels(name).inc(attainment.rate_attained)
+        self.metrics.classes.ended.labels(name).inc()
+        self.metrics.classes.first_token_attained.labels(name).inc(attainment.first_token_attained)
+        self.metrics.classes.rate_attained.labels(name).inc(attainment.rate_attained)
 
     def stepped(self, step: StepReport, now: float) -> None:
         self.last_step = step
         self._steps.append((now, step))
         self._forget_steps(now)
         metrics = self.metrics
-        metrics.steps.inc()
-        metrics.step_s.observe(step.step_time_s)
-        metrics.loop_s.observe(step.loop_time_s - step.step_time_s)
-        metrics.step_sessions.observe(step.num_sessions)
-        metrics.step_tokens.observe(step.num_tokens)
-        metrics.committed.inc(step.num_committed)
+        metrics.steps.total.inc()
+        metrics.steps.time_s.observe(step.step_time_s)
+        metrics.steps.loop_s.observe(step.loop_time_s - step.step_time_s)
+        metrics.steps.sessions.observe(step.num_sessions)
+        metrics.steps.tokens.observe(step.num_tokens)
+        metrics.steps.committed.inc(step.num_committed)
         for source, counts in step.drafts.items():
-            metrics.verified.labels(source).inc(counts.num_drafted)
-            metrics.accepted.labels(source).inc(counts.num_accepted)
-            metrics.rejected.labels(source).inc(counts.num_drafted - counts.num_accepted)
+            metrics.drafts.verified.labels(source).inc(counts.num_drafted)
+            metrics.drafts.accepted.labels(source).inc(counts.num_accepted)
+            metrics.drafts.rejected.labels(source).inc(counts.num_drafted - counts.num_accepted)
         if forecast := step.forecast:
-            metrics.step_error.observe(forecast.error(step.step_time_s))
-            metrics.step_over_upper.inc(step.step_time_s > forecast.upper_s)
-            metrics.estimator_drift.set(forecast.drift)
-            metrics.interference.observe(step.step_time_s / forecast.alone_s)
-        metrics.sessions_parked.set(step.kv.num_parked)
-        metrics.sessions_waiting_for_kv.set(step.kv.num_waiting)
-        metrics.parked_tokens.inc(step.kv.num_parked_tokens)
-        metrics.loaded_tokens.inc(step.kv.num_loaded_tokens)
-        metrics.evicted_tokens.inc(step.kv.num_evicted_tokens)
-        metrics.late_loads.inc(step.kv.num_late_loads)
+            metrics.steps.error_ratio.observe(forecast.error(step.step_time_s))
+            metrics.steps.over_upper.inc(step.step_time_s > forecast.upper_s)
+            metrics.steps.drift.set(forecast.drift)
+            metrics.steps.interference.observe(step.step_time_s / forecast.alone_s)
+        metrics.kv.num_parked.set(step.kv.num_parked)
+        metrics.kv.num_waiting.set(step.kv.num_waiting)
+        metrics.kv.parked_tokens.inc(step.kv.num_parked_tokens)
+        metrics.kv.loaded_tokens.inc(step.kv.num_loaded_tokens)
+        metrics.kv.evicted_tokens.inc(step.kv.num_evicted_tokens)
+        metrics.kv.late_loads.inc(step.kv.num_late_loads)
         if step.marginal_cost is not None:
-            metrics.marginal_cost.set(step.marginal_cost)
+            metrics.steps.marginal_cost.set(step.marginal_cost)
 
     def steps(self, now: float) -> list[StepReport]:
         """Those of the last `HORIZON_S` seconds."""
@@ -258,10 +262,10 @@ class Telemetry:
     def _add_class(self, name: str, slo: Slo | None, priority: int, now: float) -> None:
         metrics = self.metrics
         for counter in (
-            metrics.ended,
-            metrics.first_token_attained,
-            metrics.rate_attained,
-            metrics.shed,
+            metrics.classes.ended,
+            metrics.classes.first_token_attained,
+            metrics.classes.rate_attained,
+            metrics.classes.shed,
         ):
             counter.labels(name)  # shown before the first
         self.classes[name] = ClassRecord(
@@ -269,9 +273,9 @@ class Telemetry:
             slo,
             priority,
             SlidingWindow(2, now),
-            self.metrics.class_tokens.labels(name),
-            self.metrics.goodput.labels(name),
-            self.metrics.window.labels(name),
+            self.metrics.classes.tokens.labels(name),
+            self.metrics.classes.goodput.labels(name),
+            self.metrics.classes.window.labels(name),
         )
 
     def _forget_devices(self, now: float) -> None:

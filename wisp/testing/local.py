@@ -34,9 +34,10 @@ from wisp.engine.messages import (
 from wisp.estimator.shape import shape_of
 from wisp.estimator.step_time import StepTimeEstimator
 from wisp.estimator.store import Key, load
-from wisp.metrics import EdgeMetrics, ServerMetrics
+from wisp.metrics import EdgeMetrics
 from wisp.models.tokenizer import Tokenizer
 from wisp.scheduler.policy import make_policy
+from wisp.server.server_metrics import ServerMetrics
 from wisp.server.service import Service, slo_classes
 from wisp.server.telemetry import Telemetry
 from wisp.testing.drafter import ScriptedDrafter
