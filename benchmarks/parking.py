@@ -1,10 +1,11 @@
 """A fleet whose sessions do not fit into KV memory, with host memory to park them in and without.
 
-    python -m benchmarks.parking [--devices 48 96 144 288 400] [--measured-s 40] [--seed 1] [--json]
+    python -m benchmarks.parking [--devices 48 96 144 288 400] [--seed 1] [--before] [--json]
 
 The regime `fleet` of benchmarks/sim/regimes.py: the 32B shape on an H100 with 24,000 tokens of KV,
 8 tokens/s promised. The engine, the policies and the edges' streams are the real ones, time is
-virtual. A copy between the two memories takes what was measured (benchmarks/sim/target.py).
+virtual. The loads come one after another, as in the load test (benchmarks/sim/loads.py). A copy
+between the two memories takes what was measured (benchmarks/sim/target.py).
 """
 
 from __future__ import annotations
@@ -13,20 +14,23 @@ import argparse
 import json
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from itertools import product
 from typing import NamedTuple
 
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks.sim.fleet import Report, simulate
+from benchmarks.load.campaign import Times
+from benchmarks.load.peers import HOST_KV_GIB
+from benchmarks.sim.fleet import Report
+from benchmarks.sim.loads import Window, in_turn
 from benchmarks.sim.regimes import REGIMES
+from benchmarks.sim.target import KV_BYTES, SLOWING, SLOWING_BEFORE, Slowing
 from wisp.scheduler.tuning import PolicyName, Tuning
 
-# Tokens of the 32B shape, 262 kB each, whose KV 96 GiB hold: three quarters of the host's memory.
-HOST_KV_TOKENS = 96 * 2**30 // 262_144
+HOST_KV_TOKENS = HOST_KV_GIB * 2**30 // KV_BYTES  # as in the load test
 ACCEPTANCE = 0.7  # of a draft token, as in the other regimes
+FORKS = 8  # of a session's drafts that may wait: the default of wisp-server
 
 
 class Column(NamedTuple):
@@ -46,24 +50,15 @@ COLUMNS = (
 )
 
 
-def simulated(cell: tuple[int, Column, float, int]) -> Report:
-    devices, column, measured_s, seed = cell
-    setup = REGIMES["fleet"].setup(ACCEPTANCE, seed, measured_s)
-    setup = replace(setup, host_kv_tokens=HOST_KV_TOKENS * column.parks, met_halfway=True)
-    return simulate(column.policy, devices, setup, Tuning())
-
-
-def row(devices: int, reports: list[Report]) -> dict[str, object]:
-    columns = {
-        column.name: {
-            "attainment": report.attainment,
-            "goodput": report.goodput,
-            "recomputed_share": report.recomputed,
-            "copied_tokens_per_s": report.copied_per_s,
-        }
-        for column, report in zip(COLUMNS, reports, strict=True)
-    }
-    return {"devices": devices, "columns": columns}
+def simulated(cell: tuple[Column, list[int], float, int, Slowing]) -> tuple[list[Window], Report]:
+    column, devices, measure_s, seed, slowing = cell
+    setup = replace(
+        REGIMES["fleet"].setup(ACCEPTANCE, seed),
+        host_kv_tokens=HOST_KV_TOKENS * column.parks,
+        max_forks=FORKS,
+        slowing=slowing,
+    )
+    return in_turn(column.policy, devices, setup, Tuning(), Times(measure_s=measure_s))
 
 
 def main() -> None:
@@ -71,30 +66,39 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--devices", type=int, nargs="+", default=[48, 96, 144, 288, 400])
-    parser.add_argument("--measured-s", type=float, default=40.0, help="of virtual time")
+    parser.add_argument("--measure-s", type=float, default=10.0, help="of virtual time, each load")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--before", action="store_true", help="copies slow steps as those of 32 programs did"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     asked = parser.parse_args()
-    cells = [
-        (devices, column, asked.measured_s, asked.seed)
-        for devices, column in product(asked.devices, COLUMNS)
-    ]
-    console = Console(stderr=True)
+    slowing = SLOWING_BEFORE if asked.before else SLOWING
+    cells = [(column, asked.devices, asked.measure_s, asked.seed, slowing) for column in COLUMNS]
     with ProcessPoolExecutor() as pool:
-        found = pool.map(simulated, cells)
-        reports = list(track(found, "simulating", total=len(cells), console=console))
-    size = len(COLUMNS)
-    rows = [
-        row(devices, reports[index * size : (index + 1) * size])
-        for index, devices in enumerate(asked.devices)
-    ]
+        done = pool.map(simulated, cells)
+        found = list(track(done, "simulating", total=len(cells), console=Console(stderr=True)))
     if asked.json:
-        print(json.dumps({"seed": asked.seed, "measured_s": asked.measured_s, "rows": rows}))
+        columns = {
+            column.name: {
+                "recomputed_share": report.recomputed,
+                "copied_tokens_per_s": report.copied_per_s,
+                "rows": [
+                    {"devices": w.devices, "attainment": w.attainment, "goodput": w.goodput}
+                    for w in windows
+                ],
+            }
+            for column, (windows, report) in zip(COLUMNS, found, strict=True)
+        }
+        print(json.dumps({"seed": asked.seed, "measure_s": asked.measure_s, "columns": columns}))
         return
     table = Table("devices", *(column.name for column in COLUMNS), title="attainment / goodput")
-    for index, devices in enumerate(asked.devices):
-        of_row = reports[index * size : (index + 1) * size]
-        table.add_row(str(devices), *(f"{r.attainment:.2f} / {r.goodput:.0f}" for r in of_row))
+    for row in zip(*(windows for windows, _ in found), strict=True):
+        said = (f"{window.attainment:.2f} / {window.goodput:.0f}" for window in row)
+        table.add_row(str(row[0].devices), *said)
+    table.add_section()
+    table.add_row("computed twice", *(f"{report.recomputed:.3f}" for _, report in found))
+    table.add_row("copied/s", *(f"{report.copied_per_s:.0f}" for _, report in found))
     Console().print(table)
 
 

@@ -36,6 +36,15 @@ _SERVED_AS = {PUBLISHED_SLED: "sled"}  # where a name here is not that of the se
 
 
 @dataclass(frozen=True)
+class Times:
+    """Of one load: the window begins `warm_s` after it changed, and `join_s` for each new user."""
+
+    warm_s: float = 4.0
+    measure_s: float = 10.0
+    join_s: float = 0.06
+
+
+@dataclass(frozen=True)
 class Load:
     """So many users of one kind, and what they were promised; `regime` is a name for rows."""
 
@@ -45,15 +54,7 @@ class Load:
     devices: int
     regime: str = ""
     coverage: tuple[float, ...] = COVERAGE  # of rejections, by the first, second, ... alternative
-
-
-@dataclass(frozen=True)
-class Times:
-    """Of one load: the window begins `warm_s` after it changed, and `join_s` for each new user."""
-
-    warm_s: float = 4.0
-    measure_s: float = 10.0
-    join_s: float = 0.06
+    times: Times | None = None  # None: those of the campaign
 
 
 class OutOfTime(Exception):
@@ -134,12 +135,12 @@ class Campaign:
             half = self._running = self._demand(replace(load, devices=load.devices // 2))
             self._fleet.serve(half)
             time.sleep(half.spread_s)
-        demand = self._demand(load)
-        warm_s = demand.spread_s + 0.5 * self._times.warm_s
-        if time.monotonic() + warm_s + self._times.measure_s > self._end_s:
+        demand, times = self._demand(load), load.times or self._times
+        warm_s = demand.spread_s + 0.5 * times.warm_s
+        if time.monotonic() + warm_s + times.measure_s > self._end_s:
             raise OutOfTime
         self._running = demand
-        return measure(self._fleet, self._server, demand, warm_s, self._times.measure_s)
+        return measure(self._fleet, self._server, demand, warm_s, times.measure_s)
 
     def gain(self, policy: str, load: Load, goodput: float) -> float | None:
         """Over plain vLLM under the same load; None where that was not measured."""
@@ -186,8 +187,9 @@ class Campaign:
             acceptance=load.acceptance,
             coverage=load.coverage,
         )
-        join_s = self._times.join_s * demand.num_new(self._running)
-        return replace(demand, spread_s=0.5 * self._times.warm_s + join_s)
+        times = load.times or self._times
+        join_s = times.join_s * demand.num_new(self._running)
+        return replace(demand, spread_s=0.5 * times.warm_s + join_s)
 
     def _keep(self, row: Row) -> None:
         told = ["part", "regime", "policy", "tuning", "rate", "acceptance", "devices"]

@@ -134,7 +134,8 @@ class Edge:
 
     async def answer(self, ask: Ask, slo: Slo) -> AsyncGenerator[Came, None]:
         self._text = self._texts.make(ask.num_output, (self._seed, self._number, ask.number))
-        length = len(ask.prompt) + ask.num_done
+        # Its drafter has kept what it computed of the conversation.
+        length = len(ask.prompt) - ask.num_before + ask.num_done
         self._ready_s = time.monotonic() + length / self._profile.prefill_tokens_per_s
         generation = self._generation = EdgeGeneration(
             self._link,

@@ -194,6 +194,9 @@ def row(stats: Stats, time_s: float) -> Row:
         "accepted": _rounded(stats.num_accepted / examined if examined else None),
         "ttft_p50_ms": percentile_ms(stats.first_token_s, 0.5),
         "ttft_p99_ms": percentile_ms(stats.first_token_s, 0.99),
+        "turns": len(stats.turn_first_token_s),  # that go on with a conversation
+        "turn_ttft_p50_ms": percentile_ms(stats.turn_first_token_s, 0.5),
+        "turn_ttft_p90_ms": percentile_ms(stats.turn_first_token_s, 0.9),
         "itl_p50_ms": percentile_ms(between_s, 0.5),
         "itl_p90_ms": percentile_ms(between_s, 0.9),
         "itl_p99_ms": percentile_ms(between_s, 0.99),

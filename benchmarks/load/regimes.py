@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from benchmarks.load.campaign import Load
+from benchmarks.load.campaign import Load, Times
 from benchmarks.load.running import fixed
 from benchmarks.load.worker import Population
 from benchmarks.sim.profiles import CELLULAR, DEVICES, LAPTOP, WIFI, WIRED, Device, Network
-from benchmarks.sim.workload import SHARE_GPT, Lengths, Workload
+from benchmarks.sim.workload import SHARE_GPT, SHARE_GPT_TURNS, Lengths, Workload
 from wisp.testing.drafter import COVERAGE
 
 # A laptop with a GPU of its own: llama.cpp drafts 132 tokens/s with 1.5 billion parameters on an
@@ -17,6 +17,11 @@ from wisp.testing.drafter import COVERAGE
 FAST_LAPTOP = Device("fast-laptop", 200.0, 4000.0)
 THINK_S = 1.0
 TURN_THINK_S = 20.0  # before the next turn of a conversation; benchmarks/sim/regimes.py says why
+# Half of the turns of a public trace (Mooncake's) come back after 126 s, 90 % within 480 s: of a
+# log-normal time, its median and the spread of its logarithm.
+RETURN_S, RETURN_SIGMA = 126.0, 1.044
+# What of that a load test of some minutes waits.
+_SHORTENED = 0.1
 # What is left for KV on a card of 80 GB beside the 32B shape in bfloat16, and so what larger cards
 # are given, too; and what lies well within that on two cards beside the 70B shape (3.7 GiB on
 # each). Other shapes take what there is.
@@ -35,11 +40,15 @@ class Regime(NamedTuple):
     prompt: Lengths = SHARE_GPT[0]
     shape: str | None = None  # of the target; None: what the suite is told
     think_s: float = THINK_S  # mean, before a device asks again
+    turns: float = 1.0  # of a conversation; with more the time to think is log-normal
+    times: Times | None = None  # None: as the suite is told
 
     def load(self, devices: int, acceptance: float, coverage: tuple[float, ...] = COVERAGE) -> Load:
-        workload = Workload(self.prompt, SHARE_GPT[1], self.think_s)
+        workload = Workload(self.prompt, SHARE_GPT[1], self.think_s, turns=self.turns)
+        if self.turns > 1.0:
+            workload = workload._replace(think_sigma=RETURN_SIGMA)
         population = Population(self.devices, self.networks, workload)
-        return Load(population, self.rate, acceptance, devices, self.name, coverage)
+        return Load(population, self.rate, acceptance, devices, self.name, coverage, self.times)
 
 
 _LAN = (fixed(2.0),)
@@ -87,6 +96,17 @@ REGIMES = (
         _ALL_NETWORKS,
         8.0,
         (48, 96, 144),
+    ),
+    Regime(
+        "wan-mix-turns-8",
+        "the same with conversations whose turns come back, a tenth as late as a public trace's",
+        DEVICES,
+        _ALL_NETWORKS,
+        8.0,
+        (160,),
+        think_s=_SHORTENED * RETURN_S,
+        turns=SHARE_GPT_TURNS,
+        times=Times(warm_s=80.0, measure_s=120.0),
     ),
     Regime(
         "lan-laptop-long-40",

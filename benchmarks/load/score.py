@@ -32,6 +32,7 @@ class Stats:
     num_examined: int = 0  # drafts, up to the first rejected one of each round
     num_accepted: int = 0
     first_token_s: list[float] = field(default_factory=list)  # of sessions opened in the window
+    turn_first_token_s: list[float] = field(default_factory=list)  # of these, of turns that return
     gaps_s: list[float] = field(default_factory=list)  # between two messages of a session
     late_s: list[float] = field(default_factory=list)  # by which this process woke up too late
 
@@ -51,8 +52,10 @@ class Stats:
 class Watched:
     """One session, as its user sees it."""
 
-    def __init__(self, slo: Slo, now: float) -> None:
+    def __init__(self, slo: Slo, now: float, *, returns: bool = False) -> None:
+        """`returns`: it goes on with a conversation."""
         self.slo = slo
+        self.returns = returns
         self.opened_s = now
         self.ended_s: float | None = None
         self.last_s: float | None = None  # when tokens came last
@@ -92,8 +95,8 @@ class Tally:
         self._start_s = 0.0
         self.stats = Stats()
 
-    def opened(self, slo: Slo, now: float) -> Watched:
-        watched = Watched(slo, now)
+    def opened(self, slo: Slo, now: float, *, returns: bool = False) -> Watched:
+        watched = Watched(slo, now, returns=returns)
         self._live.add(watched)
         self._seen.append(watched)
         return watched
@@ -102,6 +105,8 @@ class Tally:
         if watched.last_s is None:
             if watched.opened_s >= self._start_s:
                 self.stats.first_token_s.append(now - watched.opened_s)
+                if watched.returns:
+                    self.stats.turn_first_token_s.append(now - watched.opened_s)
         else:
             self.stats.gaps_s.append(now - watched.last_s)
         watched.last_s = now

@@ -12,7 +12,7 @@ from random import Random
 from typing import NamedTuple, Protocol
 
 from benchmarks.load.score import Tally
-from benchmarks.sim.workload import Lengths, Workload
+from benchmarks.sim.workload import Conversation, Lengths, Workload
 from wisp.core.slo import Slo
 from wisp.errors import Overloaded, WispError
 
@@ -28,6 +28,7 @@ class Ask:
     num_output: int
     num_done: int
     number: int
+    num_before: int = 0  # of the prompt, what its conversation said before; 0: it begins one
 
     def known(self, vocab_size: int) -> list[int]:
         """Of the answer: the prompt's chain goes on."""
@@ -84,6 +85,8 @@ class User:
         self._bell = bell
         self._chance = Random(f"asks {seed} {number}")  # the same whatever the server does
         self._num_asked = 0
+        self._conversation = Conversation(workload)
+        self._said: list[int] = []
 
     async def run(self, wait_s: float) -> None:
         """For ever. The first answer is already half-way, as a user met at any moment is."""
@@ -92,22 +95,21 @@ class User:
         ask.num_done = int(self._chance.random() * ask.num_output)
         while True:
             await self._read(ask)
-            await asyncio.sleep(self._chance.expovariate(1.0 / self._workload.think_s))
+            await asyncio.sleep(self._workload.think(self._chance))
             ask = self._draw(self._workload.output)
 
     def _draw(self, output: Lengths) -> Ask:
         num_prompt = self._workload.prompt.draw(self._chance)
         start = self._chance.randrange(self._vocab_size)
+        num_output = output.draw(self._chance)
+        num_before = self._conversation.turn(num_prompt, num_output, self._chance)
         self._num_asked += 1
-        return Ask(
-            chain(start, num_prompt, self._vocab_size),
-            output.draw(self._chance),
-            0,
-            self._num_asked,
-        )
+        prompt = self._said[:num_before] + chain(start, num_prompt, self._vocab_size)
+        self._said = prompt + chain(prompt[-1] + 1, num_output, self._vocab_size)
+        return Ask(prompt, num_output, 0, self._num_asked, num_before)
 
     async def _read(self, ask: Ask) -> None:
-        watched = self._tally.opened(self._slo, time.monotonic())
+        watched = self._tally.opened(self._slo, time.monotonic(), returns=ask.num_before > 0)
         try:
             while ask.num_done < ask.num_output:
                 try:

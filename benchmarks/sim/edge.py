@@ -10,7 +10,7 @@ from benchmarks.sim.network import Way
 from benchmarks.sim.profiles import Device
 from benchmarks.sim.server import Server
 from benchmarks.sim.text import Text, Texts
-from benchmarks.sim.workload import Presence, Workload
+from benchmarks.sim.workload import Conversation, Presence, Workload
 from wisp.core.drafts import Directive, Verdict
 from wisp.core.request import Request, Sampling
 from wisp.core.slo import Attainment, Slo
@@ -19,6 +19,9 @@ from wisp.edge.stream import Begun, Stream
 from wisp.edge.waste import Waste
 from wisp.engine.messages import Draft, Failed, Open
 from wisp.scheduler.tuning import MAX_WINDOW
+
+QWEN3_VOCABULARY = 151_936  # tokens, of the target in `benchmarks.load`
+_MANY = 10_000  # devices; chosen: more than any simulation has
 
 
 class Result:
@@ -30,14 +33,18 @@ class Result:
         "ended_s",
         "kind",
         "num_accepted",
+        "num_before",
         "num_drafted",
         "num_rounds",
         "opened_s",
         "waste",
     )
 
-    def __init__(self, device: int, kind: str, slo: Slo, opened_s: float) -> None:
+    def __init__(
+        self, device: int, kind: str, slo: Slo, opened_s: float, num_before: int = 0
+    ) -> None:
         self.device = device
+        self.num_before = num_before  # tokens of the conversation that it goes on with
         self.kind = kind
         self.attainment = Attainment(slo, opened_s)
         self.opened_s = opened_s
@@ -62,10 +69,16 @@ class Tally:
         self.sessions: list[Result] = []
         self.num_tokens = self.num_in_time = 0
 
-    def tokens(self, num_tokens: int, num_in_time: int, now: float) -> None:
+    def opened(self, session: Result) -> None:
+        self.sessions.append(session)
+
+    def tokens(self, session: Result, num_tokens: int, num_in_time: int, now: float) -> None:
         if now >= self._start_s:
             self.num_tokens += num_tokens
             self.num_in_time += num_in_time
+
+    def ended(self, session: Result, now: float) -> None:
+        """It has all its text."""
 
 
 class Edge:
@@ -116,6 +129,8 @@ class Edge:
         self._met_halfway = met_halfway
         self._stream = Stream([], 1)
         self._text = Text([], [])
+        self._num_new = 0  # tokens of the prompt that its conversation has not said before
+        self._conversation = Conversation(workload)
         self._result = Result(number, profile.name, slo, 0.0)
         events.at(presence.start_s, self._ask)
 
@@ -123,22 +138,36 @@ class Edge:
         now = self._events.now
         if now > self._presence.end_s:
             return
-        num_prompt = self._workload.prompt.draw(self._asks)
-        if self._met_halfway and not self._num_asked:
-            num_output = self._workload.output.met().draw(self._asks)
-            num_done = int(self._asks.random() * num_output)
-            num_prompt, num_output = num_prompt + num_done, num_output - num_done
-        else:
-            num_output = self._workload.output.draw(self._asks)
+        num_prompt, num_output, max_tokens = self._drawn()
+        num_before = self._conversation.turn(num_prompt, num_output, self._asks)
+        num_prompt += num_before
         # Its drafter may go on behind the end, as only the target knows where that is.
         num_known = num_output + MAX_WINDOW
         self._text = self._texts.make(num_known, (self._seed, self.number, self._num_asked))
         self._num_asked += 1
         self._stop = num_prompt + num_output - 1  # the target's choice at a position is that
-        self._stream = Stream(range(num_prompt), self._workload.max_tokens)
-        self._result = Result(self.number, self._profile.name, self._slo, now)
-        self._tally.sessions.append(self._result)
+        # Its first token names the conversation, if there are any; the others are positions.
+        name = -1 - self.number - _MANY * self._conversation.number
+        first = name if self._workload.turns > 1.0 else 0
+        self._stream = Stream([first, *range(1, num_prompt)], max_tokens)
+        self._num_new = num_prompt - num_before
+        self._result = Result(self.number, self._profile.name, self._slo, now, num_before)
+        self._tally.opened(self._result)
         self._open()
+
+    def _drawn(self) -> tuple[int, int, int]:
+        """Tokens of the next prompt and its answer, and the most that are asked for."""
+        workload, chance = self._workload, self._asks
+        num_prompt = workload.prompt.draw(chance)
+        if not self._met_halfway:
+            return num_prompt, workload.output.draw(chance), workload.max_tokens
+        chance.randrange(QWEN3_VOCABULARY)  # where the text begins, which means nothing here
+        if self._num_asked:
+            num_output = workload.output.draw(chance)
+            return num_prompt, num_output, num_output
+        num_output = workload.output.met().draw(chance)
+        num_done = int(chance.random() * num_output)
+        return num_prompt + num_done, num_output - num_done, num_output - num_done
 
     def _open(self) -> None:
         self._id = self._server.next_id()
@@ -161,7 +190,10 @@ class Edge:
         if session_id == self._id and self._drafts:
             self._stream.directive = directive
             self._stream.max_forks = self._max_forks
-            prefill_s = len(self._stream.committed) / self._profile.prefill_tokens_per_s
+            # Its drafter has kept what it computed of the conversation.
+            num_known = self._stream.num_prompt - self._num_new
+            num_missing = len(self._stream.committed) - num_known
+            prefill_s = num_missing / self._profile.prefill_tokens_per_s
             self._events.at(self._events.now + prefill_s, self._draft)
 
     def failed(self, failure: Failed) -> None:
@@ -180,7 +212,7 @@ class Edge:
         fresh = stream.take_verdict(verdict)
         result.num_rounds += 1
         in_time = result.attainment.add(len(fresh), self._events.now)
-        self._tally.tokens(len(fresh), in_time, self._events.now)
+        self._tally.tokens(result, len(fresh), in_time, self._events.now)
         self._learn()
         if verdict.finish_reason:
             self._end()
@@ -194,8 +226,9 @@ class Edge:
         result.num_drafted, result.num_accepted = stream.num_drafted, stream.num_accepted
         result.waste = stream.waste
         result.ended_s = self._events.now
+        self._tally.ended(result, self._events.now)
         self._id = -1
-        think_s = self._asks.expovariate(1.0 / self._workload.think_s)
+        think_s = self._workload.think(self._asks)
         self._events.at(self._events.now + think_s, self._ask)
 
     def _learn(self) -> None:

@@ -17,7 +17,7 @@ from benchmarks.sim.network import Way
 from benchmarks.sim.profiles import CELLULAR, DEVICES, WIFI, WIRED, Device, Network
 from benchmarks.sim.server import Server
 from benchmarks.sim.step_times import A100, HOST, QWEN3_32B, Host, StepTimes, roofline
-from benchmarks.sim.target import SimulatedTarget
+from benchmarks.sim.target import SLOWING, SimulatedTarget, Slowing
 from benchmarks.sim.text import BetaTexts, Texts
 from benchmarks.sim.workload import Presence, Workload, steady
 from wisp.core.drafts import Directive
@@ -43,6 +43,7 @@ class Setup:
     step_times: StepTimes = A100_STEP_TIMES
     kv_tokens: int = int((A100.memory_bytes - QWEN3_32B.weight_bytes) / QWEN3_32B.kv_bytes)
     host_kv_tokens: int = 0  # whose KV may be parked in host memory
+    slowing: Slowing = SLOWING  # of steps beside copies between the two
     max_sessions: int = 2048
     slo: Slo = EIGHT
     devices: Sequence[Device] = DEVICES  # equal shares
@@ -54,8 +55,8 @@ class Setup:
     max_forks: int = 0  # of a session's drafts; 0: edges do not fork
     host: Host = HOST
     overlap: bool = True  # a step is launched while another runs
-    # The first answer of each device is half-way, as a user met at any moment is: KV memory is as
-    # full as it will ever be from the start.
+    # Devices ask what the users of the load test ask, draw for draw (benchmarks/load/users.py). The
+    # first answer of each is half-way, as a user met at any moment is.
     met_halfway: bool = False
     colocated: Colocated | None = None  # a drafter beside the target, on its GPU
     own: Colocated | None = None  # likewise, which drafts for whom the policy asks
@@ -87,6 +88,7 @@ class Report:
     busy: float
     recomputed: float  # share of the tokens computed whose KV had been taken away
     copied_per_s: float  # tokens whose KV was parked or loaded
+    found: float  # share of the tokens of prompts whose KV was in host memory
     num_events: int
 
     @property
@@ -122,8 +124,13 @@ def simulate(
     tuning: Tuning,
     *,
     estimator: Estimator | None = None,
+    tally: Tally | None = None,
+    moments: Sequence[tuple[float, Callable[[], None]]] = (),
 ) -> Report:
-    """`estimator`: None learns one from a profile of the target, as a server does at its start."""
+    """`estimator`: None learns one from a profile of the target, as a server does at its start.
+
+    `tally`: of what users get; None: of all after the warm-up. `moments`: what is called when.
+    """
     events, clock = Events(), VirtualClock()
     target = make_target(setup, clock)
     choice = PolicyChoice(policy=policy, **structs.asdict(tuning))
@@ -142,7 +149,9 @@ def simulate(
     )
     server = Server(events, engine, clock, first, setup.host)
     predictor = setup.predictor()
-    tally = Tally(setup.warm_up_s)
+    tally = tally or Tally(setup.warm_up_s)
+    for at_s, what in moments:
+        events.at(at_s, what)
     presences = (
         steady(num_devices, setup.warm_up_s, setup.seed)
         if isinstance(num_devices, int)
@@ -162,6 +171,7 @@ def simulate(
         busy=target.busy_s / setup.end_s,
         recomputed=target.num_recomputed / max(1, target.num_tokens),
         copied_per_s=target.num_copied / setup.end_s,
+        found=target.num_found / max(1, target.num_asked),
         num_events=events.num_done,
     )
 
@@ -181,6 +191,7 @@ def make_target(setup: Setup, clock: VirtualClock) -> SimulatedTarget:
         seed=setup.seed,
         host=setup.host,
         overlap=setup.overlap,
+        slowing=setup.slowing,
     )
 
 

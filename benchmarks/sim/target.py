@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from random import Random
+from typing import NamedTuple
 
 from benchmarks.sim.step_times import HOST, Host, StepTimes
 from wisp.core.batch import Batch, Seat
@@ -15,20 +16,35 @@ from wisp.estimator.shape import shape_of
 from wisp.testing.clock import VirtualClock
 from wisp.verifier.base import Collect, Facts, Outcome, Verifier
 
-# For the KV of a token between GPU and host. Measured: 45 GB/s of an H100 (`benchmarks.kv_copies`,
-# 21 blocks), which for the 32B shape is 262 kB a token.
-COPY_S = 262_144 / 45e9
+# For the KV of a token of the 32B shape between GPU and host. Measured: 45 GB/s of an H100
+# (`benchmarks.kv_copies`, 21 blocks).
+KV_BYTES = 262_144
+COPY_S = KV_BYTES / 45e9
+
+
+class Slowing(NamedTuple):
+    """The share of its speed that a step loses while KV is copied beside it."""
+
+    out: float
+    back: float
+
+
+# Measured on an H200 (`benchmarks.kv_copies`): with the programs that copy now, and with the 32
+# that did before (docs/measurements/parking.md).
+SLOWING, SLOWING_BEFORE = Slowing(0.10, 0.17), Slowing(0.85, 0.27)
 
 _BLOCK = 16  # tokens: KV memory is given out in blocks, vLLM's default
 
 
 class SimulatedTarget(Verifier):
-    """Implements `wisp.verifier.base.Verifier`. Its choice at a position is the position.
+    """Implements `wisp.verifier.base.Verifier`. Its choice at a position is the position. A first
+    token below 0 names the conversation that a prompt goes on with.
 
     KV is paged, as in vLLM: a session holds what it has computed. Who does not fit in beside the
     others waits; when the memory is full all the same, the one opened last loses its KV, and after
-    a seat in vain computes it again. Steps overlap, unless told otherwise: what the host does for
-    one is hidden while another runs.
+    a seat in vain computes it again. What a conversation has said stays in host memory until its
+    room is needed; of the memory of the GPU nothing is left for its next turn. Steps overlap,
+    unless told otherwise: what the host does for one is hidden while another runs.
     """
 
     def __init__(
@@ -42,6 +58,7 @@ class SimulatedTarget(Verifier):
         seed: int,
         host: Host = HOST,
         overlap: bool = True,
+        slowing: Slowing = SLOWING,
     ) -> None:
         self.facts = Facts(
             model="simulated",
@@ -57,6 +74,7 @@ class SimulatedTarget(Verifier):
         self._clock = clock
         self._host = host
         self._overlap = overlap
+        self._slowing = slowing
         self._free_s = 0.0  # when the last step launched is over
         self._kv_tokens = kv_tokens
         self._chance = Random(f"target {seed}")
@@ -65,9 +83,12 @@ class SimulatedTarget(Verifier):
         self._evicted: list[Session] = []
         self._parked: dict[int, int] = {}  # the same in host memory
         self._kept: dict[int, int] = {}  # of those, and of those that were loaded since
+        self._ended: dict[int, int] = {}  # of texts that have ended, by conversation
         self._host_kv_tokens = host_kv_tokens
         self._copied_s = 0.0  # when the last copy between the two is over
+        self._slowed_s = 0.0  # by which copies since the last launch slow the step beside them
         self.num_copied = self.num_recomputed = 0  # tokens
+        self.num_asked = self.num_found = 0  # of prompts; of these, those in host memory
         self.num_steps = self.num_tokens = self.num_seats = 0
         self.busy_s = 0.0
 
@@ -76,13 +97,35 @@ class SimulatedTarget(Verifier):
             raise Overloaded("the KV memory is smaller than the prompt")
         self._held[session.id] = 0
         self._open[session.id] = session
-        return 0
+        self.num_asked += len(session.tokens)
+        found = min(self._ended.pop(session.tokens[0], 0), len(session.tokens) - 1)
+        found = found // _BLOCK * _BLOCK
+        if found:
+            self.num_found += found
+            self._parked[session.id] = self._kept[session.id] = found
+        return found
 
     def close(self, session: Session) -> None:
-        self._held.pop(session.id, None)
-        self._parked.pop(session.id, None)
-        self._kept.pop(session.id, None)
+        held = self._held.pop(session.id, 0)
+        parked = self._parked.pop(session.id, 0)
+        kept = self._kept.pop(session.id, 0)
         self._open.pop(session.id, None)
+        name = session.tokens[0]
+        if name < 0 and self._host_kv_tokens:
+            self._copy(max(0, held - kept), self._slowing.out)
+            self._ended[name] = max(held, parked)
+            self._forget()
+
+    def _forget(self) -> None:
+        """Texts that have ended give way, that of longest ago first."""
+        while self._ended and self._num_parkable < 0:
+            del self._ended[next(iter(self._ended))]
+
+    @property
+    def _num_parkable(self) -> int:
+        """Tokens of host memory that nobody has; below 0: so many too many are there."""
+        num_ended = sum(self._ended.values())
+        return self._host_kv_tokens - sum(self._parked.values()) - num_ended
 
     def shutdown(self) -> None:
         self._held.clear()
@@ -103,15 +146,17 @@ class SimulatedTarget(Verifier):
 
     def memory(self) -> KvMemory:
         num_free = (self._kv_tokens - self._num_held) // _BLOCK
-        return KvMemory(_BLOCK, num_free, self._host_kv_tokens - sum(self._parked.values()))
+        num_parkable = self._host_kv_tokens - sum(self._parked.values())
+        return KvMemory(_BLOCK, num_free, num_parkable)
 
     def park(self, sessions: Sequence[Session]) -> list[int]:
         kept = [session.num_computed for session in sessions]
         for session in sessions:
             held = self._parked[session.id] = self._held[session.id]
-            self._copy(held - self._kept.get(session.id, 0))
+            self._copy(held - self._kept.get(session.id, 0), self._slowing.out)
             self._kept[session.id] = held // _BLOCK * _BLOCK  # full blocks are copied out once
             self._held[session.id] = 0
+        self._forget()
         return kept
 
     def load(self, sessions: Sequence[Session]) -> list[int]:
@@ -121,17 +166,19 @@ class SimulatedTarget(Verifier):
             if fits:
                 self._held[session.id] = self._parked.pop(session.id)
             found.append(session.num_computed if fits else 0)
-        self._copy(sum(found))
+        self._copy(sum(found), self._slowing.back)
         return found
 
     def evicted(self) -> list[Session]:
         evicted, self._evicted = self._evicted, []
         return [session for session in evicted if session.id in self._open]
 
-    def _copy(self, num_tokens: int) -> None:
+    def _copy(self, num_tokens: int, slowing: float) -> None:
         """Beside the step that runs; what is launched next begins when it is over."""
         if num_tokens:
-            self._copied_s = max(self._copied_s, self._clock.now) + num_tokens * COPY_S
+            time_s = num_tokens * COPY_S
+            self._copied_s = max(self._copied_s, self._clock.now) + time_s
+            self._slowed_s += slowing * time_s
             self.num_copied += num_tokens
 
     def overlaps(self, sampling: Sampling) -> bool:
@@ -140,7 +187,8 @@ class SimulatedTarget(Verifier):
     def launch(self, batch: Batch) -> Collect:
         host = self._host
         self._clock.now += host.launch_s + host.launch_seat_s * len(batch)
-        begun_s = max(self._free_s, self._clock.now, self._copied_s)
+        begun_s = max(self._free_s + self._slowed_s, self._clock.now, self._copied_s)
+        self._slowed_s = 0.0
         end_s = begun_s + self._time_s(batch)
         self.had_s = self._launch_passes_s(batch)
         self._clock.now += self.had_s

@@ -29,6 +29,10 @@ class Lengths(NamedTuple):
 SHARE_GPT = (Lengths(161.0), Lengths(338.0))
 
 
+# Turns of one of them (arXiv 2309.11998, table 1).
+SHARE_GPT_TURNS = 3.5
+
+
 class Workload(NamedTuple):
     """A device asks, reads the answer to its end, thinks, and asks again."""
 
@@ -37,6 +41,39 @@ class Workload(NamedTuple):
     think_s: float = 1.0  # mean, exponential
     # The limit of each request: nobody, and no policy, knows how long an answer will be.
     max_tokens: int = 2048
+    # Turns of a conversation, mean: a later one's prompt is all that was said, and a new question.
+    turns: float = 1.0
+    max_context: int = 4096  # tokens that a conversation may come to; beyond them it is a new one
+    # Of the logarithm of the time to think: then that is log-normal, and `think_s` its median.
+    think_sigma: float = 0.0
+
+    def think(self, chance: Random) -> float:
+        """Seconds."""
+        if self.think_sigma:
+            return chance.lognormvariate(math.log(self.think_s), self.think_sigma)
+        return chance.expovariate(1.0 / self.think_s)
+
+
+class Conversation:
+    """What was said so far, in tokens."""
+
+    def __init__(self, workload: Workload) -> None:
+        self._workload = workload
+        self.number = 0  # of the user's conversations
+        self.num_said = 0
+
+    def turn(self, num_prompt: int, num_output: int, chance: Random) -> int:
+        """A question and its answer; returns the tokens before them, 0 where it begins anew."""
+        workload = self._workload
+        if workload.turns <= 1.0:
+            return 0
+        is_long = self.num_said + num_prompt + num_output > workload.max_context
+        if self.num_said and (is_long or chance.random() < 1.0 / workload.turns):
+            self.number += 1
+            self.num_said = 0
+        before = self.num_said
+        self.num_said += num_prompt + num_output
+        return before
 
 
 class Presence(NamedTuple):
