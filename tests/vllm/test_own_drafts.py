@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.own_drafts import Writer, tokens_a_step, write
+from tests.vllm import static_passes
 from tests.vllm.conftest import second_engine
 from tests.vllm.driver import Driver, expected, learn, prompts, same
 from tests.world import World
@@ -233,6 +234,22 @@ def launched(verifier: Any, seated: Seated) -> tuple[InFlightStep, Seated]:
     step = InFlightStep(Batch([seat for _, seat in seated]), None, 0.0, 0.0)
     step.launch(verifier)
     return step, seated
+
+
+def test_passes_of_a_fixed_size_draft_the_same(drafting: Any) -> None:
+    """As a CUDA graph has them: with tokens of nobody, and with requests that are not there."""
+    found = []
+    for is_fixed in (False, True):
+        if is_fixed:
+            # The drafter is in the worker's process, which nobody else asks for anything.
+            drafting._core.collective_rpc(static_passes.install)
+        writers = [Writer(number, *pair) for number, pair in enumerate(pairs_of("nucleus", 12))]
+        write(drafting, writers, max_own=5, share=0.7)
+        assert num_other(writers) == 0
+        found.append([(w.num_verified[Source.OWN], w.num_accepted[Source.OWN]) for w in writers])
+    # As above.
+    assert drafting._core.collective_rpc(static_passes.remove) > [40]
+    assert found[1] == found[0]
 
 
 def test_pipeline_stages_are_refused() -> None:

@@ -28,25 +28,25 @@ class OwnPasses:
     def __init__(self, runner: Any, drafter: Any) -> None:
         self._runner = runner
         self._drafter = drafter
-        self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}  # by number of tokens
-        self._sizes: list[int] = []  # of those, ascending
+        self.graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}  # by number of tokens
+        self.sizes: list[int] = []  # of those, ascending
 
     def capture(self) -> None:
         """For the numbers of tokens for which the target's steps are captured; without graphs if
         it fails."""
         sizes = sorted(self._runner.compilation_config.cudagraph_capture_sizes or ())
-        self._make_buffers()
+        self.make_buffers()
         try:
             with torch.inference_mode(), graph_capture(device=self._runner.device):
                 for size in reversed(sizes):
-                    self._graphs[size] = self._captured(size)
+                    self.graphs[size] = self._captured(size)
         except Exception:
             log.exception("the drafter's passes are launched piece by piece")
-            self._graphs.clear()
+            self.graphs.clear()
         torch.cuda.synchronize()
-        self._sizes = sorted(self._graphs)
+        self.sizes = sorted(self.graphs)
 
-    def _make_buffers(self) -> None:
+    def make_buffers(self) -> None:
         """What the kernels in the graphs read, in the same place each time."""
         runner, device = self._runner, self._runner.device
         num_reqs = runner.max_num_reqs
@@ -56,15 +56,15 @@ class OwnPasses:
         self._blocks = torch.zeros((num_reqs, width), dtype=torch.int32, device=device)
 
     def _captured(self, size: int) -> tuple[torch.cuda.CUDAGraph, Tensor]:
-        metadata = self._metadata(size)
-        self._forward(metadata, size)  # what is made at the first call is not to be captured
+        metadata = self.metadata(size)
+        self.forward(metadata, size)  # what is made at the first call is not to be captured
         graph = torch.cuda.CUDAGraph()
         pool, stream = current_platform.get_global_graph_pool(), torch.cuda.current_stream()
         with torch.cuda.graph(graph, pool=pool, stream=stream):
-            hidden = self._forward(metadata, size)
+            hidden = self.forward(metadata, size)
         return graph, hidden
 
-    def _metadata(self, size: int) -> CommonAttentionMetadata:
+    def metadata(self, size: int) -> CommonAttentionMetadata:
         """Of a graph for so many tokens, as if each were a request of its own."""
         num_reqs = min(size, len(self._lengths))
         bounds = torch.arange(num_reqs + 1, dtype=torch.int32)
@@ -93,10 +93,10 @@ class OwnPasses:
         `is_first`: of these requests; behind it only their bounds and lengths change.
         """
         size = self.size(num_tokens)
-        if size not in self._graphs:
+        if size not in self.graphs:
             mode = self._drafter._determine_batch_execution_and_padding(num_tokens)[0]
             self._drafter._get_slot_mapping(size, metadata.slot_mapping)
-            return self._forward(metadata, size, mode)
+            return self.forward(metadata, size, mode)
         num_reqs = metadata.num_reqs
         self._bounds[: num_reqs + 1].copy_(metadata.query_start_loc)
         self._bounds[num_reqs + 1 :].fill_(num_tokens)
@@ -105,18 +105,18 @@ class OwnPasses:
             self._lengths[num_reqs:].fill_(0)
             self._blocks[:num_reqs].copy_(metadata.block_table_tensor)
             self._drafter._get_slot_mapping(size, metadata.slot_mapping)
-        graph, hidden = self._graphs[size]
+        graph, hidden = self.graphs[size]
         graph.replay()
         return hidden
 
     def size(self, num_tokens: int) -> int:
         """Tokens of the smallest graph for so many, or of its pieces."""
-        for size in self._sizes:
+        for size in self.sizes:
             if size >= num_tokens:
                 return size
         return int(self._drafter._determine_batch_execution_and_padding(num_tokens)[1])
 
-    def _forward(
+    def forward(
         self,
         metadata: CommonAttentionMetadata,
         num_tokens: int,

@@ -50,9 +50,9 @@ class OwnProposer:
         self._following = following
         self._on_gpu = runner.device.type == "cuda"
         self._drafter = runner.drafter
-        self._passes = OwnPasses(runner, runner.drafter)
+        self.passes = OwnPasses(runner, runner.drafter)
         if self._on_gpu and runner.vllm_config.additional_config.get(WHOLE_PASSES):
-            self._passes.capture()
+            self.passes.capture()
         runner._input_fits_in_drafter = lambda *_: True  # each request has its own limit
         runner.propose_draft_token_ids = self._take
         # Of the requests in the making, [n]: their noise, and the position of the next draft.
@@ -147,7 +147,7 @@ class OwnProposer:
         as `metadata` tells them apart; `rejected` [n]: so many of them, the last ones, are none.
         `following` [n]: the token behind the others.
         """
-        drafter, passes = self._drafter, self._passes
+        drafter, passes = self._drafter, self.passes
         num_tokens, rows, metadata = drafter.set_inputs_first_pass(
             target_token_ids=tokens,
             next_token_ids=following,

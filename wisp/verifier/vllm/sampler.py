@@ -112,7 +112,7 @@ class Chooser:
         self._stock_forward = runner._model_forward
         runner._model_forward = self._forward
         if runner.speculative_config.method != NO_METHOD:
-            self._own = OwnProposer(runner, self.launched, self._following)
+            self.own = OwnProposer(runner, self.launched, self._following)
         runner._sample = self._sample
         self._stock_metadata = runner._build_attention_metadata
         runner._build_attention_metadata = self._build_attention_metadata
