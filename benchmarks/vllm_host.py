@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.setting import setting, tell
-from benchmarks.vllm_steps import SEED, Fleet
+from benchmarks.step_fleet import SEED, Fleet
 from wisp.config import TINY
 
 CONTEXT, MAX_STEP_TOKENS = 128, 4096
