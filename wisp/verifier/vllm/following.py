@@ -9,7 +9,7 @@ where they were put, behind that token, unless alternatives were given for just 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -59,28 +59,28 @@ class Following:
             where = moved(np.stack([sources, targets]), inputs.device)
             inputs.index_copy_(0, where[1], last[where[0]].to(inputs.dtype))
 
-    def give_own(self, starts: NDArray[np.int64], scheduled: Mapping[str, list[int]]) -> None:
+    def give_own(
+        self, starts: NDArray[np.int64], scheduled: Mapping[str, list[int]]
+    ) -> Collection[str]:
         """Write the own drafts that the in-flight step makes behind those tokens.
 
-        `scheduled`: drafts of the step, by request id.
+        `scheduled`: drafts of the step, by request id. Returns who gets them.
         """
         own = self._launched[-1].own if self._launched else None
-        if own is None:
-            return
+        coming = {name for name, drafts in scheduled.items() if COMING in drafts[:1]}
+        if own is None or not coming:
+            return ()
         places = self._runner.input_batch.req_id_to_index
         found = [
-            (own.rows[name], int(starts[places[name]]), len(drafts))
-            for name, drafts in scheduled.items()
-            if drafts and drafts[0] == COMING
+            (own.rows[name], int(starts[places[name]]), len(scheduled[name])) for name in coming
         ]
-        if not found:
-            return
         table = np.array(found, np.int64)
         rows, counts = np.repeat(table[:, :2], table[:, 2], axis=0), table[:, 2]
         depth = np.arange(len(rows)) - np.repeat(counts.cumsum() - counts, counts)
         where = moved(np.stack([rows[:, 0], depth, rows[:, 1] + 1 + depth]), own.made.device)
         inputs = self._runner.input_ids.gpu
         inputs.index_copy_(0, where[2], own.made[where[0], where[1]].to(inputs.dtype))
+        return coming
 
     def give_drafts(
         self,

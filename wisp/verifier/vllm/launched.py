@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -87,6 +87,7 @@ class Launched:
     arrived: torch.cuda.Event | None = None
     own: OwnLaunched | None = None  # made behind the choices, for some of the requests
     begun: torch.cuda.Event | None = None  # when the target began; None: not on a GPU
+    coming: Collection[str] = ()  # requests whose drafts were known to the device alone
     places: dict[str, int] = field(init=False)  # where each request stands
 
     def __post_init__(self) -> None:

@@ -111,7 +111,9 @@ class OwnProposer:
         positions = np.arange(bounds[-1]) - bounds[owner] + starts[owner]
         # What the step computes and chose lies on the device alone: perhaps nobody else knows with
         # which token it begins, and at which position.
-        known = batch.token_ids_cpu[rows[owner], positions].astype(np.int64)
+        # Of drafts in flight some are lost to the host where a row was moved: any token will do, as
+        # it costs no more than a draft.
+        known = batch.token_ids_cpu[rows[owner], positions].astype(np.int64).clip(min=0)
         first = np.where(drafts, firsts, stops)[owner]
         of_step = (step.token_ends[rows] - in_step)[owner]
         table = moved(np.stack([known, positions, positions - first, of_step, owner]), device)

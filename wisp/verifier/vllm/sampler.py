@@ -8,7 +8,7 @@ parallelism the workers are other processes. Each rank makes the same choice fro
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import chain, islice
 from typing import Any
 
@@ -22,7 +22,7 @@ from vllm.v1.spec_decode.metadata import SpecDecodeMetadata
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
 from wisp.core.drafts import TokenLogprob
-from wisp.core.own_drafts import COMING, Proposed
+from wisp.core.own_drafts import Proposed
 from wisp.sampling.choice import choose, choose_unprocessed, moved
 from wisp.sampling.philox import signed
 from wisp.sampling.processors import Row
@@ -108,6 +108,7 @@ class Chooser:
         self._stock_prepare = runner._prepare_input_ids
         runner._prepare_input_ids = self._prepare_input_ids
         self._following = Following(runner, self.launched)
+        self._coming: Collection[str] = ()  # who verifies own drafts that the device alone knows
         self._begun: torch.cuda.Event | None = None  # when the target began with the last step
         self._stock_forward = runner._model_forward
         runner._model_forward = self._forward
@@ -132,7 +133,8 @@ class Chooser:
         self._positions = batch.num_computed_tokens_cpu[: batch.num_reqs] + num_tokens
         self._token_ends = ends
         self._following.give_tokens(ends - num_tokens)
-        self._following.give_own(ends - num_tokens, scheduled.scheduled_spec_decode_tokens)
+        drafts = scheduled.scheduled_spec_decode_tokens
+        self._coming = self._following.give_own(ends - num_tokens, drafts)
         self._following.give_drafts(ends - num_tokens, ends, scheduled.wisp_alternatives)
 
     def _forward(self, *args: Any, **more: Any) -> Any:
@@ -210,6 +212,7 @@ class Chooser:
             self._token_ends,
             arrived,
             begun=self._begun,
+            coming=self._coming,
         )
         self.launched.append(step)
         if self.tells_at_once:
@@ -253,12 +256,11 @@ class Chooser:
         step, batch = self.launched[0], self._runner.input_batch
         for name, proposed in found.items():
             place, row = step.places.get(name), batch.req_id_to_index.get(name)
-            if place is None or row is None or not step.counts[place]:
+            if place is None or row is None or name not in step.coming:
                 continue
             start = batch.num_tokens_no_spec[row]
             tokens = proposed.tokens[: int(step.counts[place])]
-            if batch.token_ids_cpu[row, start] == COMING:
-                batch.token_ids_cpu[row, start : start + len(tokens)] = tokens
+            batch.token_ids_cpu[row, start : start + len(tokens)] = tokens
 
     def append(self, found: Mapping[str, list[int]]) -> None:
         """Tell the model runner, as its own bookkeeping does: for all requests at once."""
