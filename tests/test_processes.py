@@ -356,6 +356,42 @@ def test_a_lost_engine_leaves_no_request_without_an_answer(logs: Path) -> None:
         assert server.wait() == 1
 
 
+@pytest.mark.parametrize("dies_in", ["save", "restore"])
+def test_an_engine_killed_while_it_copies_kv_loses_no_text(
+    dies_in: str, server: Process, logs: Path
+) -> None:
+    """Four sessions take turns on two slots; the server behind it goes on with all of them."""
+
+    def texts(process: Process) -> Iterator[str]:
+        def ask(number: int) -> str:
+            fields = sampling(seed=number, max_tokens=100, **ENDLESS)
+            fields["extra_headers"] = {"x-wisp-slo": "tokens_per_s=2, first_token_s=1"}
+            answer = client(process).completions.create(prompt=f"{PROMPT}{number}", **fields)
+            return str(answer.choices[0].text)
+
+        return pool.map(ask, range(4))
+
+    flags = ("--engine.num_slots=2", "--engine.host_kv_gib=0.1")
+    with (
+        ThreadPoolExecutor(4) as pool,
+        Process(
+            "server",
+            "--http.port=0",
+            "--grpc.port=0",
+            f"--dies-in={dies_in}",
+            *flags,
+            log=logs / f"dies_in_{dies_in}",
+            module="tests.mortal_server",
+        ) as first,
+        start_edge(first, logs, "--reconnect_s=600") as edge,
+    ):
+        found = texts(edge)
+        assert first.wait(120.0) == 1
+        ports = (f"--http.port={first.facts['http']}", f"--grpc.port={first.facts['grpc']}")
+        with start_server(logs, *ports, *flags):
+            assert list(found) == list(texts(server))
+
+
 def _children(pid: int) -> list[int]:
     """The engine process among the server's children (multiprocessing has a tracker as well)."""
     listed = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
