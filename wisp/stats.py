@@ -23,6 +23,17 @@ class BatchStats(Struct, frozen=True, kw_only=True):
     num_plain: float  # the last committed token of each session that decodes
 
 
+class KvStats(Struct, frozen=True, kw_only=True):
+    """Where the KV of sessions is, and tokens a second of it that moved in the sliding window."""
+
+    num_parked: int  # sessions, after the last step
+    num_waiting: int  # sessions that have none, nor a token computed
+    parked_per_s: float  # that went to host memory
+    loaded_per_s: float  # that came back
+    evicted_per_s: float  # that were given up, to be computed again
+    late_loads_per_s: float  # sessions whose next token was late when they came back
+
+
 class EstimatorStats(Struct, frozen=True, kw_only=True):
     """How well the step times in the sliding window were predicted."""
 
@@ -98,6 +109,7 @@ class Stats(Struct, frozen=True, kw_only=True):
     marginal_cost: float | None  # of a draft token in committed tokens, where the policy has one
     interference: float | None  # step time over what its mean seat would take alone
     batch: BatchStats | None  # null: no step in 10 s
+    kv: KvStats | None = None  # null: no step in 10 s
     estimator: EstimatorStats | None
     classes: list[ClassStats]
     devices: list[DeviceStats]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import re
 import threading
 from collections.abc import Iterator
@@ -168,6 +169,18 @@ def test_it_shows_what_the_server_says(browser: Browser, busy: Process, size: st
     assert SECRET not in page.evaluate("document.documentElement.outerHTML")
     assert all(url.startswith((f"{busy.url}/", "data:")) for url in page.requests)
     assert page.complaints == []
+
+
+def test_it_says_what_kv_moves_and_nothing_where_none_does(browser: Browser, busy: Process) -> None:
+    page = browser.page()
+    page.open(f"{busy.url}/", 1440, 900)
+    still = {"num_parked": 0, "parked_per_s": 0, "loaded_per_s": 0, "evicted_per_s": 0}
+    moves = {"num_parked": 3, "parked_per_s": 300, "loaded_per_s": 200.4, "evicted_per_s": 0}
+    late = {"late_loads_per_s": 0.5}
+    assert page.evaluate(f"kvText({json.dumps(still)})") == ""
+    assert page.evaluate(f"kvText({json.dumps(moves | late)})") == (
+        "KV of 300 tok/s parked, 200 back, 0 computed again; 0.5 late per s"
+    )
 
 
 def test_it_does_not_ask_while_nobody_looks(browser: Browser, busy: Process) -> None:

@@ -17,7 +17,7 @@ from wisp.server.report import report
 from wisp.server.server_metrics import ServerMetrics
 from wisp.server.sliding_window import SlidingWindow
 from wisp.server.telemetry import SessionRecord, Telemetry
-from wisp.stats import Stats
+from wisp.stats import KvStats, Stats
 from wisp.testing.verifier import ScriptedVerifier
 
 GOLD = Slo(name="gold", tokens_per_s=10.0, first_token_s=1.0, priority=1)
@@ -320,6 +320,14 @@ def test_parked_sessions_are_told_and_counted(telemetry: Telemetry) -> None:
     stats = told(telemetry, 1.0, structs.replace(state(1), parked=True))
     assert stats.num_parked == 1
     assert stats.sessions[0].state == "parked"
+    assert stats.kv == KvStats(  # of the first second
+        num_parked=1,
+        num_waiting=2,
+        parked_per_s=300.0,
+        loaded_per_s=200.0,
+        evicted_per_s=100.0,
+        late_loads_per_s=3.0,
+    )
     sample = telemetry.metrics.registry.get_sample_value
     assert sample("wisp_sessions_parked") == 1
     assert sample("wisp_sessions_waiting_for_kv") == 2

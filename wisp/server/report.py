@@ -17,6 +17,7 @@ from wisp.stats import (
     ClassStats,
     DeviceStats,
     EstimatorStats,
+    KvStats,
     SessionStats,
     Stats,
 )
@@ -50,6 +51,7 @@ def report(
         marginal_cost=last.marginal_cost if last else None,
         interference=_interference(steps),
         batch=_batch(steps, seconds_seen(telemetry.start_s, now)),
+        kv=_kv(steps, seconds_seen(telemetry.start_s, now)),
         estimator=_estimator(steps),
         classes=classes,
         devices=_devices(telemetry, pairs, now),
@@ -76,6 +78,20 @@ def _batch(steps: Sequence[StepReport], elapsed_s: float) -> BatchStats | None:
             for source in steps[0].drafts
         },
         num_plain=mean(lambda step: step.num_plain),
+    )
+
+
+def _kv(steps: Sequence[StepReport], elapsed_s: float) -> KvStats | None:
+    if not steps:
+        return None
+    reports = [step.kv for step in steps]
+    return KvStats(
+        num_parked=reports[-1].num_parked,
+        num_waiting=reports[-1].num_waiting,
+        parked_per_s=sum(kv.num_parked_tokens for kv in reports) / elapsed_s,
+        loaded_per_s=sum(kv.num_loaded_tokens for kv in reports) / elapsed_s,
+        evicted_per_s=sum(kv.num_evicted_tokens for kv in reports) / elapsed_s,
+        late_loads_per_s=sum(kv.num_late_loads for kv in reports) / elapsed_s,
     )
 
 
