@@ -341,6 +341,23 @@ def test_what_was_used_longest_ago_gives_way(
     assert [draft(first), draft(first)] == [40, 1]
 
 
+def test_room_is_free_again_where_nothing_can_be_kept(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    drafter = parking_drafter(directory, 100)
+
+    def fails(self: SlotModel, slot: int, end: int) -> list[Tensor]:
+        raise MemoryError
+
+    monkeypatch.setattr(SlotModel, "save", fails)
+    for _ in range(2):  # there is room for one at once
+        drafter.open(0)
+        drafter.step([DraftJob(0, list(range(50)))])
+        drafter.close(0)
+    assert "cannot be kept for a next turn" in caplog.text
+    assert drafter.parked.num_bytes == 0
+
+
 def test_nothing_is_kept_where_no_memory_is_given(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

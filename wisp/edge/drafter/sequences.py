@@ -12,6 +12,7 @@ another sequence of the same generation, or computed. For this a cache must be a
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -19,6 +20,8 @@ from wisp.core.prefix import common_prefix
 from wisp.edge.drafter.base import DraftJob
 from wisp.edge.drafter.parked import Parked
 from wisp.errors import Overloaded
+
+log = logging.getLogger(__name__)
 
 Copy = Callable[[int, int, int, int], None]  # source, target, start, end: [start, end) of both
 
@@ -57,12 +60,16 @@ class Sequences:
 
     def close(self, key: int) -> None:
         own = self._of.pop(key, [])
-        if self._parked and own:
-            longest = max(own, key=lambda cached: len(cached.held))
-            self._parked.park(longest.index, longest.held)
-        for cached in own:
-            cached.held.clear()
-            self._free.append(cached)
+        try:
+            if self._parked and own:
+                longest = max(own, key=lambda cached: len(cached.held))
+                self._parked.park(longest.index, longest.held)
+        except Exception:  # as where memory is short: nobody waits for an answer to this
+            log.exception("what was drafted behind cannot be kept for a next turn")
+        finally:
+            for cached in own:
+                cached.held.clear()
+                self._free.append(cached)
 
     def assign(self, jobs: Sequence[DraftJob]) -> list[Cached]:
         """A sequence for each job; what of the job's tokens is cached anywhere it holds.
