@@ -80,6 +80,31 @@ def test_own_drafts_rest_where_steps_without_them_commit_more(own_s: float, rest
     assert share < 0.1 if rests else share > 0.97
 
 
+def test_a_trial_waits_for_a_step_without_prompts() -> None:
+    server = Server(drafted_s=0.04, plain_s=0.03)
+    while not server.guard.plain(8, server.now):
+        server.run(server.now + 0.05)
+    assert not server.guard.plain(8, server.now, has_prompts=True)
+
+
+def test_a_trial_of_own_drafts_that_tells_nothing_is_put_off() -> None:
+    """Where prompts come in every other step, those between still verify own drafts."""
+    guard, now, num_without = OwnGuard(), 0.0, 0
+    session = make_session(1, due_s=1.0)
+    asks = False
+    for number in range(2000):
+        has_prompts = number % 2 == 0
+        verified = [Seat(session, 1, [1], Source.OWN)] if asks else [Seat(session, 1)]
+        asks = not guard.rests(8, now, has_prompts=has_prompts)
+        num_without += not asks
+        seats = [*verified, Seat(session, 20)] if has_prompts else verified
+        for seat in seats[:1]:
+            seat.num_own = int(asks)
+        now += 0.03
+        guard.observe(Batch(seats, num_sessions=8), [2] * len(seats), 0.03, now)
+    assert 0 < num_without < 0.1 * 2000
+
+
 @pytest.mark.parametrize("acceptance", [0.2, 0.7])
 def test_an_estimate_that_takes_drafts_for_free_costs_little(acceptance: float) -> None:
     """Of a target that takes 4 ms for each token."""

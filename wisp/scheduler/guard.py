@@ -37,6 +37,7 @@ class _Regime:
     next_s: float = 0.0  # when it is tried without
     until_s: float = 0.0  # drafts rest
     num_tried: int = 0  # steps of this trial
+    num_vain: int = 0  # and those of it that told nothing
     num_rests: int = 0
     num_clear: int = 0  # trials since the last rest that drafts have won
 
@@ -50,10 +51,12 @@ class _Trials:
         self._num_steps = num_steps
         self._regimes: dict[int, _Regime] = {}
 
-    def without(self, num_sessions: int, now: float) -> bool:
-        """Whether the next step is to be."""
+    def without(self, num_sessions: int, now: float, *, has_prompts: bool) -> bool:
+        """Whether the next step is to be; a trial waits for one that has no prompts."""
         regime = self._regimes.get(num_sessions.bit_length())
-        return regime is not None and (now < regime.until_s or now >= regime.next_s > 0.0)
+        if regime is None:
+            return False
+        return now < regime.until_s or (now >= regime.next_s > 0.0 and not has_prompts)
 
     def drafted(self, num_sessions: int, tokens: int, time_s: float, now: float) -> None:
         """A step with such drafts committed so many tokens."""
@@ -77,6 +80,16 @@ class _Trials:
         trial_s = time_s * (self._num_steps if is_proven else 1)
         regime.next_s = now + trial_s / LEAST * 2.0 ** min(regime.num_clear, 4)
 
+    def in_vain(self, num_sessions: int, time_s: float, now: float) -> None:
+        """A step without such drafts told nothing: as many as a trial has, and it is put off."""
+        regime = self._regimes.get(num_sessions.bit_length())
+        if regime is None or now < regime.until_s or not 0.0 < regime.next_s <= now:
+            return
+        regime.num_vain += 1
+        if regime.num_vain >= self._num_steps:
+            regime.num_vain = 0
+            regime.next_s = now + self._num_steps * time_s / LEAST
+
     def _judge(self, regime: _Regime, now: float) -> None:
         if now < regime.until_s or regime.drafted.time_s < regime.without.time_s:
             return
@@ -95,9 +108,9 @@ class Guard:
         self._trials = _Trials(1)
         self._last_s = 0.0  # when the last step was over
 
-    def plain(self, num_sessions: int, now: float) -> bool:
+    def plain(self, num_sessions: int, now: float, *, has_prompts: bool = False) -> bool:
         """Whether the next step is to hold everybody, and no drafts."""
-        return self._trials.without(num_sessions, now)
+        return self._trials.without(num_sessions, now, has_prompts=has_prompts)
 
     def observe(
         self, batch: Batch, num_committed: Sequence[int], step_time_s: float, now: float
@@ -120,22 +133,26 @@ class OwnGuard:
         self._trials = _Trials(_OWN_TRIAL)
         self._last_s = 0.0  # when the last step was over
 
-    def rests(self, num_sessions: int, now: float) -> bool:
+    def rests(self, num_sessions: int, now: float, *, has_prompts: bool = False) -> bool:
         """Whether none are to be made behind the next step."""
-        return self._trials.without(num_sessions, now)
+        return self._trials.without(num_sessions, now, has_prompts=has_prompts)
 
     def observe(
         self, batch: Batch, num_committed: Sequence[int], step_time_s: float, now: float
     ) -> None:
         """`step_time_s`: with what making own drafts took."""
         since_s, self._last_s = now - self._last_s, now
-        if not batch.num_sessions or batch.plain or _has_prompts(batch):
+        asks = any(seat.num_own for seat in batch.seats)
+        if not batch.num_sessions or batch.plain or (asks and _has_prompts(batch)):
             return
         time_s = max(step_time_s, min(since_s, 2.0 * step_time_s))
         tokens = sum(num_committed)
-        if any(seat.num_own for seat in batch.seats):
+        verifies = any(seat.draft and seat.source is Source.OWN for seat in batch.seats)
+        if asks:
             self._trials.drafted(batch.num_sessions, tokens, time_s, now)
-        elif not any(seat.draft and seat.source is Source.OWN for seat in batch.seats):
+        elif verifies or _has_prompts(batch):  # those that were made behind the one before
+            self._trials.in_vain(batch.num_sessions, time_s, now)
+        else:
             self._trials.plain(batch.num_sessions, tokens, time_s, now)
 
 

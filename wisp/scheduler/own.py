@@ -83,7 +83,9 @@ class OwnDrafting:
         """
         room: Ints = np.minimum(self._max_tokens, table.room[rows] - 1)
         room *= (table.own_rate[rows] > 0.0) & (room > 0)
-        room *= not self._guard.rests(len(table.sessions), now)
+        room *= not self._guard.rests(
+            len(table.sessions), now, has_prompts=not table.decoding.all()
+        )
         if not room.any():
             return room
         left = np.zeros_like(table.at_hand)

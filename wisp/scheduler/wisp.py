@@ -114,7 +114,8 @@ class Wisp(Policy):
             return Batch()
         table = Table(situation.sessions)
         decision = _Decision(table, self.estimator, self.load, self._own, now)
-        plain = self._guard.plain(len(table.sessions), now)
+        has_prompts = not table.decoding.all()
+        plain = self._guard.plain(len(table.sessions), now, has_prompts=has_prompts)
         batch = decision.batch(self._max_step_tokens, plain=plain)
         for seat in batch.seats if wait and wait.in_vain else ():
             seat.edge_late = True
