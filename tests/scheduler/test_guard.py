@@ -80,6 +80,28 @@ def test_own_drafts_rest_where_steps_without_them_commit_more(own_s: float, rest
     assert share < 0.1 if rests else share > 0.97
 
 
+def test_a_load_that_begins_is_no_sign_that_drafts_lose() -> None:
+    """Edges have none yet: steps that are open to drafts are like plain ones, and a little slower.
+    What a load that grew through this number of sessions left behind is of such steps alone."""
+    guard, plain_s = Guard(), 0.0
+
+    def run(start_s: float, until_s: float, drafts_from_s: float) -> None:
+        nonlocal plain_s
+        now = start_s
+        while now < until_s:
+            plain = guard.plain(8, now)
+            tokens = 20 if now > drafts_from_s and not plain else 8
+            time_s = 0.02 if plain else 0.021
+            now += time_s
+            plain_s += time_s * plain
+            seats = [Seat(make_session(n, due_s=1.0), 1) for n in range(8)]
+            guard.observe(Batch(seats, num_sessions=8, plain=plain), [tokens], time_s, now)
+
+    run(0.0, 1.0, drafts_from_s=9.0)
+    run(14.0, 26.0, drafts_from_s=14.3)
+    assert plain_s < 0.02 * 13.0
+
+
 def test_a_trial_waits_for_a_step_without_prompts() -> None:
     server = Server(drafted_s=0.04, plain_s=0.03)
     while not server.guard.plain(8, server.now):
