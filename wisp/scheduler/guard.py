@@ -12,11 +12,12 @@ from wisp.scheduler.speculation import LEAST, REST_S
 # Steps of a trial without own drafts. Chosen: with the first ones edges have only begun to draft
 # ahead, and of one alone the chance decides.
 _OWN_TRIAL = 8
-# Steps of each kind that are remembered before they are compared, and the share of them that is
-# kept with each. Chosen: of a few sessions' steps a single one says next to nothing, and what some
-# fifty say is known to some percent; of those without drafts five must do, as they cost something.
-_MIN_DRAFTED, _KEPT_DRAFTED = 15.0, 1.0 - LEAST
-_MIN_WITHOUT, _KEPT_WITHOUT = 2.0, 0.8
+# Share of the past that each step keeps: of those with drafts, and of those without. Chosen: fifty
+# steps are known to some percent; five without must do, as they cost something.
+_KEPT_DRAFTED, _KEPT_WITHOUT = 1.0 - LEAST, 0.8
+# Remembered steps of each that are compared at least. Chosen: fewer are those of a load that
+# begins, whose edges have no drafts yet.
+_MIN_DRAFTED, _MIN_WITHOUT = 15.0, 2.0
 
 
 @dataclass(slots=True)
