@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -123,8 +124,10 @@ class VllmVerifier(Verifier):
                 "number format"
             )
         config = self._core.vllm_config
+        # Longer passes have no graph: with one text of many a step took four times as long.
+        most = config.compilation_config.max_cudagraph_capture_size
         self.scheduler.drafts_own(
-            config.scheduler_config.max_num_batched_tokens,
+            min(config.scheduler_config.max_num_batched_tokens, most or sys.maxsize),
             config.speculative_config.draft_model_config.max_model_len,
         )
 
