@@ -118,15 +118,18 @@ class DraftStream(Drafts):
 
         And, by place, how many of their drafts can be expected to be accepted there.
         """
+        # By where a path leaves, and with what: how much can be expected of it, by place, and it.
         found: dict[tuple[int, int], tuple[float, list[float], Branch]] = {}
-        ahead = self.tokens[:num_pending]
+        ahead, calibration = self.tokens[:num_pending], self._stats.calibration
         for branch in self._live.values():
-            place = common_prefix(branch.tokens, ahead)
-            if place < num_pending and len(branch.tokens) > place + 1:
-                chances = self._chances(branch, place)
-                rival = sum(chances), chances, branch
-                fork = place, branch.tokens[place]
-                found[fork] = max(found.get(fork, rival), rival, key=lambda each: each[0])
+            tokens = branch.tokens
+            place = common_prefix(tokens, ahead) if branch is not self._chosen else num_pending
+            if place >= num_pending or len(tokens) <= place + 1:
+                continue
+            chances = _cumulative(branch.acceptance, calibration)[place + 1 :]
+            fork, expected = (place, tokens[place]), sum(chances)
+            if fork not in found or expected > found[fork][0]:
+                found[fork] = expected, chances, branch
         by_place = [0.0] * max((len(chances) for _, chances, _ in found.values()), default=0)
         for _, chances, _ in found.values():
             for index, chance in enumerate(chances):
@@ -135,15 +138,6 @@ class DraftStream(Drafts):
             Alternative(place, token, branch.tokens[place + 1 :])
             for (place, token), (_, _, branch) in found.items()
         ], by_place
-
-    def _chances(self, branch: Branch, place: int) -> list[float]:
-        """Of its tokens behind that place: P(each is accepted, with all before it)."""
-        calibration, chance, found = self._stats.calibration, 1.0, []
-        for index, probability in enumerate(branch.acceptance):
-            chance *= min(1.0, calibration * probability)
-            if index > place:
-                found.append(chance)
-        return found
 
     def follow(self, tokens: Sequence[int]) -> None:
         """A step in flight verifies these: the live path that begins with them is chosen."""
@@ -264,3 +258,14 @@ class DraftStream(Drafts):
         self._dead[epoch] = position
         if len(self._dead) > _MAX_DEAD:
             del self._dead[next(iter(self._dead))]
+
+
+def _cumulative(acceptance: Sequence[float], calibration: float) -> list[float]:
+    """P(each token is accepted, with all before it)."""
+    chance, found = 1.0, []
+    for probability in acceptance:
+        calibrated = calibration * probability
+        if calibrated < 1.0:
+            chance *= calibrated
+        found.append(chance)
+    return found
