@@ -19,8 +19,10 @@ from wisp.testing.floor_and_slope import FloorAndSlope
 class Server:
     """8 sessions; a step with drafts commits 3 tokens a session."""
 
-    def __init__(self, drafted_s: float, plain_s: float) -> None:
+    def __init__(self, drafted_s: float, plain_s: float, between_s: float = 0.0) -> None:
+        """`between_s`: from the end of a step to the beginning of the next."""
         self.guard = Guard()
+        self.between_s = between_s
         self.now = 0.0
         self.times_s = {False: drafted_s, True: plain_s}
         self.seats = [Seat(make_session(n, due_s=1.0), 1) for n in range(8)]
@@ -31,8 +33,8 @@ class Server:
         while self.now < until_s:
             plain = self.guard.plain(8, self.now)
             time_s = self.times_s[plain]
-            self.now += time_s
-            plain_s += time_s * plain
+            self.now += self.between_s + time_s
+            plain_s += (self.between_s + time_s) * plain
             batch = Batch(self.seats, num_sessions=8, plain=plain)
             self.guard.observe(batch, [1 if plain else 3] * 8, time_s, self.now)
         return plain_s / (self.now - start_s)
@@ -42,6 +44,13 @@ def test_drafts_that_gain_go_on_and_trials_cost_next_to_nothing() -> None:
     server = Server(drafted_s=0.04, plain_s=0.03)
     server.run(10.0)
     assert 0.0 < server.run(300.0) < 0.005
+
+
+def test_what_every_step_waits_for_counts_against_no_drafts() -> None:
+    """They commit three tokens for one in twice the time that passes, if thrice the device's."""
+    server = Server(drafted_s=0.031, plain_s=0.01, between_s=0.01)
+    server.run(10.0)
+    assert server.run(300.0) < 0.05
 
 
 def test_drafts_that_lose_rest_within_seconds_and_for_ever_longer() -> None:

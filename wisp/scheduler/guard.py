@@ -131,12 +131,10 @@ class Guard:
         since_s, self._last_s = now - self._last_s, now
         if not batch.num_sessions or _has_prompts(batch):
             return
-        tokens = sum(num_committed)
-        if batch.plain:
-            self._trials.plain(batch.num_sessions, tokens, step_time_s, now)
-        else:
-            idle_s = min(since_s, 2.0 * step_time_s)  # what was waited for drafts
-            self._trials.drafted(batch.num_sessions, tokens, max(step_time_s, idle_s), now)
+        # With what the target waited, for drafts or for what every step waits for.
+        time_s = max(step_time_s, min(since_s, 2.0 * step_time_s))
+        count = self._trials.plain if batch.plain else self._trials.drafted
+        count(batch.num_sessions, sum(num_committed), time_s, now)
 
 
 class OwnGuard:
