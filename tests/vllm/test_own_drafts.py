@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,8 +20,10 @@ from wisp.core.own_drafts import COMING
 from wisp.core.request import Sampling
 from wisp.engine.step import InFlightStep
 from wisp.errors import ConfigError
+from wisp.verifier.vllm.launched import OwnLaunched
 
 NUM, NUM_TOKENS = 24, 40
+DRAFTING_S = 0.0  # of a step: so that many are asked for
 SAMPLINGS: dict[str, dict[str, Any]] = {
     "greedy": {"temperature": 0.0},
     "nucleus": {"temperature": 0.8, "top_p": 0.95},
@@ -163,11 +166,13 @@ def test_own_drafts_are_verified_before_the_host_knows_them(drafting: Any, name:
     """Whole engines, whose steps overlap or not: the same texts, by drafts as good."""
     pairs = pairs_of(name)
     prompts_, samplings = [prompt for prompt, _ in pairs], [sampling for _, sampling in pairs]
-    rates, num_coming = [], []
+    rates, num_verified, num_coming = [], [], []
     for overlap in (False, True):
         seats: list[Seat] = []
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(drafting, "_overlap", overlap)
+            # It decides how many are asked for: here a busy processor would.
+            patch.setattr(OwnLaunched, "drafting_s", DRAFTING_S)
             launch = drafting.launch
 
             def noted(batch: Batch, launch: Any = launch, seats: list[Seat] = seats) -> Any:
@@ -180,13 +185,16 @@ def test_own_drafts_are_verified_before_the_host_knows_them(drafting: Any, name:
         num_same = sum(text == expected(*pair) for text, pair in zip(texts, pairs, strict=True))
         assert num_same >= NUM - 1
         own = [verdict for verdict in world.verdicts if verdict.source is Source.OWN]
-        verified = sum(verdict.num_drafted for verdict in own)
-        rates.append(sum(verdict.num_accepted for verdict in own) / verified)
+        num_verified.append(sum(verdict.num_drafted for verdict in own))
+        rates.append(sum(verdict.num_accepted for verdict in own) / num_verified[-1])
         num_coming.append(sum(COMING in seat.draft for seat in seats) / len(seats))
-    print(f"{rates} of own drafts accepted, {num_coming} of seats verified them unseen")
+    print(f"{rates} of {num_verified} own drafts accepted, {num_coming} of seats had them unseen")
     assert num_coming[0] == 0.0
-    assert num_coming[1] > 0.05, "what a pass takes here decides how many are asked for"
-    assert rates[1] == pytest.approx(rates[0], abs=0.06)
+    assert num_coming[1] > 0.15
+    # Other steps verify others of the same drafts: three standard deviations of so many.
+    spread = math.sqrt(rates[0] * (1.0 - rates[0]) * sum(1.0 / num for num in num_verified))
+    assert rates[1] == pytest.approx(rates[0], abs=3.0 * spread)
+    assert spread < 0.1
 
 
 @pytest.mark.parametrize("name", ["greedy", "hot"])
