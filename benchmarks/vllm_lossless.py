@@ -32,7 +32,7 @@ from wisp.core.slo import Slo
 from wisp.engine.step import InFlightStep
 from wisp.models.tokenizer import Tokenizer
 from wisp.sampling.processors import needs_processing
-from wisp.testing.alternatives import random_alternatives, verified_by
+from wisp.testing.alternatives import random_alternatives
 
 SEED = 5  # of everything drawn at random here; chosen: any number does, and one makes it repeatable
 NUM_SESSIONS, MAX_WINDOW, MAX_STEP_TOKENS = 64, 7, 512
@@ -165,7 +165,8 @@ def _some(
             most = min(session.max_drafts, room - seat.num_context)
             seat.draft = [t if chance.random() > 0.15 else t ^ 1 for t in right][:most]
             if session.num_pending:
-                verified = verified_by(*before[session.id])
+                seated, length = before[session.id]
+                verified = seated.drafts_behind(session.tokens[length:])
                 found = random_alternatives(verified, text, most, chance, VOCAB_SIZE)
                 seat.alternatives = found
         room -= seat.num_tokens

@@ -245,8 +245,7 @@ class SimulatedTarget(Verifier):
 
     def _choices(self, seat: Seat, length: int) -> Outcome:
         start = position = len(seat.session.tokens)
-        alternative = seat.alternative(seat.session.tokens[length:])
-        for token in alternative.drafts if alternative else seat.draft:
+        for token in seat.drafts_behind(seat.session.tokens[length:]):
             if token != position:
                 break
             position += 1

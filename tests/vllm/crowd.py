@@ -14,7 +14,7 @@ from wisp.core.request import Sampling
 from wisp.core.session import Session
 from wisp.engine.step import InFlightStep
 from wisp.sampling.processors import needs_processing
-from wisp.testing.alternatives import random_alternatives, verified_by
+from wisp.testing.alternatives import random_alternatives
 
 
 class Crowd:
@@ -170,7 +170,7 @@ class Crowd:
         """The drafts that the step in flight has for it."""
         assert self.running
         seat = next(seat for seat in self.running.batch.seats if seat.session is session)
-        return verified_by(seat, self.starts[session.id])
+        return seat.drafts_behind(session.tokens[self.starts[session.id] :])
 
     def _finish(self) -> None:
         if self.running:

@@ -284,6 +284,17 @@ def test_host_memory_that_is_full_takes_no_more(verifier: Any) -> None:
     scheduler.parks(num_slots)
 
 
+def goes_on_from_host_memory(verifier: Any, driver: Driver, num_known: int) -> None:
+    """To its end; all full blocks of so many tokens are there, but for one that is computed."""
+    num_kept = verifier.open(driver.session)
+    assert num_kept == (num_known - 1) // BLOCK * BLOCK
+    driver.session.moved(num_kept, parked=True)
+    assert load(verifier, driver) == num_kept
+    while not driver.done:
+        step(verifier, [(driver, driver.seat(256))])
+    verifier.close(driver.session)
+
+
 def test_a_turn_that_comes_back_late_finds_its_conversation_in_host_memory(
     verifier: Any,
 ) -> None:
@@ -293,13 +304,7 @@ def test_a_turn_that_comes_back_late_finds_its_conversation_in_host_memory(
     verifier.scheduler.reset_prefix_cache()
     prompt = first.session.tokens + long_prompt(3, 10)
     second = Driver(1, prompt, SAMPLING)
-    num_kept = verifier.open(second.session)
-    assert num_kept == (len(first.session.tokens) - 1) // BLOCK * BLOCK
-    second.session.moved(num_kept, parked=True)
-    assert load(verifier, second) == num_kept
-    while not second.done:
-        step(verifier, [(second, second.seat(256))])
-    verifier.close(second.session)
+    goes_on_from_host_memory(verifier, second, len(first.session.tokens))
     assert second.text == expected(prompt, SAMPLING)
 
 
@@ -314,13 +319,7 @@ def test_a_stream_that_is_resumed_finds_its_text_in_host_memory(verifier: Any) -
     verifier.close(first.session)
     verifier.scheduler.reset_prefix_cache()
     resumed = Driver(1, prompt, SAMPLING, committed=first.session.tokens[len(prompt) :])
-    num_kept = verifier.open(resumed.session)
-    assert num_kept == (len(first.session.tokens) - 1) // BLOCK * BLOCK
-    resumed.session.moved(num_kept, parked=True)
-    assert load(verifier, resumed) == num_kept
-    while not resumed.done:
-        step(verifier, [(resumed, resumed.seat(256))])
-    verifier.close(resumed.session)
+    goes_on_from_host_memory(verifier, resumed, len(first.session.tokens))
     assert resumed.text == expected(prompt, SAMPLING)
 
 

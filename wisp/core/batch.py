@@ -42,6 +42,11 @@ class Seat(Struct, gc=False):  # a thousand are made for one step; nothing refer
                 return each
         return None
 
+    def drafts_behind(self, chosen: Sequence[int]) -> list[int]:
+        """Those that stand in the step, if a step in flight committed these tokens."""
+        alternative = self.alternative(chosen)
+        return alternative.drafts if alternative else self.draft
+
     @property
     def chooses(self) -> bool:
         """False while the seat ends inside the prompt: then the step commits nothing."""

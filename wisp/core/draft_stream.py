@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
+from itertools import zip_longest
 
 from wisp.core.drafts import (
     Alternative,
@@ -11,6 +12,7 @@ from wisp.core.drafts import (
     Drafts,
     Rejection,
     Source,
+    chances,
     expected_accepted,
 )
 from wisp.core.edge_stats import EdgeStats
@@ -126,18 +128,15 @@ class DraftStream(Drafts):
             place = common_prefix(tokens, ahead) if branch is not self._chosen else num_pending
             if place >= num_pending or len(tokens) <= place + 1:
                 continue
-            chances = _cumulative(branch.acceptance, calibration)[place + 1 :]
-            fork, expected = (place, tokens[place]), sum(chances)
+            behind = chances(branch.acceptance, calibration)[place + 1 :]
+            fork, expected = (place, tokens[place]), sum(behind)
             if fork not in found or expected > found[fork][0]:
-                found[fork] = expected, chances, branch
-        by_place = [0.0] * max((len(chances) for _, chances, _ in found.values()), default=0)
-        for _, chances, _ in found.values():
-            for index, chance in enumerate(chances):
-                by_place[index] += chance
+                found[fork] = expected, behind, branch
+        columns = zip_longest(*[behind for _, behind, _ in found.values()], fillvalue=0.0)
         return [
             Alternative(place, token, branch.tokens[place + 1 :])
             for (place, token), (_, _, branch) in found.items()
-        ], by_place
+        ], [sum(column) for column in columns]
 
     def follow(self, tokens: Sequence[int]) -> None:
         """A step in flight verifies these: the live path that begins with them is chosen."""
@@ -258,14 +257,3 @@ class DraftStream(Drafts):
         self._dead[epoch] = position
         if len(self._dead) > _MAX_DEAD:
             del self._dead[next(iter(self._dead))]
-
-
-def _cumulative(acceptance: Sequence[float], calibration: float) -> list[float]:
-    """P(each token is accepted, with all before it)."""
-    chance, found = 1.0, []
-    for probability in acceptance:
-        calibrated = calibration * probability
-        if calibrated < 1.0:
-            chance *= calibrated
-        found.append(chance)
-    return found

@@ -80,13 +80,19 @@ class Rejection(StrEnum):
         return Rejection.SEAMLESS if has_drafts else Rejection.COVERED
 
 
+def chances(acceptance: Sequence[float], calibration: float) -> list[float]:
+    """P(each draft token is accepted, with all before it), `acceptance` being P(it is | all before
+    it were)."""
+    chance, found = 1.0, []
+    for probability in acceptance:
+        chance *= min(1.0, calibration * probability)
+        found.append(chance)
+    return found
+
+
 def expected_accepted(acceptance: Sequence[float], calibration: float) -> float:
     """Of draft tokens, `acceptance` being P(each is accepted | all before it were)."""
-    found, cumulative = 0.0, 1.0
-    for probability in acceptance:
-        cumulative *= min(1.0, calibration * probability)
-        found += cumulative
-    return found
+    return sum(chances(acceptance, calibration))
 
 
 class Drafts(ABC):

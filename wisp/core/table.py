@@ -104,6 +104,10 @@ class Table:
         if rows["num_also"].any():
             self._add_alternatives(np.minimum(rows["num_also"], room) * self.decoding)
 
+    @property
+    def has_prompts(self) -> bool:
+        return not self.decoding.all()
+
     def _accept(self, num_drafts: Ints) -> None:
         """`cumulative` [sessions, drafts at hand]: P(accepted with all before it, those in flight
         included), 0 where there is none. `unbroken` [sessions]: that of the last draft here."""

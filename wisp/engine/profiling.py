@@ -38,7 +38,7 @@ _ROOM = 160
 # are worth the same to the fit.
 _PREFILL_SHARE = 0.5
 # By definition a promise that nobody waits for: no policy sees these sessions.
-_SLO = Slo(tokens_per_s=1.0, first_token_s=60.0)
+NOBODYS = Slo(tokens_per_s=1.0, first_token_s=60.0)
 
 Progress = Callable[[float, int], None]  # the share of the budget spent, steps measured so far
 
@@ -178,7 +178,7 @@ class _Run:
         sessions: list[Session] = []
         for _ in range(number):
             sampling = Sampling(max_tokens=_ROOM, seed=self._chance.getrandbits(64))
-            session = Session(self._next_id, self._tokens(context), sampling, _SLO)
+            session = Session(self._next_id, self._tokens(context), sampling, NOBODYS)
             self._next_id -= 1
             try:
                 self._verifier.open(session)

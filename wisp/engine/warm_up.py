@@ -8,7 +8,7 @@ import random
 from wisp.core.batch import Batch, Seat
 from wisp.core.request import Sampling
 from wisp.core.session import Session
-from wisp.core.slo import Slo
+from wisp.engine.profiling import NOBODYS
 from wisp.verifier.base import Verifier
 
 log = logging.getLogger(__name__)
@@ -18,8 +18,6 @@ log = logging.getLogger(__name__)
 _SIZES = (1, 2, 16)
 # Tokens of a prompt. Chosen: above the usual block of KV, which is 16.
 _PROMPT = 24
-# By definition a promise that nobody waits for: no policy sees these sessions.
-_SLO = Slo(tokens_per_s=1.0, first_token_s=60.0)
 
 
 def warm_up(verifier: Verifier, max_own: int, max_step_tokens: int) -> None:
@@ -44,7 +42,9 @@ def _session(number: int, verifier: Verifier, max_own: int, chance: random.Rando
     facts = verifier.facts
     num_prompt = max(1, min(_PROMPT, facts.max_model_len - 4 * max_own))
     prompt = chance.choices(range(facts.vocab_size), k=num_prompt)
-    return Session(number, prompt, Sampling(max_tokens=4 * max_own, seed=1), _SLO, drafts_own=True)
+    return Session(
+        number, prompt, Sampling(max_tokens=4 * max_own, seed=1), NOBODYS, drafts_own=True
+    )
 
 
 def _step(verifier: Verifier, sessions: list[Session], num_own: int) -> None:

@@ -61,6 +61,13 @@ class _Trials:
         """`num_steps`: of a trial."""
         self._num_steps = num_steps
         self._regimes: dict[int, _Regime] = {}
+        self._last_s = 0.0  # when the last step was over
+
+    def time_s(self, step_time_s: float, now: float) -> float:
+        """Of each step, to be asked when it is over: with what the target waited before it, for
+        drafts or for what every step waits for."""
+        since_s, self._last_s = now - self._last_s, now
+        return max(step_time_s, min(since_s, 2.0 * step_time_s))
 
     def without(self, num_sessions: int, now: float, *, has_prompts: bool) -> bool:
         """Whether the next step is to be; a trial waits for one that has no prompts."""
@@ -119,7 +126,6 @@ class Guard:
 
     def __init__(self) -> None:
         self._trials = _Trials(1)
-        self._last_s = 0.0  # when the last step was over
 
     def plain(self, num_sessions: int, now: float, *, has_prompts: bool = False) -> bool:
         """Whether the next step is to hold everybody, and no drafts."""
@@ -128,11 +134,9 @@ class Guard:
     def observe(
         self, batch: Batch, num_committed: Sequence[int], step_time_s: float, now: float
     ) -> None:
-        since_s, self._last_s = now - self._last_s, now
+        time_s = self._trials.time_s(step_time_s, now)
         if not batch.num_sessions or _has_prompts(batch):
             return
-        # With what the target waited, for drafts or for what every step waits for.
-        time_s = max(step_time_s, min(since_s, 2.0 * step_time_s))
         count = self._trials.plain if batch.plain else self._trials.drafted
         count(batch.num_sessions, sum(num_committed), time_s, now)
 
@@ -142,7 +146,6 @@ class OwnGuard:
 
     def __init__(self) -> None:
         self._trials = _Trials(_OWN_TRIAL)
-        self._last_s = 0.0  # when the last step was over
 
     def rests(self, num_sessions: int, now: float, *, has_prompts: bool = False) -> bool:
         """Whether none are to be made behind the next step."""
@@ -152,11 +155,10 @@ class OwnGuard:
         self, batch: Batch, num_committed: Sequence[int], step_time_s: float, now: float
     ) -> None:
         """`step_time_s`: with what making own drafts took."""
-        since_s, self._last_s = now - self._last_s, now
+        time_s = self._trials.time_s(step_time_s, now)
         asks = any(seat.num_own for seat in batch.seats)
         if not batch.num_sessions or batch.plain or (asks and _has_prompts(batch)):
             return
-        time_s = max(step_time_s, min(since_s, 2.0 * step_time_s))
         tokens = sum(num_committed)
         verifies = any(seat.draft and seat.source is Source.OWN for seat in batch.seats)
         if asks:

@@ -83,9 +83,7 @@ class OwnDrafting:
         """
         room: Ints = np.minimum(self._max_tokens, table.room[rows] - 1)
         room *= (table.own_rate[rows] > 0.0) & (room > 0)
-        room *= not self._guard.rests(
-            len(table.sessions), now, has_prompts=not table.decoding.all()
-        )
+        room *= not self._guard.rests(len(table.sessions), now, has_prompts=table.has_prompts)
         if not room.any():
             return room
         left = np.zeros_like(table.at_hand)

@@ -114,8 +114,7 @@ class Wisp(Policy):
             return Batch()
         table = Table(situation.sessions)
         decision = _Decision(table, self.estimator, self.load, self._own, now)
-        has_prompts = not table.decoding.all()
-        plain = self._guard.plain(len(table.sessions), now, has_prompts=has_prompts)
+        plain = self._guard.plain(len(table.sessions), now, has_prompts=table.has_prompts)
         batch = decision.batch(self._max_step_tokens, plain=plain)
         for seat in batch.seats if wait and wait.in_vain else ():
             seat.edge_late = True

@@ -5,19 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from random import Random
 
-from wisp.core.batch import Seat
 from wisp.core.drafts import Alternative
 from wisp.core.prefix import common_prefix
 
 # How many drafts an alternative has at most. Chosen: as many as the windows of the tests.
 _MOST = 16
-
-
-def verified_by(seat: Seat, start: int) -> list[int]:
-    """The drafts that a step in flight has for a session, whose text had `start` tokens when it was
-    launched; to be asked when the step before it has landed."""
-    alternative = seat.alternative(seat.session.tokens[start:])
-    return alternative.drafts if alternative else seat.draft
 
 
 def random_alternatives(

@@ -188,8 +188,7 @@ class ScriptedVerifier(Verifier):
         # What a real verifier holds now: rejected drafts too, until a later step overwrites them.
         length = start + seat.num_context
         assert length <= len(session.tokens), "a seat goes beyond the committed tokens"
-        alternative = seat.alternative(session.tokens[num_launched:])
-        draft = alternative.drafts if alternative else seat.draft
+        draft = seat.drafts_behind(session.tokens[num_launched:])
         computed[start:] = session.tokens[start:length] + draft
         if not chooses:
             return Outcome([])
