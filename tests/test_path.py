@@ -54,6 +54,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "status",
         "tls",
         "tracing",
+        "verifier",
         "wire",
     },
     "server": {

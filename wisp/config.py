@@ -43,6 +43,7 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 DraftDtype = Literal[Dtype, "int8"]
 
 EngineKind = Literal["torch", "vllm"]
+DraftEngine = Literal["transformers", "llama", "vllm"]
 DrafterMethod = Literal["draft_model"]
 LocalPath = Annotated[Path, AfterValidator(Path.expanduser)]  # `~` in a file has met no shell
 HttpUrl = Annotated[str, StringConstraints(pattern=r"^https?://\S+$")]
@@ -268,7 +269,9 @@ ClassName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 
 
 class DrafterSettings(_Section):
-    device: str = Field("cpu", description="torch device, e.g. cpu or cuda:0")
+    device: str = Field(
+        "cpu", description="torch device, e.g. cpu or cuda:0; vllm: cuda:1 is the second card"
+    )
     dtype: DraftDtype | None = Field(
         None, description="null: int8 weights on the CPU, bfloat16 on a GPU"
     )
@@ -287,6 +290,10 @@ class DrafterSettings(_Section):
     host_kv_gib: float = Field(
         0.25, ge=0, description="memory for the KV of conversations that may come back; 0: none"
     )
+    memory_share: float = Field(
+        0.5, gt=0, le=1, description="vllm: share of the card's memory, KV included"
+    )
+    options: dict[str, Any] = Field({}, description="vllm: further engine arguments")
     block_tokens: int = Field(1, ge=1, description="draft tokens gathered in one message")
 
 
@@ -383,6 +390,11 @@ class EdgeConfig(BaseSettings):
     )
     draft: LocalPath = Field(
         TINY / "draft", description="the drafter: a Hugging Face directory, or a GGUF file"
+    )
+    engine: DraftEngine | None = Field(
+        None,
+        description="what runs the drafter: transformers, llama, or vllm for many users of a site; "
+        "null: llama for a GGUF file, else transformers",
     )
     tokenizer: LocalPath | None = Field(
         None, description="directory of the target's tokenizer; null: what comes with the drafter"

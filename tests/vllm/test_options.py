@@ -33,6 +33,26 @@ def test_options_pass_through() -> None:
     assert made.async_scheduling is False
 
 
+def drafter_args(**options: Any) -> Any:
+    from wisp.verifier.vllm.options import draft_args
+
+    return draft_args(
+        TINY / "draft", options, max_slots=11, max_model_len=64, memory_share=0.4, dtype=None
+    )
+
+
+def test_a_drafter_has_its_own_settings_for_what_wisp_sets() -> None:
+    made = drafter_args(enforce_eager=True, quantization="fp8")
+    assert (made.enforce_eager, made.quantization, made.max_num_seqs) == (True, "fp8", 11)
+    assert made.speculative_config is None
+    with pytest.raises(ConfigError, match=r"not yours to set: set 'drafter\.max_sessions'"):
+        drafter_args(max_num_seqs=4)
+    with pytest.raises(ConfigError, match=r"not yours to set: set 'drafter\.memory_share'"):
+        drafter_args(gpu_memory_utilization=0.9)
+    with pytest.raises(ConfigError, match="did you mean 'enforce_eager'"):
+        drafter_args(enforce_eagre=True)
+
+
 def test_white_space_of_structures_may_be_chosen() -> None:
     name = "structured_outputs_config"
     made = args(**{name: {"disable_any_whitespace": True}})

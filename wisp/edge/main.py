@@ -47,7 +47,7 @@ async def serve(config: EdgeConfig) -> int:
     drafter = await asyncio.to_thread(load_drafter, config, tokenizer)
     link = Link(config.server, security=security, padding=padding_of(config.padding))
     learning = Learning(config)
-    on_cpu = config.drafter.device == "cpu"
+    on_cpu = config.drafter.device == "cpu" and config.engine != "vllm"
     power = Power(config.power, shares_cores=on_cpu and on_this_machine(config.server))
     slots = config.drafter.max_sessions
     loop = DraftLoop(drafter, learning.predictor, slots, metrics, power=power)

@@ -17,13 +17,13 @@ Tokens = NDArray[np.int64]
 # Of a larger vocabulary, noise is drawn at first for tokens at most so many units of noise less
 # likely than the likeliest. Chosen: some dozens where a model is sure of itself; the ranking does
 # not depend on it.
-_DEPTH = 8.0
+DEPTH = 8.0
 # It is drawn for all if one of the others is the first with a higher chance than this. Chosen: so
 # rare a wrong guess costs less than the noise of a whole vocabulary (docs/measurements/noise.md).
-_MAX_MISSED = 1e-3
+MAX_MISSED = 1e-3
 # A vocabulary for which drawing all is as cheap as drawing a few, and the part of a larger one that
 # costs as much as the whole, as measured on one core.
-_SMALL, _FEW = 8192, 1 / 32
+SMALL, FEW = 8192, 1 / 32
 
 
 class Ranked(NamedTuple):
@@ -61,12 +61,12 @@ def rank(
         if sampling and sampling.temperature >= GREEDY_BELOW
     }
     found = {}
-    if logits.shape[1] > _SMALL:
+    if logits.shape[1] > SMALL:
         found = _among_few(logits, noisy, num, ids)
     found |= _among_all(logits, {i: key for i, key in noisy.items() if i not in found}, ids)
     for index, row in enumerate(logits):
         if index not in noisy:
-            tokens = _near(row, _DEPTH, num)
+            tokens = _near(row, DEPTH, num)
             found[index] = (tokens, row[tokens])
     return [_sorted(*found[index], num) for index in range(len(logits))]
 
@@ -82,8 +82,8 @@ Scored = dict[int, tuple[Tokens, Floats]]
 
 def _among_few(logits: Floats, keys: Keys, num: int, ids: Tokens | None) -> Scored:
     """Rows for which hardly any other token can be the first."""
-    near = {i: _near(logits[i], _DEPTH * s.temperature, num) for i, (s, _) in keys.items()}
-    near = {i: tokens for i, tokens in near.items() if len(tokens) <= _FEW * logits.shape[1]}
+    near = {i: _near(logits[i], DEPTH * s.temperature, num) for i, (s, _) in keys.items()}
+    near = {i: tokens for i, tokens in near.items() if len(tokens) <= FEW * logits.shape[1]}
     if not near:
         return {}
     keys = {index: keys[index] for index in near}
@@ -102,7 +102,7 @@ def _among_few(logits: Floats, keys: Keys, num: int, ids: Tokens | None) -> Scor
         temperature = keys[index][0].temperature
         scores = logits[index][tokens] + np.float32(temperature) * part
         if _chance_beyond(logits[index] / temperature, tokens, scores.max() / temperature) < (
-            _MAX_MISSED
+            MAX_MISSED
         ):
             found[index] = (tokens, scores)
     return found
@@ -140,7 +140,7 @@ def _near(row: Floats, depth: float, num: int) -> Tokens:
 
 def _sorted(tokens: Tokens, scores: Floats, num: int) -> Ranked:
     """All that are worth a look, the highest score first."""
-    near = _near(scores, _DEPTH, num)
+    near = _near(scores, DEPTH, num)
     tokens, scores = tokens[near], scores[near]
     order = np.lexsort((tokens, -scores))  # the lowest id wins a tie, as in the choice
     return Ranked(tokens[order], scores[order])

@@ -47,26 +47,44 @@ def load_tokenizer(config: EdgeConfig) -> Tokenizer:
 
 
 def load_drafter(config: EdgeConfig, tokenizer: Tokenizer) -> Drafter:
-    """llama.cpp for a GGUF file, else transformers. Raises ConfigError if it cannot be loaded."""
-    options = config.drafter
-    host_kv_bytes = int(options.host_kv_gib * 2**30)
-    if is_gguf(config.draft):
-        from wisp.edge.drafter.llama import LlamaDrafter
+    """Of the engine asked for, or llama.cpp for a GGUF file and else transformers.
 
-        llama = LlamaDrafter(
-            config.draft,
-            max_sessions=options.max_sessions,
-            max_branches=options.max_branches,
-            max_model_len=options.max_model_len,
-            device=options.device,
-            num_threads=options.num_threads,
-            host_kv_bytes=host_kv_bytes,
-        )
-        vocabulary = match(llama.tokens(), tokenizer.token_ids(), config.draft.name)
-        llama.speak(vocabulary, llama.num_logits)
-        return llama
+    Raises ConfigError if it cannot be loaded.
+    """
+    of_file = is_gguf(config.draft)
+    engine = config.engine or ("llama" if of_file else "transformers")
+    if of_file != (engine == "llama"):
+        takes = "a GGUF file" if engine == "llama" else "a Hugging Face directory"
+        raise ConfigError(f"the engine '{engine}' drafts with {takes}, not with {config.draft}")
+    if config.drafter.options and engine != "vllm":
+        raise ConfigError("'drafter.options' are engine arguments of vLLM: set 'engine' to vllm")
+    if engine == "llama":
+        return _llama(config, tokenizer)
+    return _vllm(config) if engine == "vllm" else _transformers(config)
+
+
+def _llama(config: EdgeConfig, tokenizer: Tokenizer) -> Drafter:
+    from wisp.edge.drafter.llama import LlamaDrafter
+
+    options = config.drafter
+    llama = LlamaDrafter(
+        config.draft,
+        max_sessions=options.max_sessions,
+        max_branches=options.max_branches,
+        max_model_len=options.max_model_len,
+        device=options.device,
+        num_threads=options.num_threads,
+        host_kv_bytes=int(options.host_kv_gib * 2**30),
+    )
+    vocabulary = match(llama.tokens(), tokenizer.token_ids(), config.draft.name)
+    llama.speak(vocabulary, llama.num_logits)
+    return llama
+
+
+def _transformers(config: EdgeConfig) -> Drafter:
     from wisp.edge.drafter.transformers import TransformersDrafter
 
+    options = config.drafter
     return TransformersDrafter(
         config.draft,
         max_sessions=options.max_sessions,
@@ -75,5 +93,22 @@ def load_drafter(config: EdgeConfig, tokenizer: Tokenizer) -> Drafter:
         device=options.device,
         dtype=options.dtype or ("int8" if options.device == "cpu" else None),
         num_threads=options.num_threads or 1,
-        host_kv_bytes=host_kv_bytes,
+        host_kv_bytes=int(options.host_kv_gib * 2**30),
+    )
+
+
+def _vllm(config: EdgeConfig) -> Drafter:
+    from wisp.edge.drafter.vllm import VllmDrafter
+
+    options = config.drafter
+    return VllmDrafter(
+        config.draft,
+        max_sessions=options.max_sessions,
+        max_branches=options.max_branches,
+        max_model_len=options.max_model_len,
+        memory_share=options.memory_share,
+        device=options.device,
+        dtype=options.dtype,
+        options=options.options,
+        log_level=config.log_level,
     )

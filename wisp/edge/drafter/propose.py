@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from wisp.core.extension import Ranking
 from wisp.edge.drafter.base import NUM_CANDIDATES, DraftJob, Proposal
 from wisp.sampling.draft import Ranked, rank
 from wisp.sampling.philox import GREEDY_BELOW
@@ -40,14 +41,45 @@ def _proposal(
         shares, entropy = likelihoods, plain_entropy
     else:
         shares, entropy = _shares(ranked.scores)
+    tokens = ranked.tokens[: NUM_CANDIDATES + 1]
+    named = (tokens if ids is None else ids[tokens]).tolist()
+    return _chain(named, shares, likelihoods, (entropy, plain_entropy, spread))
+
+
+def propose_ranked(ranking: Ranking) -> list[Proposal]:
+    """One proposal for each row of what was ranked beside the model, with its alternatives."""
+    num = NUM_CANDIDATES + 1
+    of_rows = zip(
+        ranking.tokens[:, :num].tolist(),
+        ranking.shares[:, :num].tolist(),
+        ranking.likelihoods[:, :num].tolist(),
+        zip(
+            ranking.entropies.tolist(),
+            ranking.plain_entropies.tolist(),
+            ranking.spreads.tolist(),
+            strict=True,
+        ),
+        strict=True,
+    )
+    return [_chain(*of_row) for of_row in of_rows]
+
+
+def _chain(
+    tokens: list[int],
+    shares: list[float],
+    likelihoods: list[float],
+    of_row: tuple[float, float, float],
+) -> Proposal:
+    """`of_row`: entropy, plain entropy and spread."""
+    entropy, plain_entropy, spread = of_row
     found: tuple[Proposal, ...] = ()
     left = [1.0 - sum(shares[:index]) for index in range(len(shares))]
     # From the last to the first: each is followed by those behind it.
-    for index in reversed(range(min(NUM_CANDIDATES, len(ranked.tokens)))):
+    for index in reversed(range(min(NUM_CANDIDATES, len(tokens)))):
         rest = max(left[index], shares[index], 1e-9)
         runner_up = shares[index + 1] if index + 1 < len(shares) else 0.0
         candidate = Proposal(
-            token=int(ranked.tokens[index] if ids is None else ids[ranked.tokens[index]]),
+            token=tokens[index],
             confidence=shares[index] / rest,
             entropy=entropy,
             margin=(shares[index] - runner_up) / rest,

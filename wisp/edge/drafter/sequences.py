@@ -58,6 +58,10 @@ class Sequences:
             raise Overloaded(f"all {self._num_generations} sequences of the drafter are taken")
         self._of[key] = [self._borrow()]
 
+    def indexes(self, key: int) -> list[int]:
+        """The sequences of the cache that a generation has."""
+        return [cached.index for cached in self._of.get(key, ())]
+
     def close(self, key: int) -> None:
         own = self._of.pop(key, [])
         try:

@@ -17,6 +17,9 @@ adapters    LoRA modules that are served beside the target
 graphs      CUDA graphs of steps with a drafter beside the target
 start       the start of vLLM's engine
 options     vLLM's engine arguments: what WISP owns, what passes through
+draft_model  a drafter of an edge: numbered slots of texts, many in a batched step
+draft_scheduler  vLLM's scheduler for it: texts that go back
+draft_worker  the rankings of its logits, inside vLLM's workers
 versions    the versions that are supported, and every name that differs between them
 """
 
@@ -25,6 +28,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from wisp.verifier.vllm.draft_model import DraftModel
     from wisp.verifier.vllm.driver import VllmVerifier
 
 
@@ -36,3 +40,13 @@ def load(*args: Any, **kwargs: Any) -> VllmVerifier:
     from wisp.verifier.vllm.driver import VllmVerifier
 
     return VllmVerifier(*args, **kwargs)
+
+
+def load_drafter(*args: Any, **kwargs: Any) -> DraftModel:
+    """A DraftModel. Raises ConfigError if no vLLM of a supported version is installed."""
+    from wisp.verifier.vllm import versions
+
+    versions.prepare()
+    from wisp.verifier.vllm.draft_model import DraftModel
+
+    return DraftModel(*args, **kwargs)

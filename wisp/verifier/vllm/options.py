@@ -23,6 +23,10 @@ NO_METHOD = "custom_class"  # of the proposer that makes no drafts
 # a prompt of usual length in one or two steps, for some megabytes of buffers.
 _CATCH_UP = 1024
 
+# Tokens that a drafter of an edge computes in a step. Chosen: a long prompt in a few steps, for
+# some megabytes of buffers.
+_DRAFTER_STEP_TOKENS = 2048
+
 # In vLLM's `additional_config`: graphs are to be captured as `graphs` has it.
 APART = "wisp_graphs_apart"
 # There, too: passes of the drafter are to be captured as `own_passes` has it.
@@ -71,6 +75,67 @@ _OWNED = {
 }
 
 
+# The same for a drafter of an edge, where it is another place or reason.
+_OWNED_BY_EDGE = _OWNED | {
+    "model": "set 'draft'",
+    "tokenizer": "the edge tokenizes",
+    "skip_tokenizer_init": "the edge tokenizes",
+    "served_model_name": "nobody asks for it",
+    "max_model_len": "set 'drafter.max_model_len'",
+    "max_num_seqs": "set 'drafter.max_sessions'",
+    "max_num_batched_tokens": "WISP schedules",
+    "max_num_scheduled_tokens": "WISP schedules",
+    "dtype": "set 'drafter.dtype'",
+    "gpu_memory_utilization": "set 'drafter.memory_share'",
+    "speculative_config": "it drafts for others",
+    "pipeline_parallel_size": "a drafter has one stage",
+    "enable_lora": "a drafter has no adapters",
+    "data_parallel_size": "run one wisp-edge for each card",
+    "runner": "the drafter generates",
+    "structured_outputs_config": "the target keeps to a structure",
+}
+
+
+def draft_args(
+    directory: Path,
+    options: Mapping[str, Any],
+    *,
+    max_slots: int,
+    max_model_len: int | None,
+    memory_share: float,
+    dtype: str | None,
+) -> EngineArgs:
+    """Of a drafter of an edge: vLLM as it is for plain decoding, with its own CUDA graphs.
+
+    Raises ConfigError for an option that vLLM does not have, or that WISP sets itself.
+    """
+    _check(options, _OWNED_BY_EDGE)
+    os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"  # without drafts vLLM would choose the other one
+    ours: dict[str, Any] = {
+        "model": str(directory),
+        "skip_tokenizer_init": True,
+        "max_model_len": max_model_len,
+        "max_num_seqs": max_slots,
+        "max_num_batched_tokens": max(_DRAFTER_STEP_TOKENS, max_slots),
+        "scheduler_cls": "wisp.verifier.vllm.draft_scheduler.DraftScheduler",
+        "worker_extension_cls": "wisp.verifier.vllm.draft_worker.DraftWorker",
+        "async_scheduling": False,
+        "enable_chunked_prefill": True,
+        "enable_prefix_caching": True,
+        "generation_config": "vllm",
+        "disable_log_stats": True,
+    }
+    if current_platform.is_cpu():
+        ours["dtype"] = dtype or "float32"
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # GiB: a share would be of all memory
+    else:
+        ours |= {"dtype": dtype or "bfloat16", "gpu_memory_utilization": memory_share}
+    try:
+        return EngineArgs(**{**options, **ours})
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"vLLM refuses its options: {error}") from error
+
+
 def engine_args(
     directory: Path,
     options: Mapping[str, Any],
@@ -83,7 +148,7 @@ def engine_args(
     drafter: Path | None = None,
 ) -> EngineArgs:
     """Raises ConfigError for an option that vLLM does not have, or that WISP sets itself."""
-    _check(options)
+    _check(options, _OWNED)
     if drafter:  # else vLLM would choose the other one
         os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"
     if drafter and options.get("pipeline_parallel_size", 1) != 1:
@@ -173,11 +238,11 @@ def _is_of_whitespace(name: str, value: Any) -> bool:
     return name == "structured_outputs_config" and isinstance(value, dict) and value.keys() == only
 
 
-def _check(options: Mapping[str, Any]) -> None:
+def _check(options: Mapping[str, Any], owned: Mapping[str, str]) -> None:
     known = [field.name for field in dataclasses.fields(EngineArgs) if field.init]
     for name in options:
-        if name in _OWNED and not _is_of_whitespace(name, options[name]):
-            raise ConfigError(f"vLLM's option '{name}' is not yours to set: {_OWNED[name]}")
+        if name in owned and not _is_of_whitespace(name, options[name]):
+            raise ConfigError(f"vLLM's option '{name}' is not yours to set: {owned[name]}")
         if name not in known:
             close = difflib.get_close_matches(name, known, 1)
             hint = f"; did you mean '{close[0]}'?" if close else ""

@@ -1,0 +1,209 @@
+"""The drafter on vLLM beside the one on transformers: the same proposals, whatever was drafted."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.conftest import start_edge, start_server
+from tests.vllm.driver import TIE, prompts
+from tests.world import NUM_BRANCHES, World, opened
+from wisp.config import TINY, EdgeConfig, load
+from wisp.core.request import Sampling
+from wisp.edge.drafter.base import DraftJob, Proposal
+from wisp.edge.drafter.load import load_drafter
+from wisp.edge.drafter.transformers import TransformersDrafter
+from wisp.edge.drafter.vllm import VllmDrafter
+from wisp.errors import ConfigError, InternalError
+from wisp.launch import Process
+from wisp.models.tokenizer import Tokenizer
+from wisp.verifier.torch import TorchVerifier
+from wisp.verifier.vllm import load_drafter as load_drafter_of_vllm
+
+OPTIONS = {"enforce_eager": True, "block_size": 32}
+MAX_MODEL_LEN = 512
+NUM_STREAMS = 8
+MAX_BRANCHES = 1 + NUM_STREAMS * (NUM_BRANCHES - 1)
+IDS = range(2, 1000)
+
+
+@pytest.fixture(scope="module")
+def plain() -> TransformersDrafter:
+    return TransformersDrafter(
+        TINY / "draft",
+        max_sessions=NUM_STREAMS,
+        max_branches=MAX_BRANCHES,
+        max_model_len=MAX_MODEL_LEN,
+        dtype="float32",
+    )
+
+
+@pytest.fixture(scope="module", params=[300, 40], ids=["room", "tight"])
+def drafter(request: pytest.FixtureRequest) -> Iterator[VllmDrafter]:
+    """Of so many KV blocks; the texts below need up to about 100 of them."""
+    loaded = VllmDrafter(
+        TINY / "draft",
+        max_sessions=NUM_STREAMS,
+        max_branches=MAX_BRANCHES,
+        max_model_len=MAX_MODEL_LEN,
+        options={**OPTIONS, "num_gpu_blocks_override": request.param},
+    )
+    yield loaded
+    loaded.shutdown()
+
+
+def close_to(proposal: Proposal, other: Proposal) -> bool:
+    """Whether it is the same one. Sums of another order move a score by less than `TIE`: where two
+    candidates are nearer than that, either may be the first."""
+    assert proposal.entropy == pytest.approx(other.entropy, abs=1e-2)
+    assert proposal.plain_entropy == pytest.approx(other.plain_entropy, abs=1e-2)
+    assert proposal.spread == pytest.approx(other.spread, rel=1e-3)
+    pairs = zip((proposal, *proposal.alternatives), (other, *other.alternatives), strict=True)
+    for one, two in pairs:
+        if one.token != two.token:
+            # Of two that are equally likely each has half of what is left.
+            assert two.margin == pytest.approx(0.0, abs=TIE)
+            return False
+        assert one.confidence == pytest.approx(two.confidence, abs=1e-2)
+        assert one.likelihood == pytest.approx(two.likelihood, abs=1e-3)
+    return True
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8, 1.2])
+def test_proposals_are_those_of_transformers(
+    drafter: VllmDrafter, plain: TransformersDrafter, temperature: float
+) -> None:
+    """Streams in one batch, some of them in branches, which go back and come back."""
+    rng = random.Random(int(10 * temperature))
+    samplings = {
+        key: Sampling(max_tokens=9, temperature=temperature, seed=rng.getrandbits(64))
+        for key in range(NUM_STREAMS)
+    }
+    begin = rng.choices(IDS, k=150)  # all texts share it
+    texts = {key: [[*begin[: rng.choice((5, 150))], *rng.choices(IDS, k=20)]] for key in samplings}
+    for key in texts:
+        drafter.open(key)
+        plain.open(key)
+    num_same = num_all = 0
+    for number in range(24):
+        keys = rng.sample(sorted(texts), rng.randint(1, NUM_STREAMS))
+        chosen = [(key, rng.choice(texts[key])) for key in keys]
+        for _ in range(rng.randrange(NUM_STREAMS)):
+            key = rng.choice(keys)
+            chosen.append((key, rng.choice(texts[key])))
+        jobs = [DraftJob(key, tokens, samplings[key]) for key, tokens in chosen]
+        pairs = zip(chosen, drafter.step(jobs), plain.step(jobs), strict=True)
+        for (key, tokens), proposal, other in pairs:
+            num_all += 1
+            num_same += close_to(proposal, other)
+            named = rng.choice((other, *other.alternatives)).token
+            texts[key].append([*tokens, *rng.choices(IDS, k=rng.randrange(3)), named])
+        for key in keys:
+            if rng.random() < 0.3:  # a verdict: one of them goes on alone, perhaps from before
+                tokens = rng.choice(texts[key])
+                end = rng.randint(max(1, len(tokens) - 40), len(tokens))
+                texts[key] = [[*tokens[:end], rng.choice(IDS)]]
+        if number % 8 == 7:  # a text ends, and its next turn begins
+            drafter.close(keys[0])
+            plain.close(keys[0])
+            drafter.open(keys[0])
+            plain.open(keys[0])
+    for key in texts:
+        drafter.close(key)
+        plain.close(key)
+    assert num_all > 150
+    assert num_same > 0.95 * num_all
+
+
+def test_texts_are_the_targets_own(drafter: VllmDrafter) -> None:
+    """Through a real engine, with forks: lossless, and in fewer steps than tokens."""
+    verifier = TorchVerifier(TINY / "target", max_sessions=NUM_STREAMS, max_model_len=128)
+    chosen = prompts()[:NUM_STREAMS]
+    samplings = [
+        Sampling(max_tokens=40, temperature=(0.0, 0.8)[number % 2], seed=number)
+        for number in range(NUM_STREAMS)
+    ]
+    plain = World(verifier)
+    texts = plain.generate(chosen, samplings)
+    with opened(drafter, NUM_STREAMS) as propose:
+        world = World(verifier)
+        assert world.generate(chosen, samplings, propose, delays=(1,)) == texts
+    num_accepted = sum(len(verdict.tokens) - 1 for verdict in world.verdicts)
+    assert num_accepted > 0.3 * sum(map(len, texts))
+
+
+def test_a_sequence_is_as_long_as_the_model_can(drafter: VllmDrafter) -> None:
+    tokens = random.Random(5).choices(IDS, k=MAX_MODEL_LEN)
+    drafter.open(1)
+    drafter.step([DraftJob(1, tokens[: drafter.max_model_len])])
+    with pytest.raises(ValueError, match=f"holds {drafter.max_model_len} tokens"):
+        drafter.step([DraftJob(1, tokens)])
+    drafter.close(1)
+
+
+def test_only_the_sequence_at_fault_is_lost(drafter: VllmDrafter) -> None:
+    """An id that the model does not have, which no stream lets through."""
+    texts = {key: random.Random(key).choices(IDS, k=30) for key in range(3)}
+    for key in texts:
+        drafter.open(key)
+    before = drafter.step([DraftJob(key, tokens) for key, tokens in texts.items()])
+    with pytest.raises(InternalError):
+        drafter.step([DraftJob(0, [*texts[0], 10**7])])
+    assert drafter.step([DraftJob(key, tokens) for key, tokens in texts.items()]) == before
+    for key in texts:
+        drafter.close(key)
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--draft=no/where"], "no model in"),
+        (["--draft=model.gguf"], "drafts with a Hugging Face directory"),
+        (["--drafter.dtype=int8"], "no drafter.dtype 'int8'"),
+        (["--drafter.max_model_len=9999"], "vLLM cannot start: .*9999"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_sentence(flags: list[str], sentence: str) -> None:
+    config = load(EdgeConfig, ["--engine=vllm", *flags], "wisp-edge")
+    tokenizer = Tokenizer(TINY / "target")
+    with pytest.raises(ConfigError, match=sentence):
+        load_drafter(config, tokenizer)
+
+
+def test_an_engine_that_dies_takes_no_answer_with_it(logs: Path) -> None:
+    flags = ["--engine=vllm", "--drafter.options", "enforce_eager=true", "--drafter.max_sessions=2"]
+    with start_server(logs) as server, start_edge(server, logs, *flags) as edge:
+        whole, num_drafted = _text(server)[0], _text(edge)[1]
+        assert num_drafted > 0
+        [child] = [
+            int(number)
+            for number in _children(edge.pid)
+            if b"spawn_main" in Path(f"/proc/{number}/cmdline").read_bytes()
+        ]
+        os.kill(child, signal.SIGKILL)
+        for _ in range(2):  # one that meets the loss, and one that begins after it
+            assert _text(edge) == (whole, 0)
+
+
+def test_it_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wisp.verifier.vllm.versions._installed", lambda: None)
+    with pytest.raises(ConfigError, match=r"install wisp-serving\[vllm\]"):
+        load_drafter_of_vllm(TINY / "draft")
+
+
+def _text(endpoint: Process) -> tuple[str, int]:
+    body = {"model": "target", "prompt": "def test_", "max_tokens": 48, "temperature": 0}
+    answer = httpx.post(f"{endpoint.url}/v1/completions", json=body, timeout=60.0).json()
+    used = answer["usage"]["wisp"]
+    return answer["choices"][0]["text"], used.get("edge_drafted_tokens", 0)
+
+
+def _children(pid: int) -> list[str]:
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return [number for task in tasks for number in (task / "children").read_text().split()]

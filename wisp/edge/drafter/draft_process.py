@@ -1,0 +1,178 @@
+"""The process of a drafter on vLLM: both of its ends. An engine that dies takes no answer with it.
+
+It leaves when its edge does, as nobody holds the other end of the pipe any more.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import re
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from wisp.core.extension import Extension, Fork, Ranking
+from wisp.errors import ConfigError, InternalError, Unavailable, WispError, missing_extra
+from wisp.models.draft_vocabulary import Vocabulary, read_vocabulary
+
+log = logging.getLogger(__name__)
+
+# How long a step may take before the process is given up. Chosen: kernels that are compiled when
+# they are first needed take less, and until then the texts go on without drafts.
+PATIENCE_S = 60.0
+# How long it may take to start: a large model is read from a slow disk, and its graphs are
+# captured. Chosen: twice what the slowest start of a target took that was seen, 190 s.
+_START_S = 400.0
+
+
+@dataclass(frozen=True)
+class DraftSettings:
+    """What `wisp.verifier.vllm.load_drafter` is given, and on which device."""
+
+    directory: Path
+    max_slots: int
+    max_model_len: int | None
+    memory_share: float
+    dtype: str | None
+    device: str
+    options: dict[str, Any] = field(default_factory=dict)
+    log_level: str = "INFO"
+
+
+@dataclass(frozen=True)
+class _Ready:
+    max_model_len: int
+    num_logits: int
+    vocabulary: Vocabulary
+
+
+@dataclass(frozen=True)
+class _Failed:
+    why: str
+
+
+class DraftProcess:
+    """The edge's end. One caller, one thread."""
+
+    def __init__(self, settings: DraftSettings, patience_s: float = PATIENCE_S) -> None:
+        """Raises ConfigError if the model cannot be served."""
+        self._patience_s = patience_s
+        context = multiprocessing.get_context("spawn")
+        self._pipe, other = context.Pipe()
+        self._process = context.Process(
+            target=_run, args=(other, settings), name="wisp-drafter", daemon=True
+        )
+        self._process.start()
+        other.close()
+        try:
+            answer = self._receive(_START_S)
+        except Unavailable as error:
+            raise ConfigError(f"the drafter's engine cannot start: {error}") from error
+        if isinstance(answer, _Failed):
+            self._process.join()
+            raise ConfigError(answer.why)
+        assert isinstance(answer, _Ready)
+        self.max_model_len = answer.max_model_len
+        self.num_logits = answer.num_logits
+        self.vocabulary = answer.vocabulary
+
+    @property
+    def pid(self) -> int:
+        assert self._process.pid is not None
+        return self._process.pid
+
+    def extend(
+        self, ended: Sequence[int], forks: Sequence[Fork], extensions: Sequence[Extension]
+    ) -> Ranking:
+        """As `DraftModel.extend`. Raises Unavailable if the process is gone, InternalError if it
+        failed in this step alone."""
+        try:
+            self._pipe.send((ended, forks, extensions))
+        except OSError as error:
+            raise Unavailable(f"the drafter's process has ended: {error}") from error
+        answer = self._receive(self._patience_s)
+        if isinstance(answer, _Failed):
+            raise InternalError(answer.why)
+        assert isinstance(answer, Ranking)
+        return answer
+
+    def stop(self) -> None:
+        self._pipe.close()
+        self._process.terminate()
+        self._process.join()
+
+    def _receive(self, patience_s: float) -> object:
+        try:
+            if self._pipe.poll(patience_s):
+                answer: object = self._pipe.recv()
+                return answer
+        except (EOFError, OSError) as error:
+            self._process.join()
+            code = self._process.exitcode
+            raise Unavailable(f"the drafter's process has ended with code {code}") from error
+        self._process.kill()
+        raise Unavailable(f"the drafter's process has said nothing for {patience_s:g} s")
+
+
+def _run(pipe: Connection, settings: DraftSettings) -> None:
+    """The body of the process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the edge decides when to leave
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    form = "%(asctime)s drafter %(levelname)s %(message)s"
+    logging.basicConfig(level=settings.log_level, format=form)
+    _choose_card(settings.device)
+    try:
+        model = _load(settings)
+        vocabulary = read_vocabulary(settings.directory, model.num_logits)
+        model.speak(vocabulary)
+    except WispError as error:
+        pipe.send(_Failed(str(error)))
+        return
+    except Exception as error:
+        sentence = missing_extra(error) if isinstance(error, ModuleNotFoundError) else None
+        if sentence is None:
+            log.exception("the drafter's engine cannot start")
+        pipe.send(_Failed(sentence or f"the drafter's engine cannot start: {error}"))
+        return
+    pipe.send(_Ready(model.max_model_len, model.num_logits, vocabulary))
+    while True:
+        try:
+            asked = pipe.recv()
+        except EOFError:
+            break
+        try:
+            pipe.send(model.extend(*asked))
+        except Exception as error:
+            log.exception("a step of the drafter failed")
+            pipe.send(_Failed(str(error)))
+    model.shutdown()
+
+
+def _load(settings: DraftSettings) -> Any:
+    from wisp.verifier.vllm import load_drafter
+
+    return load_drafter(
+        settings.directory,
+        max_slots=settings.max_slots,
+        max_model_len=settings.max_model_len,
+        memory_share=settings.memory_share,
+        dtype=settings.dtype,
+        options=settings.options,
+    )
+
+
+def _choose_card(device: str) -> None:
+    """To be called before CUDA is: vLLM takes the first cards that it sees."""
+    found = re.fullmatch(r"cuda:(\d+)", device)
+    if found is None:
+        return
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    cards = visible.split(",") if visible else []
+    number = int(found[1])
+    os.environ["CUDA_VISIBLE_DEVICES"] = cards[number] if number < len(cards) else str(number)

@@ -1,0 +1,115 @@
+"""The drafter of a site with a GPU: vLLM, in a process of its own, for many users at once.
+
+Which slot holds what of whose text is known here; the slots' tokens go to the process as they are
+drafted, and rankings come back. Conversations that come back are found in vLLM's prefix cache.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from wisp.core.extension import Extension, Fork
+from wisp.core.request import Sampling
+from wisp.edge.drafter.base import DraftJob, Proposal
+from wisp.edge.drafter.draft_process import PATIENCE_S, DraftProcess, DraftSettings
+from wisp.edge.drafter.propose import propose_ranked
+from wisp.edge.drafter.sequences import Sequences
+from wisp.errors import ConfigError, Unavailable
+
+log = logging.getLogger(__name__)
+# What a job without a sampling asks for, by definition of `DraftJob`: the argmax.
+_GREEDY = Sampling(max_tokens=1, temperature=0.0, seed=0)
+
+
+class VllmDrafter:
+    """Implements `wisp.edge.drafter.base.Drafter`. Without its process it drafts behind nothing."""
+
+    def __init__(
+        self,
+        directory: str | Path,
+        *,
+        max_sessions: int,
+        max_branches: int = 1,
+        max_model_len: int | None = None,
+        memory_share: float = 0.5,
+        device: str = "cpu",
+        dtype: str | None = None,
+        options: dict[str, Any] | None = None,
+        log_level: str = "INFO",
+        patience_s: float = PATIENCE_S,
+    ) -> None:
+        """Raises ConfigError if vLLM is not installed or cannot serve the model."""
+        directory = Path(directory)
+        if not (directory / "config.json").is_file():
+            raise ConfigError(
+                f"there is no model in '{directory}': the engine 'vllm' drafts with a Hugging Face "
+                "directory"
+            )
+        if dtype == "int8":
+            raise ConfigError("the engine 'vllm' has no drafter.dtype 'int8': choose bfloat16")
+        self.max_branches = max_branches
+        self._ended: list[int] = []  # since the last step
+        self._forks: list[Fork] = []
+        self._sequences = Sequences(max_sessions, max_branches - 1, self._fork)
+        self.process = DraftProcess(
+            DraftSettings(
+                directory,
+                self._sequences.num,
+                max_model_len,
+                memory_share,
+                dtype,
+                device,
+                options or {},
+                log_level,
+            ),
+            patience_s,
+        )
+        self.max_model_len = self.process.max_model_len
+        self._vocabulary = self.process.vocabulary
+        self.vocab_size = self._vocabulary.bound(self.process.num_logits)
+
+    def open(self, key: int) -> None:
+        self._sequences.open(key)
+
+    def close(self, key: int) -> None:
+        self._ended += self._sequences.indexes(key)
+        self._sequences.close(key)
+
+    def step(self, jobs: Sequence[DraftJob]) -> list[Proposal]:
+        if not jobs:
+            return []
+        if max(len(job.tokens) for job in jobs) > self.max_model_len:
+            raise ValueError(f"a sequence holds {self.max_model_len} tokens, not more")
+        assigned = self._sequences.assign(jobs)
+        extensions = []
+        for cached, job in zip(assigned, jobs, strict=True):
+            start, sampling = len(cached.held), job.sampling or _GREEDY
+            own = list(self._vocabulary.own(job.tokens[start:]))
+            extensions.append(
+                Extension(cached.index, start, own, sampling.seed, sampling.temperature)
+            )
+        ended, self._ended = self._ended, []
+        forks, self._forks = self._forks, []
+        try:
+            ranking = self.process.extend(ended, forks, extensions)
+        except Exception as error:
+            for cached in assigned:  # nobody knows what was computed of them
+                cached.held.clear()
+            if isinstance(error, Unavailable) and self.max_model_len:
+                log.error(
+                    "there are no drafts any more until wisp-edge is started again: %s", error
+                )
+                self.max_model_len = 0
+            raise
+        for cached, job in zip(assigned, jobs, strict=True):
+            cached.held.extend(job.tokens[len(cached.held) :])
+        return propose_ranked(ranking)
+
+    def shutdown(self) -> None:
+        self.process.stop()
+
+    def _fork(self, source: int, target: int, start: int, end: int) -> None:
+        self._forks.append(Fork(source, target, end))
