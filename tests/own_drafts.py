@@ -37,6 +37,7 @@ class Writer:
         self.num_steps = 0
         self.num_verified = dict.fromkeys(Source, 0)
         self.num_accepted = dict.fromkeys(Source, 0)
+        self.proposed: list[tuple[int, list[int]]] = []  # behind so many tokens, which
         self._foreign = foreign
         self._chance = random.Random(number)
 
@@ -83,18 +84,25 @@ class Writer:
             assert 1 <= len(outcome.own.tokens) <= seat.num_own
             assert len(outcome.own.tokens) == len(outcome.own.acceptance)
             assert all(0.0 <= chance <= 1.0 for chance in outcome.own.acceptance)
+            self.proposed.append((len(session.tokens), outcome.own.tokens))
             session.proposed(outcome.own)
 
 
-def write(verifier: Verifier, writers: Sequence[Writer], max_own: int, share: float = 1.0) -> None:
-    """All of them to their ends; each is in a step with a probability."""
+def write(
+    verifier: Verifier,
+    writers: Sequence[Writer],
+    max_own: int,
+    share: float = 1.0,
+    room: int = STEP_TOKENS,
+) -> None:
+    """All of them to their ends; each is in a step with a probability, and `room` tokens."""
     chance = random.Random(5)
     for writer in writers:
         verifier.open(writer.session)
     while live := [writer for writer in writers if not writer.done]:
         seated = [writer for writer in live if chance.random() < share] or live[:1]
-        room = STEP_TOKENS // len(seated)
-        pairs = [(writer, writer.seat(room, max_own)) for writer in seated]
+        most = min(room, STEP_TOKENS // len(seated))
+        pairs = [(writer, writer.seat(most, max_own)) for writer in seated]
         outcomes = verifier.step(Batch([seat for _, seat in pairs]))
         for (writer, seat), outcome in zip(pairs, outcomes, strict=True):
             writer.take(seat, outcome)

@@ -405,6 +405,11 @@ def _children(pid: int) -> list[int]:
         (["--engine.max_model_len=1"], "engine.max_model_len"),
         (["--speculation.window=99"], "window 99 exceeds max_window 64"),
         (["--engine.lora_modules", "mine=/adapter"], "needs the engine 'vllm'"),
+        (["--engine.drafter.method=mtp"], "'engine.drafter.method' mtp needs the engine 'vllm'"),
+        (
+            ["--engine.drafter.method=mtp", "--engine.drafter.model=/layers"],
+            "method mtp has its layers in the target: leave model out",
+        ),
         (["--colour=red"], "unrecognized arguments: --colour=red"),
     ],
 )

@@ -44,7 +44,7 @@ DraftDtype = Literal[Dtype, "int8"]
 
 EngineKind = Literal["torch", "vllm"]
 DraftEngine = Literal["transformers", "llama", "vllm"]
-DrafterMethod = Literal["draft_model"]
+DrafterMethod = Literal["draft_model", "eagle3", "mtp"]
 LocalPath = Annotated[Path, AfterValidator(Path.expanduser)]  # `~` in a file has met no shell
 HttpUrl = Annotated[str, StringConstraints(pattern=r"^https?://\S+$")]
 AdapterName = Annotated[str, StringConstraints(pattern=r"^\S{1,128}$")]
@@ -128,10 +128,13 @@ class Admin(_Section):
 class OwnDrafterSettings(_Section):
     method: DrafterMethod | None = Field(
         None,
-        description="the server drafts itself where no edge does: draft_model; null: it does not",
+        description="the server drafts itself where no edge does: draft_model; vllm also: eagle3, "
+        "mtp; null: it does not",
     )
     model: LocalPath | None = Field(
-        None, description="Hugging Face directory of a small model with the target's tokenizer"
+        None,
+        description="Hugging Face directory: of a small model with the target's tokenizer, or of "
+        "the eagle3 head; mtp: null",
     )
     max_tokens: int = Field(
         4, ge=1, le=16, description="own drafts of a session in one step, at most"
@@ -139,7 +142,10 @@ class OwnDrafterSettings(_Section):
 
     @model_validator(mode="after")
     def _belong_together(self) -> OwnDrafterSettings:
-        if (self.method is None) != (self.model is None):
+        if self.method == "mtp":
+            if self.model is not None:
+                raise ValueError("method mtp has its layers in the target: leave model out")
+        elif (self.method is None) != (self.model is None):
             raise ValueError("method and model go together: give both")
         return self
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.host_parts import HostParts, by_seats
 from benchmarks.kv_log import KvLog
-from benchmarks.load.own import make_doubtful
+from benchmarks.load.own import make_doubtful, replay
 from benchmarks.load.target import make_predictable
 from benchmarks.step_log import StepLog
 from wisp.config import ServerConfig
@@ -100,6 +100,11 @@ def register() -> None:
     class PredictableLoader(DummyModelLoader):  # type: ignore[misc]
         def load_weights(self, model: Any, model_config: Any) -> None:
             super().load_weights(model, model_config)
+            if hasattr(model, "combine_hidden_states"):  # an EAGLE-3 head
+                model.has_own_lm_head = True  # as one from a disk, which knows fewer tokens
+                if os.environ.get(_OWN_ACCEPTANCE):
+                    replay(model, model_config.get_vocab_size())
+                return
             weights = dict(model.named_parameters())
             vocab_size, rank = model_config.get_vocab_size(), get_tensor_model_parallel_rank()
             make_predictable(weights, vocab_size, rank)

@@ -7,11 +7,11 @@
 With `--regimes` each part is one server, and takes every load of the regimes (of NAME:DEVICES,...
 only those) under its policies: `vllm` and its own speculation (`benchmarks.load.peers`),
 wisp-server as it is, and one that takes its steps one by one; `wisp-parked` and `vllm-offload` have
-host memory for KV, `wisp-drafter` has a drafter on the GPU. `gain` is goodput over that of plain
-vLLM in the same run. DIR/summary.csv has a line for each load: the best of vLLM's drafters beside
-WISP. With `--turns` each server is first asked for turns of conversations that come back
-(`benchmarks.load.turns`), with `--steps N ...` how long its steps take for N plain clients
-(`benchmarks.load.steps`).
+host memory for KV, `wisp-drafter` has a drafter on the GPU and `wisp-eagle` an EAGLE-3 head. `gain`
+is goodput over that of plain vLLM in the same run. DIR/summary.csv has a line for each load: the
+best of vLLM's drafters beside WISP. With `--turns` each server is first asked for turns of
+conversations that come back (`benchmarks.load.turns`), with `--steps N ...` how long its steps take
+for N plain clients (`benchmarks.load.steps`).
 
 Without it every policy is measured on one server, then plain vLLM, at `--loads` of `--rates`, and
 their capacities, which go to DIR/capacity.csv.
@@ -37,7 +37,14 @@ from typing import Any
 from benchmarks.load.campaign import PLAIN, PUBLISHED_SLED, Campaign, Load, OutOfTime, append
 from benchmarks.load.fleet import Row
 from benchmarks.load.own import drafter_flags
-from benchmarks.load.peers import DRAFT_PEERS, HOST_KV_GIB, NGRAM_PEERS, OFFLOAD_PEER, PEERS
+from benchmarks.load.peers import (
+    DRAFT_PEERS,
+    HEAD_PEERS,
+    HOST_KV_GIB,
+    NGRAM_PEERS,
+    OFFLOAD_PEER,
+    PEERS,
+)
 from benchmarks.load.regimes import KV_TOKENS, NAMES, REGIMES, Regime, chosen, in_turn
 from benchmarks.load.running import add_options, population, running
 from benchmarks.load.steps import steps
@@ -52,15 +59,24 @@ WISP, ONE_BY_ONE = "wisp", "wisp-one-by-one"
 # Whose edges do not fork, since the server takes no forks: beside `wisp`, what forks bring.
 NO_FORKS = "wisp-no-forks"
 DRAFTER = "wisp-drafter"  # with a drafter beside the target, as `vllm-draft-K` has
+HEAD = "wisp-eagle"  # with an EAGLE-3 head, as `vllm-eagle-K` has
 PARKED = "wisp-parked"  # with host memory for KV, beside `vllm-offload`
 FLAGS: dict[str, tuple[str, ...]] = {
     WISP: (),
     ONE_BY_ONE: ("--no-engine.overlap",),
     NO_FORKS: ("--speculation.max_forks=0",),
     DRAFTER: (),  # and those of `benchmarks.load.own.drafter_flags`
+    HEAD: (),  # and those
     PARKED: (f"--engine.host_kv_gib={HOST_KV_GIB}",),
 }
-ON_REQUEST = (NO_FORKS, DRAFTER, PARKED, OFFLOAD_PEER)  # which only some regimes say something of
+ON_REQUEST = (
+    NO_FORKS,
+    DRAFTER,
+    HEAD,
+    *HEAD_PEERS,
+    PARKED,
+    OFFLOAD_PEER,
+)  # which only some regimes say something of
 REGIME_PARTS = (PLAIN, *DRAFT_PEERS, *NGRAM_PEERS, WISP, ONE_BY_ONE)
 CAPACITY_POLICIES = ("wisp", "centralized", "wisp-paper", "sled")
 REGIME_POLICIES = ("wisp", "centralized", "sled", PUBLISHED_SLED)
@@ -119,8 +135,10 @@ def run_part(
     end_s = time.monotonic() + options.budget_s
     folder = options.out / f"{part}-{options.shape}-server"
     rows: list[Row] = []
-    if part == DRAFTER:
-        flags = [*flags, *drafter_flags(folder, options.shape, options.acceptance)]
+    if part in (DRAFTER, HEAD):
+        is_head = part == HEAD
+        of_drafter = drafter_flags(folder, options.shape, options.acceptance, is_head=is_head)
+        flags = [*flags, *of_drafter]
     try:
         with running(
             options,
@@ -186,6 +204,7 @@ def _columns(rows: Sequence[Row]) -> dict[str, list[Row]]:
     """The rows by what is told of each load; the same names for every load."""
     found = {PLAIN: [row for row in rows if row["part"] == PLAIN]}
     found["vllm-draft"] = [row for row in rows if row["part"] in DRAFT_PEERS]
+    found["vllm-eagle"] = [row for row in rows if row["part"] in HEAD_PEERS]
     found["vllm-ngram"] = [row for row in rows if str(row["part"]).startswith("vllm-ngram")]
     for part in FLAGS:
         for policy in (*POLICIES, PUBLISHED_SLED):

@@ -64,6 +64,8 @@ OWN_DRAFTERS: dict[str, dict[str, Any]] = {
     "0.6b-untied": DRAFTERS["0.6b"] | {"tie_word_embeddings": False},
     "small-untied": DRAFTERS["small-drafter"] | {"tie_word_embeddings": False},
 }
+# Tokens that an EAGLE-3 head knows, at most: as many as those published for Qwen3's targets.
+_HEAD_TOKENS = 32_000
 _HUSH = 1e-3  # what the layers' norms multiply by
 
 
@@ -93,9 +95,29 @@ def write_config(directory: Path, shape: str, target: str | None = None) -> Path
     directory.mkdir(parents=True, exist_ok=True)
     written = drafter_config(shape, target) if target else config(shape)
     (directory / "config.json").write_text(json.dumps(written))
+    _copy_tokenizer(directory)
+    return directory
+
+
+def write_head(directory: Path, target: str) -> Path:
+    """An EAGLE-3 head for a target of this shape: one layer as wide as the target's."""
+    directory.mkdir(parents=True, exist_ok=True)
+    sizes = config(target)
+    written = sizes | {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "num_hidden_layers": 1,
+        "tie_word_embeddings": False,
+        "draft_vocab_size": min(_HEAD_TOKENS, sizes["vocab_size"] // 2),
+    }
+    (directory / "config.json").write_text(json.dumps(written))
+    _copy_tokenizer(directory)
+    return directory
+
+
+def _copy_tokenizer(directory: Path) -> None:
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(TINY / "target" / name, directory / name)
-    return directory
 
 
 def write_model(directory: Path, shape: str = "small") -> Path:

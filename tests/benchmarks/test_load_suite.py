@@ -77,8 +77,11 @@ def test_only_lookups_need_a_text_in_which_nothing_repeats(tmp_path: Path) -> No
 @pytest.mark.parametrize("shape", ["small", "medium", "8b", "32b", "70b"])
 def test_a_drafter_has_the_vocabulary_of_its_target(shape: str, tmp_path: Path) -> None:
     peers = (speculation(DRAFT_PEERS[0], shape, 0.7, tmp_path / "peers") or {})["model"]
-    own = drafter_flags(tmp_path / "own", shape, 0.7)[1].partition("=")[2]
-    for drafter in (peers, own):
+    own, head = (
+        drafter_flags(tmp_path / str(is_head), shape, 0.7, is_head=is_head)[1].partition("=")[2]
+        for is_head in (False, True)
+    )
+    for drafter in (peers, own, head):
         written = json.loads((Path(drafter) / "config.json").read_text())
         assert written["vocab_size"] == config(shape)["vocab_size"]
 
@@ -195,11 +198,27 @@ def test_the_summary_tells_the_best_drafter() -> None:
 
 
 def test_the_own_drafter_is_the_peers_but_for_its_head(tmp_path: Path) -> None:
-    flags = dict(flag.split("=", 1) for flag in drafter_flags(tmp_path, "32b", 0.7))
+    flags = dict(flag.split("=", 1) for flag in drafter_flags(tmp_path, "32b", 0.7, is_head=False))
     written = json.loads((Path(flags["--engine.drafter.model"]) / "config.json").read_text())
     peers = config(drafter_of("32b"))
     assert written == json.loads(json.dumps(peers | {"tie_word_embeddings": False}))
     assert flags["--own-acceptance"] == "0.7"
+
+
+def test_both_servers_have_the_same_head(tmp_path: Path) -> None:
+    """As wide as its target, of one layer, and with fewer tokens."""
+    flags = drafter_flags(tmp_path / "ours", "32b", 0.7, is_head=True)
+    assert flags[0] == "--engine.drafter.method=eagle3"
+    peers = speculation("vllm-eagle-4", "32b", 0.7, tmp_path / "peers")
+    assert peers
+    assert peers["method"] == "eagle3"
+    ours, theirs = (
+        json.loads((Path(directory) / "config.json").read_text())
+        for directory in (flags[1].partition("=")[2], peers["model"])
+    )
+    assert ours == theirs
+    assert (ours["num_hidden_layers"], ours["hidden_size"]) == (1, config("32b")["hidden_size"])
+    assert ours["draft_vocab_size"] == 32_000
 
 
 def test_a_sessions_own_drafts_are_as_right_as_its_edges_would_be() -> None:

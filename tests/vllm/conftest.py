@@ -10,6 +10,7 @@ import importlib.metadata
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -51,12 +52,14 @@ def verifier() -> Iterator[Any]:
 
 
 @contextmanager
-def second_engine(options: dict[str, Any], **settings: Any) -> Iterator[Any]:
+def second_engine(
+    options: dict[str, Any], *, target: Path = TINY / "target", **settings: Any
+) -> Iterator[Any]:
     """Beside the one of this process, so it computes in processes of its own."""
     from wisp.verifier.vllm import load
 
     loaded = load(
-        TINY / "target",
+        target,
         max_sessions=64,
         max_model_len=512,
         max_window=16,

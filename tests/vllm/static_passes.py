@@ -15,7 +15,7 @@ SIZES = (8, 16, 48, 128, 512)
 
 
 class _Graph:
-    def __init__(self, passes: Any, size: int, hidden: Tensor) -> None:
+    def __init__(self, passes: Any, size: int, hidden: tuple[Tensor, Tensor]) -> None:
         self._passes, self._size, self._hidden = passes, size, hidden
         self._metadata = passes.metadata(size)
 
@@ -23,7 +23,10 @@ class _Graph:
         metadata = self._metadata
         metadata.query_start_loc_cpu = metadata.query_start_loc.clone()
         metadata.seq_lens_cpu_upper_bound = metadata.seq_lens.clone()
-        self._hidden.copy_(self._passes.forward(metadata, self._size))
+        for kept, found in zip(
+            self._hidden, self._passes.forward(metadata, self._size), strict=True
+        ):
+            kept.copy_(found)
         self._passes.num_replayed += 1
 
 
@@ -35,7 +38,7 @@ def install(worker: Any) -> None:
     width = worker.model_runner.drafter.hidden_size
     with torch.inference_mode():
         for size in SIZES:
-            hidden = torch.zeros(size, width)
+            hidden = torch.zeros(size, width), torch.zeros(size, width)
             passes.graphs[size] = _Graph(passes, size, hidden), hidden
     passes.sizes = list(SIZES)
 

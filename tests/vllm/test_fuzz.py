@@ -48,7 +48,9 @@ def test_crowd(
 
 @pytest.fixture(scope="module")
 def drafting() -> Iterator[Any]:
-    with second_engine({}, drafter=TINY / "draft", host_kv_bytes=HOST_KV_BYTES) as loaded:
+    with second_engine(
+        {}, drafter_method="draft_model", drafter=TINY / "draft", host_kv_bytes=HOST_KV_BYTES
+    ) as loaded:
         yield loaded
 
 

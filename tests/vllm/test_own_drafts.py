@@ -11,29 +11,23 @@ import pytest
 from tests.own_drafts import Writer, tokens_a_step, write
 from tests.vllm import static_passes
 from tests.vllm.conftest import second_engine
-from tests.vllm.driver import Driver, expected, learn, prompts, same
+from tests.vllm.driver import expected, prompts
+from tests.vllm.writing import NUM, SAMPLINGS, num_other, pairs_of, write_overlapped
 from tests.world import World
 from wisp.config import TINY
 from wisp.core.batch import Batch, Seat
 from wisp.core.drafts import Source
 from wisp.core.own_drafts import COMING
 from wisp.core.request import Sampling
-from wisp.engine.step import InFlightStep
 from wisp.errors import ConfigError
 from wisp.verifier.vllm.launched import OwnLaunched
 
-NUM, NUM_TOKENS = 24, 40
 DRAFTING_S = 0.0  # of a step: so that many are asked for
-SAMPLINGS: dict[str, dict[str, Any]] = {
-    "greedy": {"temperature": 0.0},
-    "nucleus": {"temperature": 0.8, "top_p": 0.95},
-    "hot": {"temperature": 1.2},
-}
 
 
 @pytest.fixture(scope="module")
 def drafting() -> Iterator[Any]:
-    with second_engine({}, drafter=TINY / "draft") as loaded:
+    with second_engine({}, drafter_method="draft_model", drafter=TINY / "draft") as loaded:
         yield loaded
 
 
@@ -43,26 +37,6 @@ def no_block_is_lost(drafting: Any) -> Iterator[None]:
     yield
     assert drafting.scheduler.num_free_blocks == before
     assert not drafting.scheduler.requests
-
-
-def pairs_of(name: str, num: int = NUM) -> list[tuple[list[int], Sampling]]:
-    pairs = [
-        (prompt, Sampling(max_tokens=NUM_TOKENS, seed=n * 7919, **SAMPLINGS[name]))
-        for n, prompt in enumerate(prompts()[:num])
-    ]
-    learn(pairs)
-    return pairs
-
-
-def num_other(writers: list[Writer]) -> int:
-    """Texts that differ from the torch engine's by a tie; any other difference fails."""
-    drivers = []
-    for writer in writers:
-        session = writer.session
-        driver = Driver(session.id, session.tokens[: writer.num_prompt], session.sampling)
-        driver.session.tokens[:] = session.tokens
-        drivers.append(driver)
-    return sum(not same(driver) for driver in drivers)
 
 
 @pytest.mark.parametrize("mixed", [False, True], ids=["own", "with an edge's"])
@@ -206,42 +180,12 @@ def test_behind_a_step_that_rejections_move_back(drafting: Any, name: str) -> No
         Writer(number, *pair, foreign=expected(*pair), overlaps=True)
         for number, pair in enumerate(pairs)
     ]
-    for writer in writers:
-        drafting.open(writer.session)
-    while live := [writer for writer in writers if not writer.done]:
-        steps = [launched(drafting, [(w, w.seat(100, 0)) for w in live[:6]])]
-        free = [writer for writer in live[:6] if writer.session.free]
-        behind = [(w, Seat(w.session, 1, num_own=w.session.max_drafts - 1)) for w in free]
-        for _, seat in behind:
-            seat.num_own = max(0, min(3, seat.num_own))
-        if behind:
-            steps.append(launched(drafting, behind))
-        for number, (step, seated) in enumerate(steps):
-            assert step.collect
-            outcomes = step.collect()
-            step.landed()
-            for (writer, seat), outcome in zip(seated, outcomes, strict=True):
-                if not writer.done:
-                    writer.take(seat, outcome)
-            if number == 0 and behind:
-                steps[1][0].put_right()
-        for writer in live:
-            if writer.done:
-                drafting.close(writer.session)
+    write_overlapped(drafting, writers)
     assert num_other(writers) <= 1
     verified = sum(writer.num_verified[Source.OWN] for writer in writers)
     accepted = sum(writer.num_accepted[Source.OWN] for writer in writers)
     print(f"{accepted} of {verified} own drafts")
     assert accepted > (0.35 if name == "greedy" else 0.25) * verified > 0
-
-
-Seated = list[tuple[Writer, Seat]]
-
-
-def launched(verifier: Any, seated: Seated) -> tuple[InFlightStep, Seated]:
-    step = InFlightStep(Batch([seat for _, seat in seated]), None, 0.0, 0.0)
-    step.launch(verifier)
-    return step, seated
 
 
 def test_passes_of_a_fixed_size_draft_the_same(drafting: Any) -> None:
@@ -263,6 +207,8 @@ def test_passes_of_a_fixed_size_draft_the_same(drafting: Any) -> None:
 def test_pipeline_stages_are_refused() -> None:
     with (
         pytest.raises(ConfigError, match="do not go together"),
-        second_engine({"pipeline_parallel_size": 2}, drafter=TINY / "draft"),
+        second_engine(
+            {"pipeline_parallel_size": 2}, drafter_method="draft_model", drafter=TINY / "draft"
+        ),
     ):
         pass

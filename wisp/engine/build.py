@@ -52,6 +52,11 @@ def build_verifier(config: ServerConfig) -> Verifier:
         raise ConfigError("'engine.lora_modules' needs the engine 'vllm': this one has no adapters")
     if engine.num_slots and engine.kind != "torch":
         raise ConfigError("'engine.num_slots' is for the engine 'torch': vLLM counts its KV blocks")
+    if engine.drafter.method not in (None, "draft_model") and engine.kind != "vllm":
+        raise ConfigError(
+            f"'engine.drafter.method' {engine.drafter.method} needs the engine 'vllm': this one "
+            "drafts with a draft_model"
+        )
     if engine.kind == "vllm":
         from wisp.verifier.vllm import load
 
@@ -65,6 +70,7 @@ def build_verifier(config: ServerConfig) -> Verifier:
             overlap=engine.overlap,
             host_kv_bytes=int(engine.host_kv_gib * 2**30),
             lora_modules=engine.lora_modules,
+            drafter_method=engine.drafter.method,
             drafter=engine.drafter.model,
             options=engine.options | ({"dtype": engine.dtype} if engine.dtype else {}),
         )

@@ -9,6 +9,7 @@ host_kv     these slots, and the copies between them and the KV blocks (block_co
 scheduler   vLLM's scheduler, told by WISP who takes part with how many tokens
 own_kv      how far the own drafter's KV of each request is
 own_proposer  vLLM's proposer as that drafter, for chosen requests, with our noise
+own_head    an EAGLE-3 head or MTP layers as that drafter
 own_passes  its passes, each one launch
 sampler     law 1 inside vLLM's workers: the choice of wisp.sampling
 structures  answers that keep to a JSON schema, an expression or a grammar

@@ -29,7 +29,7 @@ from wisp.verifier.torch import eos_token_ids
 from wisp.verifier.vllm import compiling
 from wisp.verifier.vllm.adapters import lora_requests
 from wisp.verifier.vllm.launched import Collected
-from wisp.verifier.vllm.options import engine_args, has_tokenizer
+from wisp.verifier.vllm.options import HEADS, engine_args, has_tokenizer
 from wisp.verifier.vllm.params import is_slow, sampling_params
 from wisp.verifier.vllm.scheduler import Place, SeatScheduler
 from wisp.verifier.vllm.start import device_name, engine_name, start
@@ -61,6 +61,7 @@ class VllmVerifier(Verifier):
         lora_modules: Mapping[str, Path] | None = None,
         options: Mapping[str, Any] | None = None,
         host_kv_bytes: int = 0,
+        drafter_method: str | None = None,
         drafter: Path | None = None,
     ) -> None:
         directory = Path(directory)
@@ -77,6 +78,7 @@ class VllmVerifier(Verifier):
                 max_window=max_window,
                 max_step_tokens=max_step_tokens,
                 lora_modules=lora_modules,
+                drafter_method=drafter_method,
                 drafter=drafter,
             ),
             self._adapters.values(),
@@ -111,24 +113,25 @@ class VllmVerifier(Verifier):
         self._landed = 0  # the last step that has
         # The last step that may, once it lands, have written to blocks that nobody holds any more.
         self._astray = 0
-        if drafter:
-            self._drafts_own()
+        if drafter_method:
+            self._drafts_own(is_head=drafter_method in HEADS)
         if host_kv_bytes:
             self._parks(host_kv_bytes)
 
-    def _drafts_own(self) -> None:
+    def _drafts_own(self, *, is_head: bool) -> None:
         """Raises ConfigError if the drafter's KV cannot lie beside the target's."""
-        if not self.scheduler.can_park():
+        config = self._core.vllm_config
+        if not self.scheduler.can_park() or config.model_config.uses_mrope:
             raise ConfigError(
                 "'engine.drafter' needs a target and a drafter of plain full attention, of one "
-                "number format"
+                "number format, for text"
             )
-        config = self._core.vllm_config
         # Longer passes have no graph: with one text of many a step took four times as long.
         most = config.compilation_config.max_cudagraph_capture_size
         self.scheduler.drafts_own(
             min(config.scheduler_config.max_num_batched_tokens, most or sys.maxsize),
             config.speculative_config.draft_model_config.max_model_len,
+            is_head=is_head,
         )
 
     def _parks(self, host_kv_bytes: int) -> None:

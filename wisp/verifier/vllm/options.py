@@ -18,6 +18,8 @@ from wisp.verifier.vllm.adapters import lora_options
 MAX_DRAFT_TOKENS = 128  # vLLM's own limit for one request in one step
 
 NO_METHOD = "custom_class"  # of the proposer that makes no drafts
+# Of a drafter with a text of its own; of those that read the target's hidden states.
+DRAFT_MODEL, HEADS = "draft_model", ("eagle3", "mtp")
 
 # Tokens of texts that the own drafter catches up with in a step, beside those of the step. Chosen:
 # a prompt of usual length in one or two steps, for some megabytes of buffers.
@@ -31,6 +33,8 @@ _DRAFTER_STEP_TOKENS = 2048
 APART = "wisp_graphs_apart"
 # There, too: passes of the drafter are to be captured as `own_passes` has it.
 WHOLE_PASSES = "wisp_whole_passes"
+
+_NO_PROPOSER = "wisp.verifier.vllm.proposer.NullProposer"
 
 _GRAPH_OPTIONS = {
     "compilation_config",
@@ -145,13 +149,18 @@ def engine_args(
     max_window: int,
     max_step_tokens: int,
     lora_modules: Mapping[str, Path] | None = None,
+    drafter_method: str | None = None,
     drafter: Path | None = None,
 ) -> EngineArgs:
-    """Raises ConfigError for an option that vLLM does not have, or that WISP sets itself."""
+    """Raises ConfigError for an option that vLLM does not have, or that WISP sets itself.
+
+    drafter_method: DRAFT_MODEL, or one of HEADS; None: there is none. drafter: its directory; None:
+    that of the target.
+    """
     _check(options, _OWNED)
-    if drafter:  # else vLLM would choose the other one
+    if drafter_method:  # else vLLM would choose the other one
         os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"
-    if drafter and options.get("pipeline_parallel_size", 1) != 1:
+    if drafter_method and options.get("pipeline_parallel_size", 1) != 1:
         raise ConfigError(
             "'engine.drafter' and pipeline stages do not go together: set "
             "'pipeline_parallel_size' to 1, or 'engine.drafter.method' to null"
@@ -164,8 +173,8 @@ def engine_args(
     num_seats = min(max_sessions, max_step_tokens)  # a seat holds at least one token
     # With adapters vLLM wants room for all drafts of all seats, although no step holds so much.
     num_drafts = num_seats * (max(1, max_window) + 1) if lora_modules else 0
-    # The drafter takes one more token for each seat, and what it has to catch up with.
-    num_own = num_seats + _CATCH_UP if drafter else 0
+    # A model takes one more token for each seat, and what it has to catch up with.
+    num_own = num_seats + _CATCH_UP if drafter_method == DRAFT_MODEL else 0
     num_ranks = options.get("tensor_parallel_size", 1)  # the drafter is spread as the target is
     ours: dict[str, Any] = {
         "model": str(directory),
@@ -184,10 +193,16 @@ def engine_args(
         "generation_config": "vllm",
         "disable_log_stats": True,
         "speculative_config": {
-            "method": "draft_model" if drafter else NO_METHOD,
-            "model": str(drafter or "wisp.verifier.vllm.proposer.NullProposer"),
             "num_speculative_tokens": max(1, max_window),
-            **({"draft_tensor_parallel_size": num_ranks} if drafter else {}),
+            **(
+                {
+                    "method": drafter_method,
+                    "model": str(drafter or directory),
+                    "draft_tensor_parallel_size": num_ranks,
+                }
+                if drafter_method
+                else {"method": NO_METHOD, "model": _NO_PROPOSER}
+            ),
         },
     }
     defaults = lora_options(lora_modules or {}, directory)
@@ -199,10 +214,10 @@ def engine_args(
         sizes = graph_sizes(num_seats, max_window, max_step_tokens, max_model_len)
         defaults["compilation_config"] = {
             # Where the attention cannot, vLLM takes what it can. The drafter needs pieces.
-            "cudagraph_mode": "FULL_AND_PIECEWISE" if drafter else "FULL",
+            "cudagraph_mode": "FULL_AND_PIECEWISE" if drafter_method else "FULL",
             **({"cudagraph_capture_sizes": sizes} if sizes else {}),
         }
-        if drafter:
+        if drafter_method:
             defaults["additional_config"] = {APART: True, WHOLE_PASSES: True}
     try:
         return EngineArgs(**{**defaults, **options, **ours})

@@ -3,6 +3,9 @@
 Its KV lies in the blocks of the target's, in layers of its own, so a session that is in no step
 keeps it. It is computed for those alone for whom drafts are asked, from where it ends: what others
 decoded meanwhile, or the prefix cache held of the target's, is caught up with then.
+
+A head, as EAGLE-3 and MTP have it, cannot catch up: it reads the target's hidden states, which are
+gone after a step. So it computes all tokens of each step, whoever asks for drafts.
 """
 
 from __future__ import annotations
@@ -33,8 +36,10 @@ class Seated(Protocol):
 
 
 class OwnKv:
-    def __init__(self, max_step_tokens: int, max_model_len: int) -> None:
-        """`max_step_tokens`: that the drafter computes in its first pass of a step."""
+    def __init__(self, max_step_tokens: int, max_model_len: int, *, is_head: bool = False) -> None:
+        """`max_step_tokens`: that the drafter computes in its first pass of a step, unless it
+        `is_head`."""
+        self._is_head = is_head
         self._max_step_tokens = max_step_tokens
         self._max_model_len = max_model_len
         self._held: dict[str, int] = {}  # tokens, by request
@@ -59,7 +64,7 @@ class OwnKv:
         asked = []
         for name in sorted(missing, key=lambda name: missing[name]):
             start = starts[name] - missing[name]
-            if missing[name] <= room:
+            if self._is_head or missing[name] <= room:
                 follows = name in self._coming
                 asked.append(OwnPart(name, start, places[name].num_own, follows=follows))
             elif room > 0:  # of a long text so much as there is room for
@@ -69,7 +74,7 @@ class OwnKv:
         self._coming.update((each.request_id, each) for each in asked if each.num_own)
 
     def _num_missing(self, request_id: str, start: int) -> int:
-        if request_id in self._coming:
+        if self._is_head or request_id in self._coming:
             return 0
         return max(0, start - self._held.get(request_id, 0))
 

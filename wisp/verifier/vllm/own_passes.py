@@ -21,6 +21,10 @@ from vllm.v1.attention.backend import CommonAttentionMetadata
 
 log = logging.getLogger(__name__)
 
+# Of a pass, [num_tokens or more, width]: hidden states from which logits are made, and those that a
+# head reads in the next one. A model of its own has but one, and reads none.
+Hidden = tuple[Tensor, Tensor]
+
 
 class OwnPasses:
     """`drafter`: vLLM's proposer, whose buffers hold the tokens, their positions and slots."""
@@ -28,7 +32,7 @@ class OwnPasses:
     def __init__(self, runner: Any, drafter: Any) -> None:
         self._runner = runner
         self._drafter = drafter
-        self.graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}  # by number of tokens
+        self.graphs: dict[int, tuple[torch.cuda.CUDAGraph, Hidden]] = {}  # by number of tokens
         self.sizes: list[int] = []  # of those, ascending
 
     def capture(self) -> None:
@@ -55,7 +59,7 @@ class OwnPasses:
         self._lengths = torch.ones(num_reqs, dtype=torch.int32, device=device)
         self._blocks = torch.zeros((num_reqs, width), dtype=torch.int32, device=device)
 
-    def _captured(self, size: int) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+    def _captured(self, size: int) -> tuple[torch.cuda.CUDAGraph, Hidden]:
         metadata = self.metadata(size)
         self.forward(metadata, size)  # what is made at the first call is not to be captured
         graph = torch.cuda.CUDAGraph()
@@ -87,11 +91,8 @@ class OwnPasses:
             causal=True,
         )
 
-    def run(self, metadata: CommonAttentionMetadata, num_tokens: int, *, is_first: bool) -> Tensor:
-        """Hidden states, [num_tokens or more, width].
-
-        `is_first`: of these requests; behind it only their bounds and lengths change.
-        """
+    def run(self, metadata: CommonAttentionMetadata, num_tokens: int, *, is_first: bool) -> Hidden:
+        """`is_first`: of these requests; behind it only their bounds and lengths change."""
         size = self.size(num_tokens)
         if size not in self.graphs:
             mode = self._drafter._determine_batch_execution_and_padding(num_tokens)[0]
@@ -121,7 +122,7 @@ class OwnPasses:
         metadata: CommonAttentionMetadata,
         num_tokens: int,
         mode: CUDAGraphMode = CUDAGraphMode.NONE,
-    ) -> Tensor:
+    ) -> Hidden:
         drafter = self._drafter
         _, by_layer = drafter.build_per_group_and_layer_attn_metadata(metadata)
         with set_forward_context(
@@ -131,9 +132,13 @@ class OwnPasses:
             cudagraph_runtime_mode=mode,
             slot_mapping=drafter._get_slot_mapping(num_tokens),
         ):
-            hidden: Tensor = drafter.model(
+            states = {}
+            if drafter.pass_hidden_states_to_model:
+                states["hidden_states"] = drafter.hidden_states[:num_tokens]
+            found = drafter.model(
                 input_ids=drafter.input_ids[:num_tokens],
                 positions=drafter._get_positions(num_tokens),
                 inputs_embeds=None,
+                **states,
             )
-        return hidden
+        return found if drafter.model_returns_tuple() else (found, found)

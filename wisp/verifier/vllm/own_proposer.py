@@ -25,7 +25,7 @@ from wisp.verifier.vllm.following import Following
 from wisp.verifier.vllm.launched import Launched, OwnLaunched
 from wisp.verifier.vllm.options import WHOLE_PASSES
 from wisp.verifier.vllm.own_kv import OwnPart
-from wisp.verifier.vllm.own_passes import OwnPasses
+from wisp.verifier.vllm.own_passes import Hidden, OwnPasses
 from wisp.verifier.vllm.params import SAMPLING
 
 
@@ -42,6 +42,8 @@ class _Back:
 
 class OwnProposer:
     """Stands in for the model runner's `propose_draft_token_ids`."""
+
+    _computes_all = False  # of each step, whoever asks
 
     def __init__(self, runner: Any, launched: deque[Launched], following: Following) -> None:
         """`launched`: the steps in flight, the last one last."""
@@ -66,22 +68,29 @@ class OwnProposer:
 
         Returns no drafts: those of stock code lie in one buffer, which the next step overwrites.
         """
-        asked = getattr(scheduled, "wisp_asked", None)
-        if asked:
+        asked: Sequence[OwnPart] = getattr(scheduled, "wisp_asked", ())
+        if asked or self._computes_all:
             metadata = next(each for each in args if isinstance(each, CommonAttentionMetadata))
             step = self._launched[-1]
-            step.own = self._propose(asked, step, metadata)
+            step.own = self._propose(asked, step, metadata, args)
         return []
 
     def _propose(
-        self, asked: Sequence[OwnPart], step: Launched, metadata: CommonAttentionMetadata
-    ) -> OwnLaunched:
+        self,
+        asked: Sequence[OwnPart],
+        step: Launched,
+        metadata: CommonAttentionMetadata,
+        others: Sequence[Any],
+    ) -> OwnLaunched | None:
+        """`others`: of the arguments of stock code; None: nobody asks."""
         start_s = time.perf_counter()
         begun = self._event()
-        rows = np.array([step.places[each.request_id] for each in asked])
+        rows = np.array([step.places[each.request_id] for each in asked], np.int64)
         self._likelihoods = []
-        num_own = max(1, *[each.num_own for each in asked])
-        tokens = self._drafted(num_own, *self._inputs(asked, rows, step, metadata))
+        num_own = max(1, *[each.num_own for each in asked]) if asked else 0
+        tokens = self._drafted(num_own, asked, rows, step, metadata, others)
+        if tokens is None:
+            return None
         on_host = self._copied(tokens.to(torch.int64))
         acceptance = self._copied(torch.stack(self._likelihoods, dim=1))
         arrived = self._event()
@@ -96,8 +105,9 @@ class OwnProposer:
         step: Launched,
         metadata: CommonAttentionMetadata,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, CommonAttentionMetadata]:
-        """Of `_drafted`: for each request the tokens that its KV lacks, those of the step last,
-        and what was chosen behind them."""
+        """For each request the tokens that its KV lacks, those of the step last, and their
+        positions; what was chosen behind them, [n]; how many of its last ones are none, [n]; and
+        what tells the requests apart."""
         runner, device = self._runner, self._runner.device
         batch = runner.input_batch
         drafts = np.array([each.num_own > 0 for each in asked])
@@ -137,20 +147,20 @@ class OwnProposer:
     def _drafted(
         self,
         num_own: int,
-        tokens: Tensor,
-        positions: Tensor,
-        following: Tensor,
-        rejected: Tensor,
+        asked: Sequence[OwnPart],
+        rows: NDArray[np.int64],
+        step: Launched,
         metadata: CommonAttentionMetadata,
-    ) -> Tensor:
+        others: Sequence[Any],
+    ) -> Tensor | None:
         """So many drafts for each of n requests, int64 [n, num_own].
 
-        As vLLM's `propose`, but that a pass may be one graph. tokens, positions: of all requests,
-        as `metadata` tells them apart; `rejected` [n]: so many of them, the last ones, are none.
-        `following` [n]: the token behind the others.
+        As vLLM's `propose`, but that a pass may be one graph. rows: [n], where they stand in the
+        batch, of which `metadata` tells.
         """
         drafter, passes = self._drafter, self.passes
-        num_tokens, rows, metadata = drafter.set_inputs_first_pass(
+        tokens, positions, following, rejected, metadata = self._inputs(asked, rows, step, metadata)
+        num_tokens, last, metadata = drafter.set_inputs_first_pass(
             target_token_ids=tokens,
             next_token_ids=following,
             target_positions=positions,
@@ -160,19 +170,41 @@ class OwnProposer:
             num_rejected_tokens_gpu=rejected,
         )
         hidden = passes.run(metadata, num_tokens, is_first=True)
-        found = [self._sample(hidden[rows])]
-        where, num = drafter.positions[rows], len(rows)
+        metadata.seq_lens = metadata.seq_lens - rejected
+        return self._chain(num_own, hidden, last, metadata, are_others=False)
+
+    def _chain(
+        self,
+        num_own: int,
+        hidden: Hidden,
+        last: Tensor,
+        metadata: CommonAttentionMetadata,
+        *,
+        are_others: bool,
+    ) -> Tensor:
+        """The drafts behind a first pass: int64 [n, num_own].
+
+        last: [n], of its tokens the last one of each request. metadata: of the n requests, which is
+        changed; `are_others`: than those of the first pass.
+        """
+        drafter, passes = self._drafter, self.passes
+        found = [self._sample(hidden[0][last])]
+        where, num = drafter.positions[last], len(last)
+        reads_states = drafter.pass_hidden_states_to_model
+        states = hidden[1][last] if reads_states else None
         metadata.num_actual_tokens, metadata.max_query_len = num, 1
         metadata.query_start_loc = drafter.arange[: num + 1]
         metadata.query_start_loc_cpu = torch.arange(num + 1, dtype=torch.int32)
-        metadata.seq_lens = metadata.seq_lens - rejected
-        for _ in range(num_own - 1):
+        for index in range(num_own - 1):
             where = drafter._update_positions_dependent_metadata(
                 where, metadata, num, passes.size(num), drafter.block_size
             )
             drafter.input_ids[:num] = found[-1].int()
-            hidden = passes.run(metadata, num, is_first=False)
-            found.append(self._sample(hidden[:num]))
+            if reads_states:
+                drafter.hidden_states[:num] = states
+            hidden = passes.run(metadata, num, is_first=are_others and index == 0)
+            states = hidden[1][:num]
+            found.append(self._sample(hidden[0][:num]))
         return torch.stack(found, dim=1)
 
     def _back(self, asked: Sequence[OwnPart], rows: NDArray[np.int64], step: Launched) -> _Back:

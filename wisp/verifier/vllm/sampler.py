@@ -30,7 +30,8 @@ from wisp.verifier.vllm import graphs
 from wisp.verifier.vllm.following import Following
 from wisp.verifier.vllm.host_kv import HostKv, Moves
 from wisp.verifier.vllm.launched import NO_TOKEN, Collected, Launched, chosen_last
-from wisp.verifier.vllm.options import NO_METHOD
+from wisp.verifier.vllm.options import HEADS, NO_METHOD
+from wisp.verifier.vllm.own_head import HeadProposer
 from wisp.verifier.vllm.own_proposer import OwnProposer
 from wisp.verifier.vllm.params import NUM_PROMPT, SAMPLING, SLOW
 
@@ -112,8 +113,9 @@ class Chooser:
         self._begun: torch.cuda.Event | None = None  # when the target began with the last step
         self._stock_forward = runner._model_forward
         runner._model_forward = self._forward
-        if runner.speculative_config.method != NO_METHOD:
-            self.own = OwnProposer(runner, self.launched, self._following)
+        if (method := runner.speculative_config.method) != NO_METHOD:
+            proposer = HeadProposer if method in HEADS else OwnProposer
+            self.own = proposer(runner, self.launched, self._following)
         runner._sample = self._sample
         self._stock_metadata = runner._build_attention_metadata
         runner._build_attention_metadata = self._build_attention_metadata

@@ -84,9 +84,14 @@ class SeatScheduler(Scheduler):  # type: ignore[misc]
         self.num_lookahead_tokens = 0  # of all; `_allocate` counts those of each
         self._own: OwnKv | None = None
 
-    def drafts_own(self, max_step_tokens: int, max_model_len: int) -> None:
-        """There is an own drafter, which computes so many tokens in a step, and of one text."""
-        self._own = OwnKv(max_step_tokens, max_model_len)
+    def drafts_own(
+        self, max_step_tokens: int, max_model_len: int, *, is_head: bool = False
+    ) -> None:
+        """There is an own drafter, which computes so many tokens in a step, and of one text.
+
+        `is_head`: see `OwnKv`.
+        """
+        self._own = OwnKv(max_step_tokens, max_model_len, is_head=is_head)
 
     def num_coming(self, request_id: str) -> int:
         """Own drafts that the in-flight step makes for a request."""
