@@ -10,18 +10,21 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from wisp.config import EdgeConfig, load
+from wisp.core.request import Sampling
 from wisp.edge.drafter.base import Drafter, DraftJob
 from wisp.edge.drafter.load import load_drafter, load_tokenizer
 from wisp.edge.power import FEEL_S, temperature
+from wisp.errors import ConfigError
 
 # Chosen: prompts of one screen, after which drafting is timed, and steps enough for a median.
 _PROMPT, _STEPS = 256, 24
-_BATCHES = (1, 2, 4)  # sequences in a step; chosen: what one device's applications ask for
+# Users who are drafted for at once, unless told; chosen: what one device's applications ask for.
+_USERS = (1, 2, 4)
 # A step in a long run is timed over so many tokens; chosen: then the clock costs nothing.
 _BURST = 32
 
@@ -33,11 +36,23 @@ class BenchConfig(EdgeConfig):
     """wisp edge-bench: what this device drafts, with the settings of wisp-edge."""
 
     seconds: float = Field(0.0, ge=0, description="draft on for so long, to see it warm up")
+    users: list[Annotated[int, Field(ge=1)]] | None = Field(
+        None,
+        description="users drafted for at once, e.g. 1,8,32; null: 1, 2 and 4, if there may be",
+    )
+    temperatures: list[Annotated[float, Field(ge=0, le=2)]] = Field(
+        [0.0], min_length=1, description="of the target's choices, e.g. 0,0.7"
+    )
 
 
 def run(arguments: Sequence[str]) -> int:
     """Print one JSON object; the exit code. Raises ConfigError if the drafter cannot be loaded."""
     config = load(BenchConfig, arguments, "wisp edge-bench")
+    most = config.drafter.max_sessions
+    if too_many := [number for number in config.users or () if number > most]:
+        raise ConfigError(
+            f"{too_many[0]} users are more than drafter.max_sessions, {most}: set it higher"
+        )
     before = _memory_mib()
     drafter = load_drafter(config, load_tokenizer(config))
     loaded = _memory_mib()
@@ -48,46 +63,72 @@ def run(arguments: Sequence[str]) -> int:
 def measure(drafter: Drafter, config: BenchConfig, memory_mib: float) -> dict[str, Any]:
     """Times are wall times of this process: nothing else should run on the device."""
     rng = random.Random(0)
-    limit = min(drafter.vocab_size, 1000)  # ids that every tokenizer has
-    prompt = [rng.randrange(limit) for _ in range(min(_PROMPT, drafter.max_model_len // 2))]
+    prompt = _prompt(drafter, rng)
     start_s = time.perf_counter()
     drafter.open(0)
     drafter.step([DraftJob(0, prompt)])
     prefill_s = time.perf_counter() - start_s
     drafter.close(0)
-    batches = {
-        size: _step_s(drafter, prompt, size)
-        for size in _BATCHES
-        if size <= config.drafter.max_sessions
-    }
+    users = config.users or [n for n in _USERS if n <= config.drafter.max_sessions]
+    together = [
+        _together(drafter, number, temperature, rng)
+        for temperature in config.temperatures
+        for number in users
+    ]
+    first = config.temperatures[0]
+    batches = {e["users"]: e["step_s"] for e in together if e["temperature"] == first}
     return {
         "device": platform.machine(),
         "draft": config.draft.name,
+        "engine": type(drafter).__name__,
         "num_threads": getattr(drafter, "num_threads", config.drafter.num_threads),
-        "tokens_per_s": 1 / batches[1],
+        "tokens_per_s": 1 / batches[min(batches)],
         "prefill_tokens_per_s": len(prompt) / prefill_s,
         "step_s_by_batch": batches,
+        "users": together,
         "memory_mib": memory_mib,
         "over_time": list(_over_time(drafter, prompt, config.seconds)),
     }
 
 
-def _step_s(drafter: Drafter, prompt: list[int], size: int) -> float:
-    """Median time of a step of one token for each of `size` sequences."""
-    texts = {key: list(prompt) for key in range(size)}
-    for key in texts:
-        drafter.open(key)
-    drafter.step([DraftJob(key, tokens) for key, tokens in texts.items()])
-    times = []
-    for _ in range(_STEPS):
+def _prompt(drafter: Drafter, rng: random.Random) -> list[int]:
+    limit = min(drafter.vocab_size, 1000)  # ids that every tokenizer has
+    return [rng.randrange(limit) for _ in range(min(_PROMPT, drafter.max_model_len // 2))]
+
+
+def _together(
+    drafter: Drafter, number: int, temperature: float, rng: random.Random
+) -> dict[str, float]:
+    """So many users, each with a prompt of their own: a step drafts one token for each of them."""
+    texts = {key: _prompt(drafter, rng) for key in range(number)}
+    samplings = {
+        key: Sampling(max_tokens=_STEPS, temperature=temperature, seed=rng.getrandbits(64))
+        for key in texts
+    }
+
+    def step() -> float:
         start_s = time.perf_counter()
-        proposals = drafter.step([DraftJob(key, tokens) for key, tokens in texts.items()])
-        times.append(time.perf_counter() - start_s)
+        jobs = [DraftJob(key, tokens, samplings[key]) for key, tokens in texts.items()]
+        proposals = drafter.step(jobs)
+        taken_s = time.perf_counter() - start_s
         for tokens, proposal in zip(texts.values(), proposals, strict=True):
             tokens.append(proposal.token)
+        return taken_s
+
+    for key in texts:
+        drafter.open(key)
+    prompts_s = step()
+    step_s = statistics.median(step() for _ in range(_STEPS))
     for key in texts:
         drafter.close(key)
-    return statistics.median(times)
+    return {
+        "users": number,
+        "temperature": temperature,
+        "step_s": step_s,
+        "tokens_per_s_each": 1 / step_s,
+        "tokens_per_s": number / step_s,
+        "prompts_s": prompts_s,
+    }
 
 
 def _over_time(drafter: Drafter, prompt: list[int], seconds: float) -> list[Look]:
