@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ from wisp.core.session import Session
 from wisp.engine.step import InFlightStep
 from wisp.sampling.processors import needs_processing
 from wisp.testing.alternatives import random_alternatives
+
+MAX_NGRAM = 4  # n-gram drafts of a session; chosen: as many as a step of few sessions has room for
 
 
 class Crowd:
@@ -47,7 +50,9 @@ class Crowd:
         self.num_right = self.num_ties = self.num_aborted = self.num_resumed = self.num_ahead = 0
         self.num_parked = self.num_loaded = self.num_found = self.num_alternatives = 0
         self.starts: dict[int, int] = {}  # by session: its length when its last step was launched
-        self.num_own = self.num_coming = 0  # seats with own drafts, and before they were known
+        self.num_coming = 0  # seats with own drafts before they were known
+        # Drafts by source, and those of them that were accepted.
+        self.num_drafted, self.num_accepted = Counter[Source](), Counter[Source]()
 
     def run(self) -> None:
         while self.live or self.to_come:
@@ -87,6 +92,7 @@ class Crowd:
             adapter=adapter,
             overlaps=not needs_processing(sampling),
             drafts_own=self.max_own > 0,
+            max_ngram=MAX_NGRAM,
             due_s=self.now,
         )
         kept = self.verifier.open(driver.session)
@@ -137,21 +143,28 @@ class Crowd:
 
     def _seat(self, driver: Driver, room: int) -> Seat:
         session = driver.session
-        own = self._own_drafts(session)
-        takes_own = bool(own) and self.chooser.random() < 0.7
-        draft = own if takes_own else self.drafters[session.id](session)
+        source, draft = self._drafts(session)
         seat = driver.seat(min(room, self.chooser.choice((1, 5, 17, 40))), draft)
-        if takes_own:
-            seat.source = Source.OWN
-            self.num_own += bool(seat.draft)
-            self.num_coming += COMING in seat.draft
-        elif session.num_pending and seat.chooses and self.chooser.random() < 0.7:
+        seat.source = source
+        self.num_drafted[source] += len(seat.draft)
+        self.num_coming += COMING in seat.draft
+        is_edge = source is Source.EDGE
+        if is_edge and session.num_pending and seat.chooses and self.chooser.random() < 0.7:
             most = min(room - seat.num_context, session.max_drafts)
             seat.alternatives = self._alternatives(driver, most)
         if self.max_own and seat.chooses and self.chooser.random() < 0.8:
             most = session.max_drafts - len(seat.draft) - 1
             seat.num_own = max(0, min(self.chooser.randint(0, self.max_own), most))
         return seat
+
+    def _drafts(self, session: Session) -> tuple[Source, list[int]]:
+        """Of one of the sources that have any."""
+        own = self._own_drafts(session)
+        if own and self.chooser.random() < 0.7:
+            return Source.OWN, own
+        if session.drafts.source is Source.NGRAM and self.chooser.random() < 0.7:
+            return Source.NGRAM, session.at_hand
+        return Source.EDGE, self.drafters[session.id](session)
 
     def _own_drafts(self, session: Session) -> list[int]:
         if not session.own_drafts:
@@ -183,8 +196,10 @@ class Crowd:
         step.landed()
         for seat, outcome in zip(step.batch.seats, outcomes, strict=True):
             if driver := self.live.get(seat.session.id):  # else it was closed while the step ran
-                if outcome.num_accepted and self._verified(seat.session) is not seat.draft:
-                    self.num_alternatives += 1
+                is_edge = seat.source is Source.EDGE
+                if is_edge and outcome.num_accepted:
+                    self.num_alternatives += self._verified(seat.session) is not seat.draft
+                self.num_accepted[seat.source] += outcome.num_accepted
                 driver.take(seat, outcome, self.now)
 
     def _end(self) -> None:

@@ -13,6 +13,7 @@ import torch
 
 from wisp.config import TINY
 from wisp.core.batch import Batch, Seat
+from wisp.core.drafts import Source
 from wisp.core.own_drafts import NOTHING
 from wisp.core.request import Sampling
 from wisp.core.session import Session
@@ -63,6 +64,7 @@ class Driver:
         adapter: str | None = None,
         overlaps: bool = False,
         drafts_own: bool = False,
+        max_ngram: int = 0,
         due_s: float = 0.0,
     ) -> None:
         self.prompt = list(prompt)
@@ -75,6 +77,7 @@ class Driver:
             adapter=adapter,
             overlaps=overlaps,
             drafts_own=drafts_own,
+            max_ngram=max_ngram,
             now=due_s,
         )
         self.num_steps = 0
@@ -103,12 +106,17 @@ class Driver:
         )
         if outcome.tokens:
             self.num_accepted += outcome.num_accepted
-            taken = self.session.commit(outcome.tokens, now)
+            taken = self._taken(seat, outcome.tokens, now)
             logprobs = outcome.logprobs or []
             self.logprobs += [item.logprob for item in logprobs[: len(taken)]]
             assert self.done or self.session.num_missing == 1 or self.session.num_in_flight
         if seat.num_own:
             self.session.proposed(outcome.own or NOTHING)
+
+    def _taken(self, seat: Seat, tokens: list[int], now: float) -> list[int]:
+        if seat.source is Source.EDGE:  # whose drafts here come in no stream
+            return self.session.commit(tokens, now)
+        return self.session.verified(seat.source, len(seat.draft), tokens, now, edge_late=False)
 
 
 def step(verifier: Verifier, pairs: Sequence[tuple[Driver, Seat]], now: float = 0.0) -> None:

@@ -12,6 +12,7 @@ from tests.vllm.conftest import HOST_KV_BYTES, second_engine
 from tests.vllm.crowd import Crowd
 from tests.vllm.driver import expected, prompts
 from wisp.config import TINY
+from wisp.core.drafts import Source
 from wisp.core.request import Sampling
 
 NUM_SESSIONS = int(os.environ.get("WISP_FUZZ", "100"))  # of each case
@@ -57,10 +58,10 @@ def drafting() -> Iterator[Any]:
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("overlapped", [False, True], ids=["one", "overlapped"])
 @pytest.mark.parametrize(("most", "num_blocks"), [(32, 299), (12, 20)])
-def test_crowd_with_drafts_of_two_sources(
+def test_crowd_with_drafts_of_all_sources(
     drafting: Any, most: int, num_blocks: int, overlapped: bool
 ) -> None:
-    """Edges' and own drafts for the same sessions, with KV that is parked and lost."""
+    """Edges', n-gram and own drafts for the same sessions, with KV that is parked and lost."""
     scheduler = drafting.scheduler
     pool = scheduler.kv_cache_manager.block_pool
     scheduler.reset_prefix_cache()
@@ -72,13 +73,14 @@ def test_crowd_with_drafts_of_two_sources(
     pool.free_blocks(taken)
     assert crowd.num_right + crowd.num_ties + crowd.num_aborted == NUM_SESSIONS
     assert crowd.num_ties <= NUM_SESSIONS // 50
-    assert crowd.num_own > NUM_SESSIONS
+    assert min(crowd.num_accepted[source] for source in Source) > NUM_SESSIONS // 10
     assert bool(crowd.num_coming) == overlapped
     assert crowd.num_parked > 0 < crowd.num_loaded
     if num_blocks < 100:
         assert scheduler.num_evictions > evictions
-    print(f"{crowd.num_right} right, {crowd.num_ties} ties, {crowd.num_own} seats with own drafts,")
-    print(f"{crowd.num_coming} before they were known, {crowd.num_parked} parked")
+    print(f"{crowd.num_right} right, {crowd.num_ties} ties, {crowd.num_parked} parked,")
+    print(f"{dict(crowd.num_accepted)} of {dict(crowd.num_drafted)} accepted, ", end="")
+    print(f"{crowd.num_coming} seats before they were known")
 
 
 def test_expected_texts_are_not_trivial() -> None:
