@@ -80,7 +80,8 @@ class DraftModel:
     def extend(
         self, ended: Sequence[int], forks: Sequence[Fork], extensions: Sequence[Extension]
     ) -> Ranking:
-        """Forget the slots that have ended, then fork, then go on; a row for each extension.
+        """Forget the slots that have ended, then fork, then go on; a row for each extension, of
+        which there is one at least.
 
         Of an extension that raises, the slots are empty afterwards; all others keep their texts.
         """

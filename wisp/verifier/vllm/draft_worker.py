@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 from vllm.v1.outputs import SamplerOutput
-from vllm.v1.worker.utils import copy_kv_cache_blocks_inplace
 
 from wisp.core.extension import Ranking
+from wisp.sampling.choice import moved
 from wisp.sampling.ranking import rank_rows
+from wisp.verifier.vllm.host_kv import pieces
 from wisp.verifier.vllm.launched import NO_TOKEN
 
 
@@ -26,9 +27,13 @@ class DraftWorker:
         self.wisp_ranker = _Ranker(self.model_runner, num_logits, ids)
 
     def wisp_copy(self, moves: Sequence[tuple[int, int]]) -> None:
-        """Of KV blocks: from, to."""
+        """Of KV blocks: from, to. Stock code has a call for this, too, which in 0.26 takes all that
+        a layer holds for blocks that lie together, whether keys and values are apart or not."""
         runner = self.model_runner
-        copy_kv_cache_blocks_inplace(runner.kv_caches, runner.kv_cache_config.num_blocks, moves)
+        source, target = moved(np.array(moves).T.copy(), runner.device)
+        for cache in runner.kv_caches:
+            for piece in pieces(cache, runner.kv_cache_config.num_blocks):
+                piece.index_copy_(0, target, piece.index_select(0, source))
 
     def wisp_ranking(self) -> tuple[list[str], Ranking] | None:
         """Of the step just made: requests, and a row for each; None: all ended inside a text."""
@@ -45,6 +50,9 @@ class _Ranker:
         self._stock_update = runner._update_states
         runner._update_states = self._update_states
         runner._sample = self._sample
+        if runner.device.type == "cuda":  # buffers on the host are not to be filled while they are
+            # copied, and a step of which nothing is ranked waits for nothing else.
+            runner.prepare_inputs_event = torch.cuda.Event()  # type: ignore[no-untyped-call]
 
     def _update_states(self, scheduled: Any) -> Any:
         """Called for each step, before anything is read of its requests."""

@@ -20,7 +20,7 @@ class HostKv:
 
     def __init__(self, kv_caches: Sequence[Tensor], num_blocks: int, num_slots: int) -> None:
         """`kv_caches`: one for each layer, [blocks, ...] or [2, blocks, ...]."""
-        self._pieces = [p for cache in kv_caches for p in _pieces(cache, num_blocks)]
+        self._pieces = [p for cache in kv_caches for p in pieces(cache, num_blocks)]
         ends = torch.tensor([piece.shape[1] for piece in self._pieces]).cumsum(0)
         self._ends: list[int] = ends.tolist()
         self._slots = torch.empty(num_slots, self._ends[-1], dtype=torch.uint8)
@@ -69,7 +69,7 @@ class HostKv:
             copy_blocks(pairs, self._places, address, size, out=out)
 
 
-def _pieces(cache: Tensor, num_blocks: int) -> list[Tensor]:
+def pieces(cache: Tensor, num_blocks: int) -> list[Tensor]:
     """What a layer holds for each block, as bytes that lie together: [blocks, bytes] each.
 
     Raises ValueError if they do not, or if this is no tensor of blocks.
