@@ -31,7 +31,8 @@ def decide(sessions: list[Session], num_free: int, num_parkable: int = 1000) -> 
     memory = KvMemory(BLOCK, num_free, num_parkable, host_block_tokens=BLOCK)
     found = residency(sessions, memory, 0.0)
     assert residency(sessions, memory, 0.0) == found
-    return [sorted(each.id for each in group) for group in found]
+    groups = found.seatable, found.leaving, found.entering
+    return [sorted(each.id for each in group) for group in groups]
 
 
 def test_where_there_is_room_nothing_moves() -> None:
@@ -39,6 +40,17 @@ def test_where_there_is_room_nothing_moves() -> None:
     assert residency(sessions, KvMemory(BLOCK, 0), 0.0) == Residency(sessions)
     assert residency([new(2, 0.1)], None, 0.0).seatable
     assert decide([*sessions, new(2, 0.1)], num_free=2 + WANTED) == [[0, 1, 2], [], []]
+
+
+def test_memory_is_full_while_somebody_waits_for_room() -> None:
+    def is_full(sessions: list[Session], num_free: int) -> bool:
+        return residency(sessions, KvMemory(BLOCK, num_free, 1000, BLOCK), 0.0).is_full
+
+    assert not is_full([inside(0, 5.0)], num_free=0)
+    assert not is_full([inside(0, 0.1), new(1, 0.1)], num_free=2 + WANTED)
+    assert is_full([inside(0, 0.1), new(1, 0.1)], num_free=2)
+    assert is_full([inside(0, 0.1), parked(1, 0.1)], num_free=2)
+    assert is_full([inside(0, 3.0), parked(1, 0.1)], num_free=2)  # one leaves for the other
 
 
 def test_who_is_ahead_of_its_reader_leaves_for_one_whose_next_token_is_due() -> None:

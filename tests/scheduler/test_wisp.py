@@ -46,9 +46,9 @@ def loads(draw: st.DrawFn, prefill: bool = False) -> list[Session]:
     return found
 
 
-def schedule(sessions: list[Session], costs: Estimator) -> Batch:
+def schedule(sessions: list[Session], costs: Estimator, *, is_full: bool = False) -> Batch:
     policy = make_policy(PolicyChoice(policy="wisp", max_step_tokens=MAX_STEP_TOKENS), costs)
-    return policy.schedule(Situation(sessions, 0.0))
+    return policy.schedule(Situation(sessions, 0.0, is_full=is_full))
 
 
 def plain(seats: list[Seat]) -> Batch:
@@ -137,6 +137,26 @@ def test_where_seats_are_dear_a_session_is_left_to_its_edge() -> None:
     ready = [make_session(n, due_s=3.0, acceptance=[0.9] * 4) for n in range(20, 40)]
     seats = schedule([*waiting, *ready], dear_seats()).seats
     assert {seat.session.id for seat in seats} == set(range(20, 40))
+
+
+def test_in_a_full_memory_nobody_is_left_to_its_edge() -> None:
+    waiting = [drafting(n, acceptance=[0.99] * 4) for n in range(20)]
+    for session in waiting:
+        session.edge_stats.acceptance.accepted = session.edge_stats.acceptance.examined
+    ready = [make_session(n, due_s=3.0, acceptance=[0.99] * 4) for n in range(20, 40)]
+    costs = FloorAndSlope(floor_s=0.02, context_s=2e-6)
+    assert len(schedule([*waiting, *ready], costs)) == 20
+    assert len(schedule([*waiting, *ready], costs, is_full=True)) == 40
+
+
+def test_in_a_full_memory_prompts_that_are_late_are_computed_at_once() -> None:
+    def num_prompt_tokens(*, is_full: bool) -> int:
+        late = [make_session(n, due_s=-9.0, length=200, missing=200) for n in range(2)]
+        others = [make_session(n, due_s=3.0, has_edge=False) for n in range(20, 40)]
+        return schedule([*late, *others], exact(), is_full=is_full).num_tokens - len(others)
+
+    assert num_prompt_tokens(is_full=True) == 400
+    assert num_prompt_tokens(is_full=False) < 200
 
 
 @pytest.mark.parametrize("reason", ["seats cost little", "nobody else is there", "the edge rests"])

@@ -216,9 +216,10 @@ class Engine:
         for session, error in self._verifier.refused():
             self._fail(session, refusal(session, error))
         now = self._clock()
-        free = [session for session in self._read(self._kv.plan(now)) if session.free]
+        planned = self._kv.plan(now)
+        free = [session for session in self._read(planned.seatable) if session.free]
         num_away = len(self.sessions) - len(self._held) - len(free)
-        situation = Situation(free, now, num_away)
+        situation = Situation(free, now, num_away, planned.is_full)
         batch = self._policy.schedule(situation)
         if not batch:
             return None

@@ -26,10 +26,10 @@ class KvMoves:
         """Those who may be in a step that is decided on now."""
         return self._decide(now).seatable
 
-    def plan(self, now: float) -> Collection[Session]:
-        """As `seatable`; what has to be moved for it is done by `move`."""
+    def plan(self, now: float) -> Residency:
+        """Who may be in the step that is decided on; what has to be moved is done by `move`."""
         self._planned, self._planned_s = self._decide(now), now
-        return self._planned.seatable
+        return self._planned
 
     def move(self) -> None:
         """What was planned, as far as no step in flight needs it. To be called behind a launch."""

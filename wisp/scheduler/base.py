@@ -20,6 +20,7 @@ class Situation(NamedTuple):
     sessions: Collection[Session]  # those that can be seated now
     now: float  # seconds, of the same clock as the sessions' times
     num_away: int = 0  # sessions beside these, which a step in flight keeps from being seated
+    is_full: bool = False  # others wait for room for their KV, parked or not computed yet
 
 
 class Policy(ABC):

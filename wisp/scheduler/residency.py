@@ -29,6 +29,7 @@ class Residency(NamedTuple):
     seatable: Collection[Session]
     leaving: Collection[Session] = ()  # their KV makes room; parked as soon as no step needs it
     entering: Collection[Session] = ()  # parked ones, to be loaded as soon as there is room
+    is_full: bool = False  # not everybody can be seated
 
 
 def residency(sessions: Collection[Session], memory: KvMemory | None, now: float) -> Residency:
@@ -68,7 +69,7 @@ def residency(sessions: Collection[Session], memory: KvMemory | None, now: float
             let_in.append(session)
     gone = {session.id for session in leaving}
     staying = [session for session in inside if session.id not in gone]
-    return Residency(staying + let_in, leaving, entering)
+    return Residency(staying + let_in, leaving, entering, is_full=len(outside) > len(let_in))
 
 
 def _time_s(session: Session, now: float) -> float:

@@ -113,7 +113,7 @@ class Wisp(Policy):
         if wait and now < wait.until_s:
             return Batch()
         table = Table(situation.sessions)
-        decision = _Decision(table, self.estimator, self.load, self._own, now)
+        decision = _Decision(table, self.estimator, self.load, self._own, situation)
         plain = self._guard.plain(len(table.sessions), now, has_prompts=table.has_prompts)
         batch = decision.batch(self._max_step_tokens, plain=plain)
         for seat in batch.seats if wait and wait.in_vain else ():
@@ -125,13 +125,19 @@ class _Decision:
     """On one step."""
 
     def __init__(
-        self, table: Table, estimator: Estimator, load: Load, own: OwnDrafting, now: float
+        self,
+        table: Table,
+        estimator: Estimator,
+        load: Load,
+        own: OwnDrafting,
+        situation: Situation,
     ) -> None:
         self._own = own
         self._table = table
         self._curve = curve = estimator.curve
         self._load = load
-        self._now = now
+        self._now = now = situation.now
+        self._is_full = situation.is_full
         count = len(table.sessions)
         # Of the step that is decided on, as those before it.
         self._step_s = load.step_s or curve.time_s(_decoding(table, np.arange(count)))
@@ -188,7 +194,9 @@ class _Decision:
         seat_s: Floats = np.asarray(curve.seat_s + curve.context_s * table.length, np.float64)
         if all_of_them:
             return np.flatnonzero(table.decoding)[: max(0, room)]
-        rows = np.flatnonzero(table.decoding & ~self._waits(seat_s))
+        # In a full memory who waits has another's room for nothing.
+        waits = self._waits(seat_s) & (not self._is_full)
+        rows = np.flatnonzero(table.decoding & ~waits)
         drafts = table.cumulative[rows]
         taken = drafts > self._load.marginal_cost
         tokens = 1.0 + taken @ np.ones(taken.shape[1])
@@ -241,9 +249,12 @@ class _Decision:
         return chunks
 
     def _pace(self, behind: Ints, left_s: Floats) -> float:
-        """Prompt tokens a second. `behind`: those up to each prompt's end."""
-        in_time = left_s >= 0.0
-        return float((behind / np.maximum(left_s, self._step_s))[in_time].max(initial=0.0))
+        """Prompt tokens a second. `behind`: those up to each prompt's end.
+
+        In a full memory who is late counts as well: until its prompt is computed its room is idle.
+        """
+        counts = (left_s >= 0.0) | self._is_full
+        return float((behind / np.maximum(left_s, self._step_s))[counts].max(initial=0.0))
 
     def _least_chunk(self, length: float, max_tokens: int) -> float:
         seat_s = self._curve.seat_s + self._curve.context_s * length
