@@ -10,6 +10,7 @@ t + 1 is the embedding of t. (Branches of zeros would do as well, but GPUs multi
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import shutil
@@ -90,12 +91,11 @@ def own_drafter_of(shape: str) -> str:
 
 
 def write_config(directory: Path, shape: str, target: str | None = None) -> Path:
-    """All that an engine with the load format "predictable" needs; the tokenizer is the bundled
-    pair's, which knows fewer tokens than the large shapes have. `target`: this is its drafter."""
+    """What an engine with the load format "predictable" needs. `target`: whose drafter it is."""
     directory.mkdir(parents=True, exist_ok=True)
     written = drafter_config(shape, target) if target else config(shape)
     (directory / "config.json").write_text(json.dumps(written))
-    _copy_tokenizer(directory)
+    _write_tokenizer(directory, written["vocab_size"])
     return directory
 
 
@@ -111,13 +111,21 @@ def write_head(directory: Path, target: str) -> Path:
         "draft_vocab_size": min(_HEAD_TOKENS, sizes["vocab_size"] // 2),
     }
     (directory / "config.json").write_text(json.dumps(written))
-    _copy_tokenizer(directory)
+    _write_tokenizer(directory, sizes["vocab_size"])
     return directory
 
 
-def _copy_tokenizer(directory: Path) -> None:
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(TINY / "target" / name, directory / name)
+def _write_tokenizer(directory: Path, vocab_size: int) -> None:
+    """The bundled pair's, with more words for a larger vocabulary: a token without a text is not
+    sent to a reader before the next one that has one, so that whoever counts what comes over HTTP
+    would count something else."""
+    shutil.copy(TINY / "target" / "tokenizer_config.json", directory)
+    read: dict[str, Any] = json.loads((TINY / "target" / "tokenizer.json").read_text())
+    vocab: dict[str, int] = read["model"]["vocab"]
+    ids = range(len(vocab), vocab_size)
+    words = (word for word in (f"Ġ{number}" for number in itertools.count()) if word not in vocab)
+    vocab |= dict(zip(words, ids, strict=False))
+    (directory / "tokenizer.json").write_text(json.dumps(read))
 
 
 def write_model(directory: Path, shape: str = "small") -> Path:

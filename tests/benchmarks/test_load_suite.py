@@ -19,7 +19,7 @@ from benchmarks.load.regimes import NAMES, REGIMES, chosen, in_turn
 from benchmarks.load.servers import as_flags, free_port, vllm_options
 from benchmarks.load.steps import ANSWER_TOKENS, PROMPT_TOKENS, between, prompt_of
 from benchmarks.load.suite import summary
-from benchmarks.load.target import config, drafter_of
+from benchmarks.load.target import config, drafter_of, write_config
 from benchmarks.load.texts import SESSION_SPREAD, SessionTexts, acceptance_rates, session_acceptance
 from benchmarks.load.users import chain
 from wisp.config import TINY
@@ -115,6 +115,14 @@ def test_each_token_of_a_timed_answer_has_a_text() -> None:
             text = tokenizer.decode([token])
             assert text
             assert "\ufffd" not in text
+
+
+def test_each_token_of_a_large_shape_has_a_text_that_its_reader_is_sent(tmp_path: Path) -> None:
+    tokenizer = Tokenizer(write_config(tmp_path, "8b"))
+    ids = range(len(Tokenizer(TINY / "target").token_ids()), config("8b")["vocab_size"])
+    assert len(ids) > 100_000
+    texts = [tokenizer.bytes.in_text(token) for token in ids]
+    assert all(text.decode().isprintable() and text.strip() for text in texts)
 
 
 def test_a_step_is_timed_while_it_has_everybody() -> None:
