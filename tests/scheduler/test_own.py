@@ -32,6 +32,12 @@ class Flat(Estimator):
         """It knows."""
 
 
+class Knee(Flat):
+    """Two milliseconds for each token above 24."""
+
+    curve = Curve(floor_s=STEP_S, hinges={24: 2e-3}, jumps={})
+
+
 class Steep(Flat):
     """A millisecond for each token."""
 
@@ -67,10 +73,10 @@ def decide(wisp: Wisp, seated: list[Session], now: float = 0.0) -> Batch:
     return wisp.schedule(Situation(seated, now))
 
 
-def taught(pass_s: float) -> Wisp:
+def taught(pass_s: float, costs: Estimator | None = None) -> Wisp:
     """It has seen some steps of those sessions, with passes that took so long, and with so many
     tokens that nobody doubts that drafts gain."""
-    wisp = policy()
+    wisp = policy(costs=costs)
     seated = sessions(8)
     period_s = STEP_S + 2 * pass_s  # one step behind the other: nothing is lost in between
     for number in range(-15, 0):
@@ -147,6 +153,16 @@ def test_an_edge_that_drafts_in_time_is_waited_for() -> None:
     batch = decide(wisp, seated, NOW)
     by_session = {seat.session.id: seat.num_own for seat in batch.seats}
     assert [by_session.get(number, 0) for number in range(8)] == [0] * 4 + [4] * 4
+
+
+def test_drafts_of_this_step_are_not_counted_as_those_of_the_next() -> None:
+    wisp = taught(1e-4, Knee())
+    seated = sessions(8)
+    assert asked(wisp, seated) == [2] * 8, "there is room for two each"
+    for session in seated:
+        session.proposed(Proposed([1], [0.9]))
+    seats = decide(wisp, seated, NOW).seats
+    assert {(len(seat.draft), seat.num_own) for seat in seats} == {(1, 2)}
 
 
 def test_drafts_that_are_left_over_come_first() -> None:

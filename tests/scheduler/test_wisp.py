@@ -241,3 +241,20 @@ def test_a_prompt_gets_the_room_that_costs_little() -> None:
     assert truth.predict_s(shape_of(batch)) < 1.3 * truth.predict_s(
         shape_of(plain(batch.seats[:10]))
     )
+
+
+def test_a_queue_of_prompts_is_worth_a_longer_step() -> None:
+    """Drafts that fill what is free leave prompts a few tokens a step: the more of them wait
+    behind one another, the sooner a longer step is less than what they wait."""
+
+    def whole(num_prompts: int) -> int:
+        prompts = [make_session(n, due_s=3.0, length=160, missing=160) for n in range(num_prompts)]
+        others = [
+            make_session(100 + n, due_s=3.0, acceptance=[0.95] * 3, complete=False)
+            for n in range(30)
+        ]
+        costs = FloorAndSlope(0.022, 75e-6, margin=0.0)
+        seats = schedule([*prompts, *others], costs).seats
+        return sum(seat.num_tokens == 160 for seat in seats)
+
+    assert (whole(1), whole(8) > 0) == (0, True)

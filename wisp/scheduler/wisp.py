@@ -165,14 +165,16 @@ class _Decision:
         shape = shape.with_drafts(count)
         # A long step holds up nobody where nobody decodes.
         limit_s = curve.time_s(shape) / _SAME if num_decoding else math.inf
-        self._fill(chunks, shape, max_tokens, limit_s)
+        shape = self._fill(chunks, shape, max_tokens, limit_s)
+        undrafted = shape.with_drafts(-count)
+        self._finish(chunks, shape, max_tokens)
         num_drafts = np.empty(len(rows), dtype=np.int64)
         num_drafts[order] = drafts.by_row(count)
         seats = _all_seats(table, rows, num_drafts, chunks)
         value = float(len(rows) + drafts.value(count))
         batch = Batch(seats, value, len(table.sessions), plain=plain)
         if self._own.is_on and not plain:
-            batch.drafting_s = self._ask(seats, rows, num_drafts, shape)
+            batch.drafting_s = self._ask(seats, rows, num_drafts, undrafted)
         return batch
 
     def _ask(self, seats: list[Seat], rows: Ints, num_drafts: Ints, shape: StepShape) -> float:
@@ -262,7 +264,7 @@ class _Decision:
 
     def _fill(
         self, chunks: dict[int, int], shape: StepShape, max_tokens: int, limit_s: float
-    ) -> None:
+    ) -> StepShape:
         """More of the prompts, as long as the step takes no longer than that."""
         curve, table = self._curve, self._table
         for row, chunk in chunks.items():
@@ -270,9 +272,32 @@ class _Decision:
             while more > 0 and curve.time_s(shape.joined(_chunk(table, row, more))) > limit_s:
                 more //= 2
             if more <= 0:
-                return
+                break
             chunks[row] += more
             shape = shape.joined(_chunk(table, row, more))
+        return shape
+
+    def _finish(self, chunks: dict[int, int], shape: StepShape, max_tokens: int) -> None:
+        """Whole prompts, as many as spare those that wait the most beyond what the longer step
+        takes from everybody: at the pace of this step, each waits for all before it."""
+        table, curve = self._table, self._curve
+        rows = list(chunks)
+        behind = np.cumsum(table.missing[rows])
+        pace = max(1, sum(chunks.values()))
+        weight, of_all = self._weight[rows], float(self._weight.sum())
+        before_s, num_whole, most_s = curve.time_s(shape), 0, 0.0
+        for num, row in enumerate(rows, start=1):
+            more = int(table.missing[row]) - chunks[row]
+            if shape.num_tokens + more > max_tokens:
+                break
+            shape = shape.joined(_chunk(table, row, more)) if more else shape
+            steps = np.maximum(0.0, np.minimum(behind, behind[num - 1]) / pace - 1.0)
+            spared_s = float(weight @ steps) * self._step_s
+            spared_s -= of_all * (curve.time_s(shape) - before_s)
+            if spared_s > most_s:
+                num_whole, most_s = num, spared_s
+        for row in rows[:num_whole]:
+            chunks[row] = int(table.missing[row])
 
 
 def _starved(table: Table, now: float, horizon_s: Floats) -> Floats:
