@@ -148,3 +148,16 @@ def gumbel_torch(seeds: Tensor, positions: Tensor, num_tokens: int) -> Tensor:
     noise.add_(0.5).mul_(2.0**-23)
     noise.log_().neg_().log_().neg_()
     return noise.flatten(1)[:, :num_tokens]
+
+
+def gumbel_of_torch(seeds: Tensor, positions: Tensor, tokens: Tensor) -> Tensor:
+    """The noise of some tokens of each row, int64 [n, m]: float32 [n, m]."""
+    import torch
+
+    seeds = seeds[:, None]
+    zero = torch.zeros_like(seeds)
+    key = (seeds & MASK, (seeds >> 32) & MASK)
+    words = torch.stack(philox((tokens >> 2, positions[:, None], zero, zero), key))
+    noise = (words.gather(0, (tokens & 3)[None])[0] >> 9).float()
+    noise.add_(0.5).mul_(2.0**-23)
+    return noise.log_().neg_().log_().neg_()

@@ -62,7 +62,7 @@ class DraftProcess:
 
     def __init__(self, settings: DraftSettings, patience_s: float = PATIENCE_S) -> None:
         """Raises ConfigError if the model cannot be served."""
-        self._patience_s = patience_s
+        self.patience_s = patience_s
         context = multiprocessing.get_context("spawn")
         self._pipe, other = context.Pipe()
         self._process = context.Process(
@@ -96,7 +96,7 @@ class DraftProcess:
             self._pipe.send((ended, forks, extensions))
         except OSError as error:
             raise Unavailable(f"the drafter's process has ended: {error}") from error
-        answer = self._receive(self._patience_s)
+        answer = self._receive(self.patience_s)
         if isinstance(answer, _Failed):
             raise InternalError(answer.why)
         assert isinstance(answer, Ranking)
