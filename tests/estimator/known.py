@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import random
-from math import ceil
 
 from wisp.estimator.shape import StepShape
 
 
 def known_s(shape: StepShape) -> float:
-    """A floor, 20 us a token, 0.5 ms a tile from the second on, and a seat's own 30 us."""
+    """A floor, 24 us a token above 128, and a seat's own 30 us."""
     num_tokens, context, product, num_seats = shape
-    tiles = max(0, min(16, ceil(num_tokens / 128) - 1))
-    linear_s = 20e-6 * max(0, num_tokens - 128) + 30e-9 * context + 1e-10 * product
+    linear_s = 24e-6 * max(0, num_tokens - 128) + 30e-9 * context + 1e-10 * product
     several_s = 0.3e-3 * (num_tokens > num_seats)
-    return 6e-3 + 0.5e-3 * tiles + 30e-6 * num_seats + several_s + linear_s
+    return 6e-3 + 30e-6 * num_seats + several_s + linear_s
 
 
 def random_shape(chance: random.Random, most_seats: int = 256) -> StepShape:

@@ -1,16 +1,17 @@
 """The terms of a step's time: as columns of a least squares problem, and as an exact function.
 
 T = d + f(new tokens) + a * context + b * prefill product + s * seats + e * [some seat computes
-several tokens], every weight >= 0. f is a sum of hinges max(0, n - knot), and of a step for every
-tile of 128 tokens that a matrix product begins: monotone by construction. Without the last two
-terms the error on vLLM is far larger (a seat's own share of host and attention, and the path that
-pure decoding does not take).
+several tokens], every weight >= 0. f is a sum of hinges max(0, n - knot): monotone by construction.
+Without the last two terms the error on vLLM is far larger (a seat's own share of host and
+attention, and the path that pure decoding does not take). A step for every tile of 128 tokens that
+a matrix product begins brought nothing, and cost much: docs/measurements/estimator.md.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,26 +21,16 @@ from wisp.estimator.shape import StepShape
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-# Tokens of a tile: rows of a matrix product that a GPU computes together. Chosen: the
-# usual tile of matrix kernels; edges at 64 were tried and helped nothing, see
-# docs/measurements/estimator.md.
-TILE = 128
 # Where the slope of f may rise, in tokens. Chosen: powers of 2, denser where the floor ends.
 _KNOTS: Floats = np.array([0, 64, 128, 256, 512, 1024, 2048, 4096], dtype=np.float64)
-# Where a tile begins, in tokens. Chosen: beyond 2048 one tile in 17 or more is lost in the noise.
-_TILES: Floats = np.arange(TILE, 2049, TILE, dtype=np.float64)
 # Columns that do not depend on the tokens alone: by definition of T five, the constant, context,
 # product, seats, several.
 _NUM_OTHERS = 5
 _FIRST_HINGE = _NUM_OTHERS
-_FIRST_STEP = _FIRST_HINGE + len(_KNOTS)
-NUM_COLUMNS = _FIRST_STEP + len(_TILES)
-STEPS = slice(_FIRST_STEP, NUM_COLUMNS)
+NUM_COLUMNS = _FIRST_HINGE + len(_KNOTS)
 # Units of the columns, so that every weight is some milliseconds: 1, 1e5 tokens of context, 1e7
-# units of product, 100 seats, 1, 1000 tokens above a knot, 1 for each tile.
-UNITS: Floats = np.concatenate(
-    ([1.0, 1e5, 1e7, 1e2, 1.0], np.full(len(_KNOTS), 1e3), np.ones(len(_TILES)))
-)
+# units of product, 100 seats, 1, 1000 tokens above a knot.
+UNITS: Floats = np.concatenate(([1.0, 1e5, 1e7, 1e2, 1.0], np.full(len(_KNOTS), 1e3)))
 # What a target is taken to be like until it was seen: about what 8 billion parameters took on an
 # H200 (benchmarks/data/h200_qwen3_8b_shape.csv), in ms per unit, by column. The first steps of a
 # target set the scale.
@@ -53,10 +44,12 @@ def columns(shape: StepShape) -> Floats:
     num_tokens, context, product, seats = shape
     row = np.empty(NUM_COLUMNS)
     row[:_NUM_OTHERS] = (1.0, context, product, seats, num_tokens > seats)
-    np.maximum(num_tokens - _KNOTS, 0.0, out=row[_FIRST_HINGE:_FIRST_STEP])
-    np.greater(num_tokens, _TILES, out=row[_FIRST_STEP:])
+    np.maximum(num_tokens - _KNOTS, 0.0, out=row[_FIRST_HINGE:])
     row /= UNITS
     return row
+
+
+_NO_JUMPS: Mapping[float, float] = MappingProxyType({})
 
 
 class Curve:
@@ -70,7 +63,7 @@ class Curve:
         *,
         floor_s: float,
         hinges: Mapping[float, float],
-        jumps: Mapping[float, float],
+        jumps: Mapping[float, float] = _NO_JUMPS,
         context_s: float = 0.0,
         product_s: float = 0.0,
         seat_s: float = 0.0,
@@ -79,15 +72,16 @@ class Curve:
         """All times are >= 0, so that no more work takes less time.
 
         `hinges`: by number of tokens, what each token above it takes more. `jumps`: by number of
-        tokens, what a step with more than that takes more. `context_s`, `product_s` and `seat_s`:
-        for each unit of the shape's fields; `several_s`: if some seat computes several tokens.
+        tokens, what a step with more than that takes more; a fit has none. `context_s`, `product_s`
+        and `seat_s`: for each unit of the shape's fields; `several_s`: if some seat computes
+        several tokens.
         """
         self._floor_s = floor_s
         self.context_s = context_s
         self._product_s = product_s
         self.seat_s = seat_s
         self._several_s = several_s
-        # f is linear between breaks; up to and with the next one, as a tile begins above its edge.
+        # f is linear between breaks; up to and with the next one, as what jumps does so above it.
         self._breaks = sorted({0.0, *hinges, *jumps})
         self._starts_s: list[float] = []  # f just above each break
         self._slopes_s: list[float] = []
@@ -137,7 +131,7 @@ class Curve:
         return rest_s + self._several_s if num_tokens > num_seats else rest_s
 
     def slope_s(self, num_tokens: int, width: int = 64) -> float:
-        """Of one more token, averaged over the next `width` (a tile's step is not one token's)."""
+        """Of one more token, averaged over the next `width`: the slope changes within them."""
         return (self._tokens_s(num_tokens + width) - self._tokens_s(num_tokens)) / width
 
 
@@ -147,8 +141,7 @@ def curve_of(weights: Floats) -> Curve:
     floor_s, context_s, product_s, seat_s, several_s = rates[:_NUM_OTHERS].tolist()
     return Curve(
         floor_s=floor_s,
-        hinges=dict(zip(_KNOTS.tolist(), rates[_FIRST_HINGE:_FIRST_STEP].tolist(), strict=True)),
-        jumps=dict(zip(_TILES.tolist(), rates[_FIRST_STEP:].tolist(), strict=True)),
+        hinges=dict(zip(_KNOTS.tolist(), rates[_FIRST_HINGE:].tolist(), strict=True)),
         context_s=context_s,
         product_s=product_s,
         seat_s=seat_s,

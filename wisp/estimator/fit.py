@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from wisp.estimator.curve import NUM_COLUMNS, PRIOR, STEPS, columns
+from wisp.estimator.curve import NUM_COLUMNS, PRIOR, columns
 from wisp.estimator.shape import StepShape
 
 Floats = NDArray[np.float64]
@@ -24,13 +23,6 @@ _HOLD = 1.0
 # Least energy of a column, as a share of the largest: a column that was never seen keeps its
 # weight. Chosen: far below any column seen, far above rounding.
 _MIN_ENERGY = 1e-6
-# Penalty of a tile's step, in units of the noise: steps appear only where the data pay for them.
-# Chosen on benchmarks/data/h200_qwen3_8b_shape.csv; others brought nothing, see
-# docs/measurements/estimator.md.
-_SPARSE = 3e-3
-# The noise that the penalty is taken of is at most this, relative. Chosen: of a model that does
-# not fit yet the error is no noise.
-_MAX_NOISE = 0.1
 # A relative change of speed below this is left to the fit. Chosen: above the noise of some steps.
 _SAME_SPEED = 0.1
 # Times that a profile is solved, with less weight on outliers each time. Chosen: a
@@ -97,13 +89,10 @@ class Fit:
             shares = np.minimum(1.0, typical / np.maximum(errors, 1e-9))
 
     def solve(self) -> None:
-        """Of the tiles' steps the absolute size is penalised, as a lasso does, by the noise."""
         held = self.weights * self._speed()
         energy = self._energy / max(1, self.num_steps)
         hold = _HOLD * np.maximum(energy, _MIN_ENERGY * max(1e-12, float(energy.max())))
-        target = self._target + hold * held
-        target[STEPS] -= _SPARSE * self._noise() * self._target[0]
-        self.weights = nnls(self._gram + np.diag(hold), target, held)
+        self.weights = nnls(self._gram + np.diag(hold), self._target + hold * held, held)
 
     def forget(self, num_steps: float) -> None:
         """Let all that was seen count as so many steps at most."""
@@ -111,12 +100,6 @@ class Fit:
         self._weight *= share
         self._gram *= share
         self._target *= share
-
-    def _noise(self) -> float:
-        """The root mean square of the relative error: sum of (phi x / time - 1)^2, by parts."""
-        square = float(self.weights @ self._gram @ self.weights - 2 * self.weights @ self._target)
-        mean = max(0.0, square + self._weight) / max(1.0, self._weight)
-        return min(_MAX_NOISE, math.sqrt(mean))
 
     def _speed(self) -> float:
         """How much longer all steps take than the weights say; 1.0 if about as long.
