@@ -14,9 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from benchmarks.load.target import SEED, own_drafter_of, write_config, write_head
+from benchmarks.load.target import own_drafter_of, write_config, write_head
 from benchmarks.load.texts import session_acceptance
 
 MAX_OWN = 6  # own drafts of a session; chosen: as many as the peers' drafter has at most
@@ -24,6 +22,8 @@ ACCEPTANCE_FLAG = "--own-acceptance="
 # Base of a token's digits, of which three are written into a head's hidden states. Chosen: bfloat16
 # has each of them exactly, and three are enough for every vocabulary.
 _BASE = 64
+# Different sessions' acceptances. Chosen: their mean and spread are those of many.
+_SESSIONS = 4096
 _SURE = 1e4  # the likeliest token's logit; chosen: above what random weights make
 # Added to a token that is to be wrong. Chosen: any number does that is not the target's step of 1.
 _ASTRAY = 7
@@ -64,28 +64,36 @@ def replay(head: Any, vocab_size: int) -> None:
 
 
 def make_doubtful(acceptance: float) -> None:
-    """From now on own drafts of this process's vLLM are right with this probability. Ranks draft
-    the same: each draws from a generator of its own, with one seed."""
+    """From now on own drafts of this process's vLLM are right with this probability. It is drawn
+    from a session's seed and the position alone, so that ranks draft the same."""
     import torch
 
-    from wisp.verifier.vllm.own_proposer import OwnProposer
+    from wisp.verifier.vllm.own_chain import OwnChain
 
-    @lru_cache(maxsize=65536)
-    def of_session(seed: int) -> float:
-        return session_acceptance(acceptance, seed & 0xFFFFFFFF)
+    chances = torch.tensor([session_acceptance(acceptance, seed) for seed in range(_SESSIONS)])
+    right = OwnChain.choose
 
     @lru_cache
-    def generator(device: torch.device) -> torch.Generator:
-        return torch.Generator(device).manual_seed(SEED)
+    def of_sessions(device: torch.device) -> torch.Tensor:
+        return chances.to(device)
 
-    right = OwnProposer._sample
+    def choose(self: Any, hidden_states: Any, noise: Any) -> Any:
+        tokens, likelihoods = right(self, hidden_states, noise)
+        chance = of_sessions(tokens.device)[noise.seeds % _SESSIONS]
+        is_right = drawn(noise.seeds, noise.positions) < chance
+        return torch.where(is_right, tokens, tokens - _ASTRAY).clamp(min=0), likelihoods
 
-    def sample(self: Any, hidden_states: Any) -> Any:
-        tokens = right(self, hidden_states)
-        chances = np.array([of_session(seed) for seed in self._seeds.tolist()], np.float32)
-        device = tokens.device
-        drawn = torch.rand(len(tokens), device=device, generator=generator(device))
-        is_right = drawn < torch.from_numpy(chances).to(device, non_blocking=True)
-        return torch.where(is_right, tokens, tokens - _ASTRAY).clamp(min=0)
+    OwnChain.choose = choose  # type: ignore[method-assign]
 
-    OwnProposer._sample = sample  # type: ignore[method-assign]
+
+def drawn(seeds: Any, positions: Any) -> Any:
+    """Uniform in [0, 1), float32 [n], by seed and position, int64 [n] each: in a CUDA graph no
+    generator is needed. The mixing is that of splitmix64 (Steele, Lea, Flood, 2014), with signed
+    shifts."""
+    import torch
+
+    mixed = seeds + positions * -7046029254386353131
+    for shift, factor in ((30, -4658895280553007687), (27, -7723592293110705685)):
+        mixed = (mixed ^ (mixed >> shift)) * factor
+    mixed = mixed ^ (mixed >> 31)
+    return (mixed & 0xFFFFFF).to(torch.float32) / 2.0**24

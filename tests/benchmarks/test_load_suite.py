@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import socket
 from pathlib import Path
 from random import Random
@@ -11,9 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks.load.campaign import PLAIN, PUBLISHED_SLED, TUNINGS, Campaign, Load, Times
-from benchmarks.load.own import drafter_flags
+from benchmarks.load.own import drafter_flags, drawn
 from benchmarks.load.peers import DRAFT_PEERS, NGRAM_PEERS, is_predictable, speculation
 from benchmarks.load.regimes import NAMES, REGIMES, chosen, in_turn
 from benchmarks.load.servers import as_flags, free_port, vllm_options
@@ -211,6 +213,17 @@ def test_the_own_drafter_is_the_peers_but_for_its_head(tmp_path: Path) -> None:
     peers = config(drafter_of("32b"))
     assert written == json.loads(json.dumps(peers | {"tie_word_embeddings": False}))
     assert flags["--own-acceptance"] == "0.7"
+
+
+def test_whether_an_own_draft_is_right_is_drawn_from_seed_and_position() -> None:
+    seeds = torch.arange(-200, 200).repeat_interleave(50)
+    positions = torch.arange(50).repeat(400)
+    found = drawn(seeds, positions)
+    assert 0.0 <= float(found.min()) <= float(found.max()) < 1.0
+    assert float((found < 0.7).float().mean()) == pytest.approx(0.7, abs=0.01)
+    of_each = (found < 0.7).view(400, 50).float().mean(dim=1)
+    assert float(of_each.std()) == pytest.approx(math.sqrt(0.21 / 50), rel=0.15)
+    assert torch.equal(found, drawn(seeds, positions))
 
 
 def test_both_servers_have_the_same_head(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from wisp.core.request import Sampling
-from wisp.sampling.choice import choose, choose_unprocessed
+from wisp.sampling.choice import choose, choose_likely, choose_unprocessed
 from wisp.sampling.draft import draft_token
 from wisp.sampling.philox import gumbel_numpy, signed
 from wisp.sampling.processors import Row, needs_processing, process
@@ -233,13 +233,17 @@ def test_arrays_of_rows_give_the_same_choices(
         for number, temperature in enumerate(temperatures * 8)
     ]
     logits = logits_of(len(rows)).to(dtype)
-    choices = choose_unprocessed(
-        logits,
-        np.array([signed(row.sampling.seed) for row in rows]),
-        torch.tensor([row.position for row in rows]),
-        np.array([row.sampling.temperature for row in rows], np.float32),
-    )
+    given = np.array([signed(row.sampling.seed) for row in rows])
+    positions = torch.tensor([row.position for row in rows])
+    heat = np.array([row.sampling.temperature for row in rows], np.float32)
+    choices = choose_unprocessed(logits, given, positions, heat)
     assert choices.tolist() == choose(logits, rows)[0]
+    on_device = torch.from_numpy(given), positions, torch.from_numpy(heat)
+    tokens, likelihoods = choose_likely(logits, *on_device)
+    assert tokens.tolist() == choices.tolist()
+    divisors = torch.from_numpy(np.where(heat < 1e-5, np.float32(1), heat))[:, None]
+    chances = torch.softmax(logits.float() / divisors, dim=1)
+    assert torch.allclose(likelihoods, chances[range(len(rows)), tokens], rtol=1e-4)
 
 
 def test_only_temperature_and_seed_need_no_processing() -> None:

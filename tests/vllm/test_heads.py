@@ -101,7 +101,8 @@ def test_passes_of_a_fixed_size_draft_the_same(drafting: Any, draft_vocab: int) 
     write(drafting, writers, max_own=5, share=0.7)
     assert check(drafting, writers, draft_vocab) > 40
     # As above.
-    assert drafting._core.collective_rpc(static_passes.remove) > [40]
+    (num_chained, num_replayed), *_ = drafting._core.collective_rpc(static_passes.remove)
+    assert min(num_chained, num_replayed) > 40
 
 
 def test_a_target_without_layers_for_it_is_refused() -> None:

@@ -50,6 +50,23 @@ def choose_unprocessed(
     return choices
 
 
+def choose_likely(
+    logits: Tensor, seeds: Tensor, positions: Tensor, temperatures: Tensor
+) -> tuple[Tensor, Tensor]:
+    """As `choose_unprocessed`, of what the device alone may know; and how likely each token was
+    by softmax(logits / temperature), float32 [rows]: greedily, at temperature 1.
+
+    Can be in a CUDA graph. temperatures: float32.
+    """
+    greedy = temperatures < GREEDY_BELOW
+    scores = logits.to(torch.float32, copy=True)
+    scores.div_(torch.where(greedy, 1.0, temperatures)[:, None])
+    noisy = _noisy_argmax(scores if scores.is_cuda else scores.clone(), seeds, positions)
+    tokens = torch.where(greedy, logits.argmax(dim=-1), noisy)
+    chosen = scores.gather(1, tokens[:, None])[:, 0]
+    return tokens, (chosen - scores.logsumexp(dim=1)).exp()
+
+
 def moved(array: NDArray[np.generic], device: torch.device) -> Tensor:
     """A copy on the device; a GPU is not waited for."""
     tensor = torch.from_numpy(array)

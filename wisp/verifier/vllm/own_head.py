@@ -33,7 +33,7 @@ class HeadProposer(OwnProposer):
         step: Launched,
         metadata: CommonAttentionMetadata,
         others: Sequence[Any],
-    ) -> Tensor | None:
+    ) -> tuple[Tensor, Tensor] | None:
         drafter, inputs = self._drafter, self._runner.input_ids.gpu
         num_tokens = int(step.token_ends[-1])
         # Where the step's drafts were rejected, what stands behind is computed, too. The next step

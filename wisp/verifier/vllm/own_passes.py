@@ -9,6 +9,7 @@ are of: requests that are not there have no tokens in it.
 from __future__ import annotations
 
 import logging
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -41,7 +42,7 @@ class OwnPasses:
         sizes = sorted(self._runner.compilation_config.cudagraph_capture_sizes or ())
         self.make_buffers()
         try:
-            with torch.inference_mode(), graph_capture(device=self._runner.device):
+            with torch.inference_mode(), self.capturing():
                 for size in reversed(sizes):
                     self.graphs[size] = self._captured(size)
         except Exception:
@@ -49,6 +50,10 @@ class OwnPasses:
             self.graphs.clear()
         torch.cuda.synchronize()
         self.sizes = sorted(self.graphs)
+
+    def capturing(self) -> AbstractContextManager[Any]:
+        context: AbstractContextManager[Any] = graph_capture(device=self._runner.device)
+        return context
 
     def make_buffers(self) -> None:
         """What the kernels in the graphs read, in the same place each time."""
@@ -109,6 +114,14 @@ class OwnPasses:
         graph, hidden = self.graphs[size]
         graph.replay()
         return hidden
+
+    def place(self, metadata: CommonAttentionMetadata, num: int) -> None:
+        """So many requests, each with one token in the next pass."""
+        self._bounds[: num + 1].copy_(self._drafter.arange[: num + 1])
+        self._bounds[num + 1 :].fill_(num)
+        self._lengths[:num].copy_(metadata.seq_lens)
+        self._lengths[num:].fill_(0)
+        self._blocks[:num].copy_(metadata.block_table_tensor)
 
     def size(self, num_tokens: int) -> int:
         """Tokens of the smallest graph for so many, or of its pieces."""

@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from vllm.v1.attention.backend import CommonAttentionMetadata
 
-from wisp.sampling.choice import choose_unprocessed, moved
-from wisp.sampling.philox import GREEDY_BELOW, signed
+from wisp.sampling.choice import moved
+from wisp.sampling.philox import signed
 from wisp.verifier.vllm.following import Following
 from wisp.verifier.vllm.launched import Launched, OwnLaunched
 from wisp.verifier.vllm.options import WHOLE_PASSES
+from wisp.verifier.vllm.own_chain import Noise, OwnChain
 from wisp.verifier.vllm.own_kv import OwnPart
 from wisp.verifier.vllm.own_passes import Hidden, OwnPasses
 from wisp.verifier.vllm.params import SAMPLING
@@ -53,15 +54,13 @@ class OwnProposer:
         self._on_gpu = runner.device.type == "cuda"
         self._drafter = runner.drafter
         self.passes = OwnPasses(runner, runner.drafter)
+        self.chain = OwnChain(runner, runner.drafter, self.passes)
         if self._on_gpu and runner.vllm_config.additional_config.get(WHOLE_PASSES):
             self.passes.capture()
+            self.chain.capture()
         runner._input_fits_in_drafter = lambda *_: True  # each request has its own limit
         runner.propose_draft_token_ids = self._take
-        # Of the requests in the making, [n]: their noise, and the position of the next draft.
-        self._seeds: NDArray[np.int64]
-        self._temperatures: NDArray[np.float32]
-        self._next: Tensor
-        self._likelihoods: list[Tensor] = []
+        self._noise: Noise  # of the requests in the making, with which they draft next
 
     def _take(self, scheduled: Any, *args: Any) -> list[list[int]]:
         """Called for each step, right behind its choices, the attention's metadata last but one.
@@ -86,13 +85,13 @@ class OwnProposer:
         start_s = time.perf_counter()
         begun = self._event()
         rows = np.array([step.places[each.request_id] for each in asked], np.int64)
-        self._likelihoods = []
         num_own = max(1, *[each.num_own for each in asked]) if asked else 0
-        tokens = self._drafted(num_own, asked, rows, step, metadata, others)
-        if tokens is None:
+        made = self._drafted(num_own, asked, rows, step, metadata, others)
+        if made is None:
             return None
+        tokens, likelihoods = made
         on_host = self._copied(tokens.to(torch.int64))
-        acceptance = self._copied(torch.stack(self._likelihoods, dim=1))
+        acceptance = self._copied(likelihoods)
         arrived = self._event()
         return OwnLaunched(
             asked, tokens, on_host, acceptance, begun, arrived, time.perf_counter() - start_s
@@ -152,8 +151,8 @@ class OwnProposer:
         step: Launched,
         metadata: CommonAttentionMetadata,
         others: Sequence[Any],
-    ) -> Tensor | None:
-        """So many drafts for each of n requests, int64 [n, num_own].
+    ) -> tuple[Tensor, Tensor] | None:
+        """So many drafts for each of n requests, int64 [n, num_own], and their likelihoods.
 
         As vLLM's `propose`, but that a pass may be one graph. rows: [n], where they stand in the
         batch, of which `metadata` tells.
@@ -181,17 +180,22 @@ class OwnProposer:
         metadata: CommonAttentionMetadata,
         *,
         are_others: bool,
-    ) -> Tensor:
-        """The drafts behind a first pass: int64 [n, num_own].
+    ) -> tuple[Tensor, Tensor]:
+        """The drafts behind a first pass: int64 [n, num_own], and their likelihoods.
 
         last: [n], of its tokens the last one of each request. metadata: of the n requests, which is
         changed; `are_others`: than those of the first pass.
         """
-        drafter, passes = self._drafter, self.passes
-        found = [self._sample(hidden[0][last])]
+        drafter, passes, chain = self._drafter, self.passes, self.chain
+        found = [chain.choose(hidden[0][last], self._noise)]
         where, num = drafter.positions[last], len(last)
         reads_states = drafter.pass_hidden_states_to_model
         states = hidden[1][last] if reads_states else None
+        noise = self._noise
+        noise.positions = noise.positions + 1
+        if num_own > 1 and chain.begins(found[0][0], where, states, noise, metadata):
+            found += [chain.goes_on() for _ in range(num_own - 1)]
+            return _stacked(found)
         metadata.num_actual_tokens, metadata.max_query_len = num, 1
         metadata.query_start_loc = drafter.arange[: num + 1]
         metadata.query_start_loc_cpu = torch.arange(num + 1, dtype=torch.int32)
@@ -199,13 +203,14 @@ class OwnProposer:
             where = drafter._update_positions_dependent_metadata(
                 where, metadata, num, passes.size(num), drafter.block_size
             )
-            drafter.input_ids[:num] = found[-1].int()
+            drafter.input_ids[:num] = found[-1][0].int()
             if reads_states:
                 drafter.hidden_states[:num] = states
             hidden = passes.run(metadata, num, is_first=are_others and index == 0)
             states = hidden[1][:num]
-            found.append(self._sample(hidden[0][:num]))
-        return torch.stack(found, dim=1)
+            found.append(chain.choose(hidden[0][:num], noise))
+            noise.positions = noise.positions + 1
+        return _stacked(found)
 
     def _back(self, asked: Sequence[OwnPart], rows: NDArray[np.int64], step: Launched) -> _Back:
         facts = [
@@ -224,21 +229,10 @@ class OwnProposer:
         batch, states = self._runner.input_batch, self._runner.requests
         names = [batch.req_ids[row] for row in rows.tolist()]
         samplings = [states[name].sampling_params.extra_args[SAMPLING] for name in names]
-        self._seeds = np.array([signed(sampling.seed) for sampling in samplings], np.int64)
-        self._temperatures = np.array([each.temperature for each in samplings], np.float32)
-        self._next = positions
-
-    def _sample(self, hidden_states: Tensor) -> Tensor:
-        """One draft for each request, int64 [n], as the target would choose by these logits."""
-        logits = self._drafter.model.compute_logits(hidden_states)
-        tokens = choose_unprocessed(logits, self._seeds, self._next, self._temperatures)
-        greedy = self._temperatures < GREEDY_BELOW
-        divisors = moved(np.where(greedy, np.float32(1), self._temperatures), logits.device)
-        scaled = logits.to(torch.float32) / divisors[:, None]
-        chosen = scaled.gather(1, tokens[:, None])[:, 0]
-        self._likelihoods.append((chosen - scaled.logsumexp(dim=1)).exp())
-        self._next = self._next + 1
-        return tokens
+        device = self._runner.device
+        seeds = np.array([signed(sampling.seed) for sampling in samplings], np.int64)
+        temperatures = np.array([each.temperature for each in samplings], np.float32)
+        self._noise = Noise(moved(seeds, device), moved(temperatures, device), positions)
 
     def _copied(self, found: Tensor) -> Tensor:
         on_host = torch.empty(found.shape, dtype=found.dtype, pin_memory=self._on_gpu)
@@ -251,6 +245,11 @@ class OwnProposer:
         event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record()
         return event
+
+
+def _stacked(found: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    tokens, likelihoods = zip(*found, strict=True)
+    return torch.stack(tokens, dim=1), torch.stack(likelihoods, dim=1)
 
 
 def _metadata_of(
