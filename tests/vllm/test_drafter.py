@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -181,18 +185,24 @@ def test_what_cannot_be_is_refused_in_one_sentence(flags: list[str], sentence: s
 
 
 def test_an_engine_that_dies_takes_no_answer_with_it(logs: Path) -> None:
-    flags = ["--engine=vllm", "--drafter.options", "enforce_eager=true", "--drafter.max_sessions=2"]
+    flags = ["--engine=vllm", "--drafter.options", "enforce_eager=true", "--drafter.max_sessions=4"]
     with start_server(logs) as server, start_edge(server, logs, *flags) as edge:
-        whole, num_drafted = _text(server)[0], _text(edge)[1]
-        assert num_drafted > 0
+        asked = [f"def test_{letter}" for letter in "abcd"]
+        with ThreadPoolExecutor(4) as at_once:
+            wholes = [text for text, _ in map(partial(_text, server), asked)]
+            answers = list(at_once.map(partial(_text, edge), asked))
+        assert [text for text, _ in answers] == wholes
+        assert all(num_drafted for _, num_drafted in answers)
         [child] = [
             int(number)
             for number in _children(edge.pid)
             if b"spawn_main" in Path(f"/proc/{number}/cmdline").read_bytes()
         ]
-        os.kill(child, signal.SIGKILL)
-        for _ in range(2):  # one that meets the loss, and one that begins after it
-            assert _text(edge) == (whole, 0)
+        parts = _parts(edge, asked[0])
+        begun = next(parts)
+        os.kill(child, signal.SIGKILL)  # in the middle of an answer
+        assert begun + "".join(parts) == wholes[0]
+        assert _text(edge, asked[1]) == (wholes[1], 0)  # and one that begins after it
 
 
 def test_an_engine_that_hangs_is_given_up() -> None:
@@ -213,11 +223,25 @@ def test_it_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
         load_drafter_of_vllm(TINY / "draft")
 
 
-def _text(endpoint: Process) -> tuple[str, int]:
-    body = {"model": "target", "prompt": "def test_", "max_tokens": 48, "temperature": 0}
-    answer = httpx.post(f"{endpoint.url}/v1/completions", json=body, timeout=60.0).json()
+def _body(prompt: str) -> dict[str, Any]:
+    return {"model": "target", "prompt": prompt, "max_tokens": 48, "temperature": 0}
+
+
+def _text(endpoint: Process, prompt: str) -> tuple[str, int]:
+    """And how much of it an edge drafted."""
+    url = f"{endpoint.url}/v1/completions"
+    answer = httpx.post(url, json=_body(prompt), timeout=60.0).json()
     used = answer["usage"]["wisp"]
     return answer["choices"][0]["text"], used.get("edge_drafted_tokens", 0)
+
+
+def _parts(endpoint: Process, prompt: str) -> Iterator[str]:
+    url, body = f"{endpoint.url}/v1/completions", {**_body(prompt), "stream": True}
+    with httpx.stream("POST", url, json=body, timeout=60.0) as answer:
+        for line in answer.iter_lines():
+            said = line.removeprefix("data: ")
+            if said and said != "[DONE]":
+                yield json.loads(said)["choices"][0]["text"]
 
 
 def _children(pid: int) -> list[str]:
