@@ -139,6 +139,17 @@ def test_where_seats_are_dear_a_session_is_left_to_its_edge() -> None:
     assert {seat.session.id for seat in seats} == set(range(20, 40))
 
 
+def test_one_left_out_for_long_goes_first_and_leaves_nobody_out() -> None:
+    starved = make_session(0, due_s=-1.0, has_edge=False)
+    starved.committed_s = -60.0
+    others = [make_session(n, due_s=3.0, has_edge=False) for n in range(1, 200)]
+    costs = FloorAndSlope(token_s=5e-5)
+    assert len(schedule([*others, starved], costs)) == 200
+    policy = make_policy(PolicyChoice(policy="wisp", max_step_tokens=1), costs)
+    (seat,) = policy.schedule(Situation([*others, starved], 0.0)).seats
+    assert seat.session is starved
+
+
 def test_in_a_full_memory_nobody_is_left_to_its_edge() -> None:
     waiting = [drafting(n, acceptance=[0.99] * 4) for n in range(20)]
     for session in waiting:

@@ -145,7 +145,9 @@ class _Decision:
         self._slack_s = table.due_s - now
         horizon_s = 2.0 * (table.period_s + self._step_s)  # it is in this step or the next
         near = np.minimum(1.0, np.maximum(0.0, 1.0 - self._slack_s / horizon_s))
-        self._weight: Floats = 1.0 + _URGENCY * near + _starved(table, now, horizon_s)
+        self._weight: Floats = 1.0 + _URGENCY * near
+        # Whose turn it is: that says nothing of what the others are worth.
+        self._turn: Floats = self._weight + _starved(table, now, horizon_s)
 
     def batch(self, max_tokens: int, *, plain: bool) -> Batch:
         table, curve = self._table, self._curve
@@ -204,7 +206,8 @@ class _Decision:
         tokens = 1.0 + taken @ np.ones(taken.shape[1])
         worth = self._weight[rows] * (1.0 + (drafts * taken).sum(axis=1))
         density = worth / np.maximum(seat_s[rows] + self._token_s * tokens, 1e-9)
-        order = np.argsort(-density, kind="stable")[: max(0, room)]
+        first = density * self._turn[rows] / self._weight[rows]
+        order = np.argsort(-first, kind="stable")[: max(0, room)]
         rows = rows[order]
         time_s = curve.tokens_s(np.cumsum(tokens[order])) + curve.rest_s(EMPTY)
         time_s += np.cumsum(seat_s[rows])
@@ -222,7 +225,7 @@ class _Decision:
         saved = right * np.minimum(1.0, self._step_s / wait_s)
         lost = 1.0 - right * np.minimum(1.0, (self._step_s + away_s) / wait_s)
         others_s = saved * (seat_s + self._token_s) * float(self._weight.sum())
-        waits: Bools = self._weight * lost * self._step_s < _PATIENCE * others_s
+        waits: Bools = self._turn * lost * self._step_s < _PATIENCE * others_s
         return waits
 
     def _needed(self, max_tokens: int) -> dict[int, int]:
