@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import random
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,15 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from tests.models.tiny import VOCAB_SIZE, save_random_model
-from wisp.config import TINY
+from wisp.config import TINY, EdgeConfig, load
 from wisp.core.request import Sampling
 from wisp.edge.drafter.base import DraftJob
+from wisp.edge.drafter.load import load_drafter
 from wisp.edge.drafter.propose import propose
 from wisp.edge.drafter.transformers import TransformersDrafter
 from wisp.errors import ConfigError, Overloaded
 from wisp.models.slots import SlotModel
+from wisp.models.tokenizer import Tokenizer
 from wisp.sampling.philox import gumbel_numpy
 from wisp.testing.drafter import ScriptedDrafter
 
@@ -368,3 +371,26 @@ def test_nothing_is_kept_where_no_memory_is_given(
         drafter.step([DraftJob(0, list(range(50)))])
         drafter.close(0)
     assert computed == [50, 50]
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--engine=llama"], "the engine 'llama' drafts with a GGUF file"),
+        (["--engine=transformers", "--draft=a.gguf"], "with a Hugging Face directory, not with a"),
+        (["--drafter.options", "enforce_eager=true"], "set 'engine' to vllm"),
+    ],
+)
+def test_an_engine_that_does_not_suit_is_refused(flags: list[str], sentence: str) -> None:
+    config = load(EdgeConfig, flags, "wisp-edge")
+    with pytest.raises(ConfigError, match=sentence):
+        load_drafter(config, Tokenizer(TINY / "target"))
+
+
+def test_a_site_without_vllm_is_told_what_to_install() -> None:
+    """By the drafter's process, which here finds none."""
+    if importlib.util.find_spec("vllm"):
+        pytest.skip("vLLM is installed here")
+    config = load(EdgeConfig, ["--engine=vllm"], "wisp-edge")
+    with pytest.raises(ConfigError, match=r"install wisp-serving\[vllm\]"):
+        load_drafter(config, Tokenizer(TINY / "target"))

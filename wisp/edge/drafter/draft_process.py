@@ -122,6 +122,7 @@ class DraftProcess:
 
 def _run(pipe: Connection, settings: DraftSettings) -> None:
     """The body of the process."""
+    os.dup2(2, 1)  # what is said on standard output is the edge's own
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the edge decides when to leave
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     form = "%(asctime)s drafter %(levelname)s %(message)s"
