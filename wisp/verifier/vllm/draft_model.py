@@ -118,8 +118,6 @@ class DraftModel:
             [Place(r.request_id, r.num_tokens - r.num_computed_tokens) for r in requests]
         )
         scheduled = self.scheduler.schedule()
-        if not scheduled.total_num_scheduled_tokens:
-            raise InternalError(f"vLLM has no room for any of {len(names)} texts")
         scheduled.wisp_noise = noise
         scheduled.wisp_tokens = {
             name: (first, self.scheduler.requests[name].all_token_ids[first:])
@@ -130,6 +128,9 @@ class DraftModel:
         if executor.execute_model(scheduled, non_block=True).result() is None:
             executor.sample_tokens(None)
         self.scheduler.computed(scheduled)
+        if not scheduled.total_num_scheduled_tokens:
+            self.scheduler.make_room(requests)
+            return []
         found = self._core.collective_rpc("wisp_ranking")[0]
         if found is None:
             return []
@@ -185,6 +186,7 @@ class DraftModel:
                 data_parallel_rank=None,
             )
         )
+        request.prefill_stats = None  # of which vLLM wants that nothing but a prompt was cached
         self._core.add_request(request)
         self._slots[slot] = request
         return request

@@ -7,11 +7,13 @@ that no draft can still be there.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.request import Request, RequestStatus
 
+from wisp.errors import InternalError
 from wisp.verifier.vllm.scheduler import SeatScheduler
 
 # Tokens at the end of a text that may be drafts. Chosen: twice what a server lets wait for
@@ -74,6 +76,19 @@ class DraftScheduler(SeatScheduler):
             num_sure = min(num_sure, request.num_computed_tokens)
             if num_sure - self.named(request) >= self.block_tokens:
                 self.kv_cache_manager.cache_blocks(request, num_sure)
+
+    def make_room(self, requests: Sequence[Request]) -> None:
+        """Nothing could be scheduled of these: forks hold blocks before they are seated, and may
+        stand in one another's way. All but the first are computed again behind it.
+
+        Raises InternalError if there is nothing more to give.
+        """
+        ordered = sorted(requests, key=lambda request: float(request.arrival_time))
+        if not sum(self._holds_kv(request) for request in ordered[1:]):
+            raise InternalError(f"vLLM has no room for any of {len(requests)} texts")
+        for request in ordered[1:]:
+            self.park(request)
+        self._clear_queues()
 
     def _allocate(self, request: Request, num_new: int, **kwargs: Any) -> Any:
         return super()._allocate(request, num_new, **{**kwargs, "delay_cache_blocks": True})
