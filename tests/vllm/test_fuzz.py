@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.heads import write_head
 from tests.vllm.conftest import HOST_KV_BYTES, second_engine
 from tests.vllm.crowd import Crowd
 from tests.vllm.driver import expected, prompts
@@ -81,6 +83,26 @@ def test_crowd_with_drafts_of_all_sources(
     print(f"{crowd.num_right} right, {crowd.num_ties} ties, {crowd.num_parked} parked,")
     print(f"{dict(crowd.num_accepted)} of {dict(crowd.num_drafted)} accepted, ", end="")
     print(f"{crowd.num_coming} seats before they were known")
+
+
+@pytest.mark.timeout(3600)
+def test_crowd_with_a_head(tmp_path: Path) -> None:
+    """An EAGLE-3 head sees every step, whoever is in it; its KV goes where the target's does."""
+    head, num_sessions = write_head(tmp_path), NUM_SESSIONS // 2
+    settings: dict[str, Any] = {
+        "drafter_method": "eagle3",
+        "drafter": head,
+        "host_kv_bytes": HOST_KV_BYTES,
+    }
+    with second_engine({"num_gpu_blocks_override": 21}, **settings) as drafting:
+        free = drafting.scheduler.num_free_blocks
+        crowd = Crowd(drafting, 5, 12, num_sessions, overlapped=True, max_own=5)
+        crowd.run()
+        assert drafting.scheduler.num_free_blocks == free
+        assert drafting.scheduler.num_evictions > 0 < crowd.num_coming
+    assert crowd.num_right + crowd.num_ties + crowd.num_aborted == num_sessions
+    assert crowd.num_ties <= num_sessions // 25
+    assert crowd.num_parked > 0 < crowd.num_loaded
 
 
 def test_expected_texts_are_not_trivial() -> None:
