@@ -1,7 +1,8 @@
 """What each step of a running engine was: who was in it, with which drafts, and what took how long.
 
 `StepLog.attach` notes each launch of the verifier's and each collection; `write` makes CSV of them,
-a line for each step. `python -m benchmarks.step_log FILE` tells means of each second.
+a line for each step. `python -m benchmarks.step_log FILE` tells means of each second, and with
+`--drafting` what making own drafts took, by their number.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import csv
 import statistics
 import sys
 import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import groupby
 from pathlib import Path
@@ -20,6 +22,10 @@ from wisp.core.drafts import Source
 from wisp.core.own_drafts import COMING
 from wisp.estimator.shape import shape_of
 from wisp.verifier.base import Collect, Outcome, Verifier
+
+# Sessions that ask for own drafts in a step, from and to. Chosen: one graph of the drafter's passes
+# serves each.
+_SPANS = ((8, 14), (17, 23), (34, 46))
 
 
 @dataclass
@@ -113,10 +119,26 @@ class StepLog:
                 )
 
 
+def drafting(rows: Sequence[Mapping[str, float]]) -> Iterator[str]:
+    """Medians over steps without prompts, by how many sessions asked for how many drafts each."""
+    found: dict[tuple[str, int], list[float]] = {}
+    for row in rows:
+        span = next((s for s in _SPANS if s[0] <= row["asking"] <= s[1]), None)
+        if span and not row["prompts"]:
+            key = f"{span[0]} to {span[1]}", int(row["asked"])
+            found.setdefault(key, []).append(1e3 * row["drafting_s"])
+    yield "sessions drafts drafting_ms steps"
+    for (sessions, drafts), times in sorted(found.items()):
+        yield f"{sessions} {drafts} {statistics.median(times):.2f} {len(times)}"
+
+
 def main() -> None:
     names = [field.name for field in fields(Step)][5:]
     with Path(sys.argv[1]).open() as file:
         rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+    if "--drafting" in sys.argv:
+        print("\n".join(drafting(rows)))
+        return
     print("second steps step_ms launch_ms", *names)
     for second, of_second in groupby(rows, lambda row: int(row["launch_s"])):
         group = list(of_second)
