@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +22,8 @@ def args(**options: Any) -> Any:
         max_model_len=64,
         max_window=options.pop("max_window", 4),
         max_step_tokens=32,
+        drafter_method=options.pop("drafter_method", None),
+        drafter=options.pop("drafter", None),
     )
 
 
@@ -77,6 +80,15 @@ def test_unknown_options_are_refused_by_name() -> None:
 def test_what_wisp_owns_is_refused_by_name(name: str) -> None:
     with pytest.raises(ConfigError, match=f"'{name}' is not yours to set"):
         args(**{name: None})
+
+
+@pytest.mark.parametrize("name", ["eagle-eyed", "Qwen3-8B_EAGLE3"])
+def test_a_drafter_that_vllm_would_take_for_a_head_is_refused(name: str) -> None:
+    drafter = Path("/models") / name
+    with pytest.raises(ConfigError, match="for a head"):
+        args(drafter_method="draft_model", drafter=drafter)
+    made = args(drafter_method="eagle3", drafter=drafter)
+    assert made.speculative_config["model"] == str(drafter)
 
 
 def test_a_window_beyond_vllms_limit_is_refused() -> None:

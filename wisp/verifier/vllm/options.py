@@ -20,6 +20,9 @@ MAX_DRAFT_TOKENS = 128  # vLLM's own limit for one request in one step
 NO_METHOD = "custom_class"  # of the proposer that makes no drafts
 # Of a drafter with a text of its own; of those that read the target's hidden states.
 DRAFT_MODEL, HEADS = "draft_model", ("eagle3", "mtp")
+# By these words in its path vLLM takes a drafter for a head, whatever else it is told
+# (vllm/config/speculative.py).
+_OF_HEADS = ("eagle-", "eagle3", "dflash", "dspark")
 
 # Tokens of texts that the own drafter catches up with in a step, beside those of the step. Chosen:
 # a prompt of usual length in one or two steps, for some megabytes of buffers.
@@ -164,6 +167,12 @@ def engine_args(
         raise ConfigError(
             "'engine.drafter' and pipeline stages do not go together: set "
             "'pipeline_parallel_size' to 1, or 'engine.drafter.method' to null"
+        )
+    word = next((each for each in _OF_HEADS if each in str(drafter).lower()), None)
+    if drafter_method == DRAFT_MODEL and word:
+        raise ConfigError(
+            f"vLLM takes the drafter in {drafter} for a head, as '{word}' stands in its path: name "
+            "another one, which may be a link to it"
         )
     if not 0 <= max_window <= MAX_DRAFT_TOKENS:
         raise ConfigError(
