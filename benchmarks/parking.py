@@ -1,11 +1,13 @@
 """A fleet whose sessions do not fit into KV memory, with host memory to park them in and without.
 
     python -m benchmarks.parking [--devices 48 96 144 288 400] [--seed 1] [--before] [--json]
+    python -m benchmarks.parking --law h200 --step-tokens 512
 
 The regime `fleet` of benchmarks/sim/regimes.py: the 32B shape on an H100 with 24,000 tokens of KV,
-8 tokens/s promised. The engine, the policies and the edges' streams are the real ones, time is
-virtual. The loads come one after another, as in the load test (benchmarks/sim/loads.py). A copy
-between the two memories takes what was measured (benchmarks/sim/target.py).
+8 tokens/s promised; with `--law h200` a step takes what one of an H200 does. The engine, the
+policies and the edges' streams are the real ones, time is virtual. The loads come one after
+another, as in the load test (benchmarks/sim/loads.py). A copy between the two memories takes what
+was measured (benchmarks/sim/target.py).
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from benchmarks.load.campaign import Times
 from benchmarks.load.peers import HOST_KV_GIB
 from benchmarks.sim.fleet import Report
 from benchmarks.sim.loads import Window, in_turn
-from benchmarks.sim.regimes import REGIMES
+from benchmarks.sim.regimes import LAWS, REGIMES
 from benchmarks.sim.target import KV_BYTES, SLOWING, SLOWING_BEFORE, Slowing
 from wisp.scheduler.tuning import PolicyName, Tuning
 
@@ -50,15 +52,25 @@ COLUMNS = (
 )
 
 
-def simulated(cell: tuple[Column, list[int], float, int, Slowing]) -> tuple[list[Window], Report]:
-    column, devices, measure_s, seed, slowing = cell
+class Cell(NamedTuple):
+    column: Column
+    devices: list[int]
+    measure_s: float
+    seed: int
+    slowing: Slowing
+    law: str
+    step_tokens: int
+
+
+def simulated(cell: Cell) -> tuple[list[Window], Report]:
     setup = replace(
-        REGIMES["fleet"].setup(ACCEPTANCE, seed),
-        host_kv_tokens=HOST_KV_TOKENS * column.parks,
+        REGIMES["fleet"]._replace(law=cell.law).setup(ACCEPTANCE, cell.seed),
+        host_kv_tokens=HOST_KV_TOKENS * cell.column.parks,
         max_forks=FORKS,
-        slowing=slowing,
+        slowing=cell.slowing,
     )
-    return in_turn(column.policy, devices, setup, Tuning(), Times(measure_s=measure_s))
+    tuning, times = Tuning(max_step_tokens=cell.step_tokens), Times(measure_s=cell.measure_s)
+    return in_turn(cell.column.policy, cell.devices, setup, tuning, times)
 
 
 def main() -> None:
@@ -71,10 +83,13 @@ def main() -> None:
     parser.add_argument(
         "--before", action="store_true", help="copies slow steps as those of 32 programs did"
     )
+    parser.add_argument("--law", choices=list(LAWS), default="h100", help="of step times")
+    parser.add_argument("--step-tokens", type=int, default=Tuning().max_step_tokens, help="at most")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     asked = parser.parse_args()
     slowing = SLOWING_BEFORE if asked.before else SLOWING
-    cells = [(column, asked.devices, asked.measure_s, asked.seed, slowing) for column in COLUMNS]
+    of_all = (asked.devices, asked.measure_s, asked.seed, slowing, asked.law, asked.step_tokens)
+    cells = [Cell(column, *of_all) for column in COLUMNS]
     with ProcessPoolExecutor() as pool:
         done = pool.map(simulated, cells)
         found = list(track(done, "simulating", total=len(cells), console=Console(stderr=True)))
