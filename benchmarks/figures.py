@@ -33,7 +33,9 @@ WASTE = {"blocking_ms": ("blocking", "#d55e00"), "overlapped_ms": ("overlapped",
 LANES = {"draft": "edge drafts", "up": "drafts travel", "step": "target", "down": "verdict travels"}
 LANE_COLOURS = {"draft": "#d55e00", "up": "#bbbbbb", "step": "#0072b2", "down": "#bbbbbb"}
 SHOWN_S = 2.5  # of the timeline
-GPU_REGIMES, GPU_FLEET = "h200_32b_own_drafter", "h100_32b_parked"  # each is everybody in one run
+GPU_FLEET = "h100_32b_parked"  # everybody in one run
+# Two runs, each with plain vLLM: a bar is of the first one that has it.
+GPU_REGIMES = ("h200_32b_own_drafter_second", "h200_32b_own_drafter")
 # Of the figures of a GPU: the parts of `benchmarks.load.suite`.
 PARTS = {
     "plain vLLM": ("vllm",),
@@ -169,8 +171,8 @@ def waste() -> Any:
 
 
 def regimes() -> Any:
-    """Gain over plain vLLM under the same load on the same GPU, by regime."""
-    rows = [row for row in _read(GPU_REGIMES) if row["gain"]]
+    """Gain over plain vLLM under the same load on the same GPU in the same run, by regime."""
+    rows = [row for name in reversed(GPU_REGIMES) for row in _read(name) if row["gain"]]
     loads = list(dict.fromkeys((row["regime"], row["devices"]) for row in rows))
     shown = {name: colour for name, colour in PEERS.items() if any(_is(row, name) for row in rows)}
     figure, axis = plt.subplots(figsize=(9, 3.6), layout="constrained")
