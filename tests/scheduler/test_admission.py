@@ -13,7 +13,6 @@ from wisp.core.session import Session
 from wisp.core.slo import Slo
 from wisp.scheduler.admission import admission, retry_after_s, until_one_ends_s
 from wisp.scheduler.policy import make_policy
-from wisp.scheduler.speculation import Load
 from wisp.scheduler.tuning import PolicyChoice
 from wisp.testing.floor_and_slope import FloorAndSlope
 
@@ -129,28 +128,27 @@ def test_the_wait_is_until_one_ends_by_its_rate() -> None:
 def test_a_rate_that_not_even_one_alone_could_have_counts_as_the_most_it_could() -> None:
     """6.5 ms a step at least: 153 tokens a second."""
 
-    def retry(count: int) -> float | None:
+    def retry(count: int, tokens_per_s: float) -> float | None:
         running = [session(number, 0, rate=1000.0) for number in range(count)]
-        return retry_after_s(running, wanting(0, rate=1000.0), exact(), Load())
+        return retry_after_s(running, wanting(0, rate=1000.0), exact(), tokens_per_s)
 
-    assert retry(4) is None
-    assert retry(100) is None
-    assert retry(400) is not None
+    assert retry(4, 0.0) is None
+    assert retry(100, 0.0) is None
+    assert retry(400, 0.0) is not None
 
 
 def test_one_that_writes_more_with_drafts_keeps_no_other_out() -> None:
     """A step of 25 ms is as long for two as for one, and so is each one's share of accepted
     drafts: what one writes in a second is not what the server can."""
     costs = FloorAndSlope(0.025, margin=0.0)
-    load = Load(0.025, 0.0, tokens_per_s=55.0, seat_tokens=1.4, seat_drafts=2.0)
     running = [session(1, 0, rate=60.0)]
-    assert retry_after_s(running, wanting(0, rate=60.0), costs, load) is None
+    assert retry_after_s(running, wanting(0, rate=60.0), costs, 55.0) is None
 
 
 def test_a_server_that_writes_more_with_drafts_takes_more_sessions_in() -> None:
     running = [session(number, 0, rate=100.0) for number in range(300)]
     refused, taken = (
-        retry_after_s(running, wanting(0, rate=100.0), exact(), Load(tokens_per_s=tokens_per_s))
+        retry_after_s(running, wanting(0, rate=100.0), exact(), tokens_per_s)
         for tokens_per_s in (0.0, 26_000.0)
     )
     assert refused is not None

@@ -14,7 +14,6 @@ from wisp.core.slo import Slo
 from wisp.estimator.base import Estimator
 from wisp.estimator.shape import StepShape
 from wisp.scheduler.fairness import competing, fair_slots, greediest
-from wisp.scheduler.speculation import Load
 
 # Share of the time that may be promised. Chosen: more than all of it, as a session refused is a
 # promise broken for certain, and a prediction may err.
@@ -142,33 +141,24 @@ def _without(sessions: Collection[Session], gone: list[Session]) -> list[Session
 
 
 def retry_after_s(
-    sessions: Collection[Session], slo: Slo, estimator: Estimator, load: Load
+    sessions: Collection[Session], slo: Slo, estimator: Estimator, tokens_per_s: float
 ) -> float | None:
     """None: it may join; else how long until, by its rate, a session will have ended.
 
-    All promised tokens of a second must be written in it: as many are as steps lately committed, or
-    as steps of all who have room at once would, if that is more. A rate that not even a session
-    alone could have counts as the most that it could.
+    All promised tokens of a second must be written in it: as many are as steps lately committed,
+    `tokens_per_s`, or as plain steps of all who have room at once would, if that is more. A rate
+    that no session could have in plain steps, even alone, counts as the most that it could. Where
+    drafts bring all of them more than that, what they write is no limit of the server.
     """
-    if not sessions:
+    max_rate = 1.0 / max(estimator.predict_s(StepShape(1, 0, 0.0, 1)), 1e-9)
+    if tokens_per_s >= max_rate * len(sessions):
         return None
-    max_rate = _rate(1, 0, estimator, load)
     promised = sum(min(max_rate, each.tokens_per_s) for each in (slo, *(s.slo for s in sessions)))
     is_full = any(session.parked for session in sessions)
     at_once = [len(each.tokens) for each in sessions if each.resident or not is_full]
     count, context = len(at_once) + 1, sum(at_once)
+    plain_s = estimator.predict_s(StepShape(count, context, 0.0, count))
     # By what is expected: a rate is kept over many steps, not in each.
-    if promised <= _USABLE * max(load.tokens_per_s, _rate(count, context, estimator, load)):
+    if promised <= _USABLE * max(tokens_per_s, count / max(plain_s, 1e-9)):
         return None
     return until_one_ends_s(sessions)
-
-
-def _rate(count: int, context: int, estimator: Estimator, load: Load) -> float:
-    """Tokens a second of steps in which so many sessions decode, `context` long together: plain
-    ones, or with as many drafts for each and as many of them accepted as of late, if that is more.
-    """
-    plain = StepShape(count, context, 0.0, count)
-    drafted_s = estimator.predict_s(plain.with_drafts(round(count * load.seat_drafts)))
-    drafted_s += load.drafting_s
-    plain_rate = count / max(estimator.predict_s(plain), 1e-9)
-    return max(plain_rate, count * load.seat_tokens / max(drafted_s, 1e-9))

@@ -22,11 +22,7 @@ class Load(NamedTuple):
 
     step_s: float = 0.0  # of recent steps; 0 until known
     marginal_cost: float = 0.0  # of a draft token in committed tokens
-    # Over some more steps:
-    tokens_per_s: float = 0.0  # committed
-    seat_tokens: float = 0.0  # committed by a seat that decodes
-    seat_drafts: float = 0.0  # verified in it
-    drafting_s: float = 0.0  # of the server's own drafts, in a step
+    tokens_per_s: float = 0.0  # committed, over some more steps
 
 
 def gain(edge: EdgeStats, load: Load) -> float:

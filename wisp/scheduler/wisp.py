@@ -6,7 +6,7 @@ Every choice is that comparison, in seconds of sessions: docs/scheduler.md deriv
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -91,34 +91,20 @@ class Wisp(Policy):
         now: float,
         drafting_s: float = 0.0,
     ) -> None:
-        step_s, cost = self.load.step_s, self.load.marginal_cost
+        step_s, cost, tokens_per_s = self.load
         if batch.value:
             shape, curve = shape_of(batch), self.estimator.curve
             value_per_s = batch.value / max(curve.time_s(shape), 1e-9)
             cost = smoothed(cost, curve.slope_s(shape.num_tokens) * value_per_s, _NEW)
         step_s = smoothed(step_s or step_time_s, step_time_s, _NEW)
-        self.load = Load(step_s, cost, *self._slow(batch, num_committed, step_time_s, drafting_s))
+        rate = sum(num_committed) / max(step_time_s, 1e-9)
+        self.load = Load(step_s, cost, smoothed(tokens_per_s, rate, LEAST))
         self._guard.observe(batch, num_committed, step_time_s, now)
         self._own.observe(batch, num_committed, step_time_s, now, drafting_s)
         super().observe(batch, num_committed, step_time_s, now, drafting_s)
 
-    def _slow(
-        self, batch: Batch, num_committed: Sequence[int], step_time_s: float, drafting_s: float
-    ) -> Iterator[float]:
-        """The averages of `Load` over many steps, this one included."""
-        _, _, tokens_per_s, *of_a_seat = self.load
-        yield smoothed(tokens_per_s, sum(num_committed) / max(step_time_s, 1e-9), LEAST)
-        num_decoding = sum(map(bool, num_committed))
-        if not num_decoding:
-            yield from of_a_seat
-            return
-        num_drafts = sum(seat.num_drafts for seat in batch.seats)
-        seen = sum(num_committed) / num_decoding, num_drafts / num_decoding, drafting_s
-        for before, new in zip(of_a_seat, seen, strict=True):
-            yield smoothed(before if self.load.seat_tokens else new, new, LEAST)
-
     def admits(self, sessions: Collection[Session], slo: Slo) -> float | None:
-        return retry_after_s(sessions, slo, self.estimator, self.load)
+        return retry_after_s(sessions, slo, self.estimator, self.load.tokens_per_s)
 
     def schedule(self, situation: Situation) -> Batch:
         if not situation.sessions:
