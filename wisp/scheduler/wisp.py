@@ -198,9 +198,7 @@ class _Decision:
         seat_s: Floats = np.asarray(curve.seat_s + curve.context_s * table.length, np.float64)
         if all_of_them:
             return np.flatnonzero(table.decoding)[: max(0, room)]
-        # In a full memory who waits has another's room for nothing.
-        waits = self._waits(seat_s) & (not self._is_full)
-        rows = np.flatnonzero(table.decoding & ~waits)
+        rows = np.flatnonzero(table.decoding & ~self._waits(seat_s))
         drafts = table.cumulative[rows]
         taken = drafts > self._load.marginal_cost
         tokens = 1.0 + taken @ np.ones(taken.shape[1])
@@ -225,7 +223,11 @@ class _Decision:
         saved = right * np.minimum(1.0, self._step_s / wait_s)
         lost = 1.0 - right * np.minimum(1.0, (self._step_s + away_s) / wait_s)
         others_s = saved * (seat_s + self._token_s) * float(self._weight.sum())
-        waits: Bools = self._turn * lost * self._step_s < _PATIENCE * others_s
+        lost_s = self._turn * lost * self._step_s
+        if self._is_full:  # another could have had its room, and a seat in its place
+            seat_takes_s = (seat_s + self._token_s) * float(self._weight.sum())
+            lost_s += np.maximum(0.0, float(self._weight.mean()) * self._step_s - seat_takes_s)
+        waits: Bools = lost_s < _PATIENCE * others_s
         return waits
 
     def _needed(self, max_tokens: int) -> dict[int, int]:
