@@ -18,8 +18,41 @@ from wisp.models.draft_vocabulary import Vocabulary
 Pending = Sequence[tuple[Cached, Sequence[int]]]
 
 
-class CachedDrafter(ABC):
-    """Implements `wisp.edge.drafter.base.Drafter` over a subclass's model.
+class SequencesDrafter(ABC):
+    """Implements `wisp.edge.drafter.base.Drafter` where a model keeps sequences, wherever it is."""
+
+    max_model_len: int
+    _sequences: Sequences
+
+    def open(self, key: int) -> None:
+        self._sequences.open(key)
+
+    def close(self, key: int) -> None:
+        self._sequences.close(key)
+
+    def step(self, jobs: Sequence[DraftJob]) -> list[Proposal]:
+        if not jobs:
+            return []
+        if max(len(job.tokens) for job in jobs) > self.max_model_len:
+            raise ValueError(f"a sequence holds {self.max_model_len} tokens, not more")
+        assigned = self._sequences.assign(jobs)
+        try:
+            proposals = self._proposals(assigned, jobs)
+        except Exception:
+            for cached in assigned:  # nobody knows what was computed of them
+                cached.held.clear()
+            raise
+        for cached, job in zip(assigned, jobs, strict=True):
+            cached.held.extend(job.tokens[len(cached.held) :])
+        return proposals
+
+    @abstractmethod
+    def _proposals(self, assigned: Sequence[Cached], jobs: Sequence[DraftJob]) -> list[Proposal]:
+        """Compute what is missing behind `held` of the sequence of each job."""
+
+
+class CachedDrafter(SequencesDrafter):
+    """Over a subclass's model, which gives logits.
 
     `max_branches`: sequences of one generation in a step, beside one of each other. `slots`: the
     model's cache, of whose content up to `host_kv_bytes` are kept for conversations that come back.
@@ -38,27 +71,9 @@ class CachedDrafter(ABC):
         self.vocabulary = vocabulary
         self.vocab_size = vocabulary.bound(num_logits)
 
-    def open(self, key: int) -> None:
-        self._sequences.open(key)
-
-    def close(self, key: int) -> None:
-        self._sequences.close(key)
-
-    def step(self, jobs: Sequence[DraftJob]) -> list[Proposal]:
-        if not jobs:
-            return []
-        if max(len(job.tokens) for job in jobs) > self.max_model_len:
-            raise ValueError(f"a sequence holds {self.max_model_len} tokens, not more")
-        assigned = self._sequences.assign(jobs)
+    def _proposals(self, assigned: Sequence[Cached], jobs: Sequence[DraftJob]) -> list[Proposal]:
         pending = [(cached, job.tokens) for cached, job in zip(assigned, jobs, strict=True)]
-        try:
-            logits = self._logits(pending)
-        except Exception:
-            for cached, _ in pending:  # nobody knows what was computed of them
-                cached.held.clear()
-            raise
-        for cached, tokens in pending:
-            cached.held.extend(tokens[len(cached.held) :])
+        logits = self._logits(pending)
         return propose(logits[:, : self.vocabulary.size], jobs, self.vocabulary.ids)
 
     @abstractmethod

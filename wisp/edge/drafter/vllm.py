@@ -14,9 +14,10 @@ from typing import Any
 from wisp.core.extension import Extension, Fork
 from wisp.core.request import Sampling
 from wisp.edge.drafter.base import DraftJob, Proposal
+from wisp.edge.drafter.cached import SequencesDrafter
 from wisp.edge.drafter.draft_process import PATIENCE_S, DraftProcess, DraftSettings
 from wisp.edge.drafter.propose import propose_ranked
-from wisp.edge.drafter.sequences import Sequences
+from wisp.edge.drafter.sequences import Cached, Sequences
 from wisp.errors import ConfigError, Unavailable
 
 log = logging.getLogger(__name__)
@@ -24,8 +25,8 @@ log = logging.getLogger(__name__)
 _GREEDY = Sampling(max_tokens=1, temperature=0.0, seed=0)
 
 
-class VllmDrafter:
-    """Implements `wisp.edge.drafter.base.Drafter`. Without its process it drafts behind nothing."""
+class VllmDrafter(SequencesDrafter):
+    """Without its process it drafts behind nothing."""
 
     def __init__(
         self,
@@ -71,19 +72,11 @@ class VllmDrafter:
         self._vocabulary = self.process.vocabulary
         self.vocab_size = self._vocabulary.bound(self.process.num_logits)
 
-    def open(self, key: int) -> None:
-        self._sequences.open(key)
-
     def close(self, key: int) -> None:
         self._ended += self._sequences.indexes(key)
-        self._sequences.close(key)
+        super().close(key)
 
-    def step(self, jobs: Sequence[DraftJob]) -> list[Proposal]:
-        if not jobs:
-            return []
-        if max(len(job.tokens) for job in jobs) > self.max_model_len:
-            raise ValueError(f"a sequence holds {self.max_model_len} tokens, not more")
-        assigned = self._sequences.assign(jobs)
+    def _proposals(self, assigned: Sequence[Cached], jobs: Sequence[DraftJob]) -> list[Proposal]:
         extensions = []
         for cached, job in zip(assigned, jobs, strict=True):
             start, sampling = len(cached.held), job.sampling or _GREEDY
@@ -95,17 +88,13 @@ class VllmDrafter:
         forks, self._forks = self._forks, []
         try:
             ranking = self.process.extend(ended, forks, extensions)
-        except Exception as error:
-            for cached in assigned:  # nobody knows what was computed of them
-                cached.held.clear()
-            if isinstance(error, Unavailable) and self.max_model_len:
+        except Unavailable as error:
+            if self.max_model_len:
                 log.error(
                     "there are no drafts any more until wisp-edge is started again: %s", error
                 )
                 self.max_model_len = 0
             raise
-        for cached, job in zip(assigned, jobs, strict=True):
-            cached.held.extend(job.tokens[len(cached.held) :])
         return propose_ranked(ranking)
 
     def shutdown(self) -> None:
