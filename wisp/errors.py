@@ -19,6 +19,8 @@ Every message is one sentence that says what to do. Code that detects an error r
 each front (gRPC, HTTP, command line) turns them into its own codes in one table.
 """
 
+import logging
+
 # Which extra of this package brings a library that it can do without.
 _EXTRAS = {
     "torch": "torch",
@@ -97,3 +99,14 @@ def missing_extra(error: ModuleNotFoundError) -> str | None:
     """What to install for a library that is not there; None: it comes with no extra."""
     extra = _EXTRAS.get((error.name or "").partition(".")[0])
     return extra and f"'{error.name}' is not installed: pip install 'wisp-serving[{extra}]'"
+
+
+def why_not_started(what: str, error: Exception, log: logging.Logger) -> str:
+    """The sentence about what cannot start, to be asked for where the error is handled; the log has
+    the traceback of what nobody foresaw."""
+    if isinstance(error, WispError):
+        return str(error)
+    if isinstance(error, ModuleNotFoundError) and (sentence := missing_extra(error)):
+        return sentence
+    log.exception("%s cannot start", what)
+    return f"{what} cannot start: {error}"

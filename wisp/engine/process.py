@@ -21,7 +21,7 @@ from wisp.engine.messages import (
     decode_to_engine,
     encode,
 )
-from wisp.errors import WispError, missing_extra
+from wisp.errors import why_not_started
 from wisp.files import name_temporary_folder
 from wisp.verifier.base import Verifier
 
@@ -90,14 +90,8 @@ def run(address: str, build: Callable[[], tuple[Verifier, Engine]], log_level: s
 def _load_and_serve(pipe: Pipe, build: Callable[[], tuple[Verifier, Engine]]) -> None:
     try:
         verifier, engine = build()
-    except WispError as error:
-        pipe.send([Fatal(str(error))])
-        return
     except Exception as error:
-        sentence = missing_extra(error) if isinstance(error, ModuleNotFoundError) else None
-        if sentence is None:
-            log.exception("the engine cannot start")
-        pipe.send([Fatal(sentence or f"the engine cannot start: {error}")])
+        pipe.send([Fatal(why_not_started("the engine", error, log))])
         return
     gc.freeze()  # the loaded model is not garbage: collections stay short
     pipe.send([Ready(verifier.facts)])

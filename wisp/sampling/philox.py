@@ -122,8 +122,15 @@ def _word_quarters(seeds: Tensor, positions: Tensor, num_tokens: int) -> tuple[T
     """int64 [n, blocks] for each word number: token 4 * block + number."""
     import torch
 
-    seeds = seeds[:, None]
     blocks = torch.arange((num_tokens + 3) // 4, device=seeds.device)[None]
+    return _words_of_blocks(seeds, positions, blocks)
+
+
+def _words_of_blocks(seeds: Tensor, positions: Tensor, blocks: Tensor) -> tuple[Tensor, ...]:
+    """int64 [n, m] for each word number; blocks: [1 or n, m]."""
+    import torch
+
+    seeds = seeds[:, None]
     zero = torch.zeros_like(blocks[:, :1])
     key = (seeds & MASK, (seeds >> 32) & MASK)
     return philox((blocks, positions[:, None], zero, zero), key)
@@ -145,19 +152,19 @@ def gumbel_torch(seeds: Tensor, positions: Tensor, num_tokens: int) -> Tensor:
     noise = torch.empty(*words[0].shape, 4, device=seeds.device)
     for number, word in enumerate(words):
         noise[..., number] = word >> 9  # interleaved as float32: half of what int64 would move
-    noise.add_(0.5).mul_(2.0**-23)
-    noise.log_().neg_().log_().neg_()
-    return noise.flatten(1)[:, :num_tokens]
+    return _to_gumbel(noise).flatten(1)[:, :num_tokens]
 
 
 def gumbel_of_torch(seeds: Tensor, positions: Tensor, tokens: Tensor) -> Tensor:
     """The noise of some tokens of each row, int64 [n, m]: float32 [n, m]."""
     import torch
 
-    seeds = seeds[:, None]
-    zero = torch.zeros_like(seeds)
-    key = (seeds & MASK, (seeds >> 32) & MASK)
-    words = torch.stack(philox((tokens >> 2, positions[:, None], zero, zero), key))
+    words = torch.stack(_words_of_blocks(seeds, positions, tokens >> 2))
     noise = (words.gather(0, (tokens & 3)[None])[0] >> 9).float()
+    return _to_gumbel(noise)
+
+
+def _to_gumbel(noise: Tensor) -> Tensor:
+    """In place, from the upper 23 bits of random words."""
     noise.add_(0.5).mul_(2.0**-23)
     return noise.log_().neg_().log_().neg_()

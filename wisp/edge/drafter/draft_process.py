@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from wisp.core.extension import Extension, Fork, Ranking
-from wisp.errors import ConfigError, InternalError, Unavailable, WispError, missing_extra
+from wisp.errors import ConfigError, InternalError, Unavailable, why_not_started
 from wisp.models.draft_vocabulary import Vocabulary, read_vocabulary
 
 log = logging.getLogger(__name__)
@@ -132,14 +132,8 @@ def _run(pipe: Connection, settings: DraftSettings) -> None:
         model = _load(settings)
         vocabulary = read_vocabulary(settings.directory, model.num_logits)
         model.speak(vocabulary)
-    except WispError as error:
-        pipe.send(_Failed(str(error)))
-        return
     except Exception as error:
-        sentence = missing_extra(error) if isinstance(error, ModuleNotFoundError) else None
-        if sentence is None:
-            log.exception("the drafter's engine cannot start")
-        pipe.send(_Failed(sentence or f"the drafter's engine cannot start: {error}"))
+        pipe.send(_Failed(why_not_started("the drafter's engine", error, log)))
         return
     pipe.send(_Ready(model.max_model_len, model.num_logits, vocabulary))
     while True:

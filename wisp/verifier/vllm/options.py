@@ -137,10 +137,7 @@ def draft_args(
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # GiB: a share would be of all memory
     else:
         ours |= {"dtype": dtype or "bfloat16", "gpu_memory_utilization": memory_share}
-    try:
-        return EngineArgs(**{**options, **ours})
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"vLLM refuses its options: {error}") from error
+    return _args({**options, **ours})
 
 
 def engine_args(
@@ -228,8 +225,12 @@ def engine_args(
         }
         if drafter_method:
             defaults["additional_config"] = {APART: True, WHOLE_PASSES: True}
+    return _args({**defaults, **options, **ours})
+
+
+def _args(options: Mapping[str, Any]) -> EngineArgs:
     try:
-        return EngineArgs(**{**defaults, **options, **ours})
+        return EngineArgs(**options)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"vLLM refuses its options: {error}") from error
 
