@@ -25,7 +25,7 @@ STEP_S = 0.02
 class Flat(Estimator):
     """A step takes 20 ms, whatever is in it."""
 
-    curve = Curve(floor_s=STEP_S, hinges={}, jumps={})
+    curve = Curve(floor_s=STEP_S, hinges={})
     margin = 0.0
 
     def observe(self, shape: StepShape, time_s: float) -> None:
@@ -35,13 +35,13 @@ class Flat(Estimator):
 class Knee(Flat):
     """Two milliseconds for each token above 24."""
 
-    curve = Curve(floor_s=STEP_S, hinges={24: 2e-3}, jumps={})
+    curve = Curve(floor_s=STEP_S, hinges={24: 2e-3})
 
 
 class Steep(Flat):
     """A millisecond for each token."""
 
-    curve = Curve(floor_s=0.001, hinges={0: 1e-3}, jumps={})
+    curve = Curve(floor_s=0.001, hinges={0: 1e-3})
 
 
 def policy(max_own: int = 4, costs: Estimator | None = None) -> Wisp:

@@ -109,3 +109,16 @@ def nothing_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
         assert scheduler.num_free_blocks == before
     assert not scheduler.requests
     assert not scheduler.running
+
+
+@pytest.fixture(autouse=True)
+def no_block_is_lost(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Of an engine with an own drafter."""
+    if "drafting" not in request.fixturenames:
+        yield
+        return
+    drafting = request.getfixturevalue("drafting")
+    before = drafting.scheduler.num_free_blocks
+    yield
+    assert drafting.scheduler.num_free_blocks == before
+    assert not drafting.scheduler.requests

@@ -34,18 +34,6 @@ def drafting(draft_vocab: int, tmp_path_factory: pytest.TempPathFactory) -> Iter
         yield loaded
 
 
-@pytest.fixture(autouse=True)
-def no_block_is_lost(request: pytest.FixtureRequest) -> Iterator[None]:
-    if "drafting" not in request.fixturenames:
-        yield
-        return
-    drafting = request.getfixturevalue("drafting")
-    before = drafting.scheduler.num_free_blocks
-    yield
-    assert drafting.scheduler.num_free_blocks == before
-    assert not drafting.scheduler.requests
-
-
 @pytest.mark.parametrize(("name", "mixed"), [("greedy", True), ("nucleus", True), ("hot", False)])
 def test_texts_are_the_torch_verifiers(drafting: Any, name: str, mixed: bool) -> None:
     pairs = pairs_of(name)

@@ -31,14 +31,6 @@ def drafting() -> Iterator[Any]:
         yield loaded
 
 
-@pytest.fixture(autouse=True)
-def no_block_is_lost(drafting: Any) -> Iterator[None]:
-    before = drafting.scheduler.num_free_blocks
-    yield
-    assert drafting.scheduler.num_free_blocks == before
-    assert not drafting.scheduler.requests
-
-
 @pytest.mark.parametrize("mixed", [False, True], ids=["own", "with an edge's"])
 @pytest.mark.parametrize("name", SAMPLINGS)
 def test_texts_are_the_torch_verifiers(drafting: Any, name: str, mixed: bool) -> None:

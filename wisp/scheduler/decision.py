@@ -78,7 +78,8 @@ class Decision:
         limit_s = curve.time_s(shape) / _SAME if num_decoding else math.inf
         shape = self._fill(chunks, shape, max_tokens, limit_s)
         undrafted = shape.with_drafts(-count)
-        self._finish(chunks, shape, max_tokens)
+        if chunks:
+            self._finish(chunks, shape, max_tokens)
         num_drafts = np.empty(len(rows), dtype=np.int64)
         num_drafts[order] = drafts.by_row(count)
         seats = _all_seats(table, rows, num_drafts, chunks)
@@ -131,12 +132,11 @@ class Decision:
         right = table.unbroken * acceptance
         saved = right * np.minimum(1.0, self._step_s / wait_s)
         lost = 1.0 - right * np.minimum(1.0, (self._step_s + away_s) / wait_s)
-        others_s = saved * (seat_s + self._token_s) * float(self._weight.sum())
+        takes_s = (seat_s + self._token_s) * float(self._weight.sum())
         lost_s = self._turn * lost * self._step_s
         if self._is_full:  # another could have had its room, and a seat in its place
-            seat_takes_s = (seat_s + self._token_s) * float(self._weight.sum())
-            lost_s += np.maximum(0.0, float(self._weight.mean()) * self._step_s - seat_takes_s)
-        waits: Bools = lost_s < _PATIENCE * others_s
+            lost_s += np.maximum(0.0, float(self._weight.mean()) * self._step_s - takes_s)
+        waits: Bools = lost_s < _PATIENCE * saved * takes_s
         return waits
 
     def _needed(self, max_tokens: int) -> dict[int, int]:

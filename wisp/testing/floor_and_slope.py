@@ -27,7 +27,6 @@ class FloorAndSlope(Estimator):
         self._curve = Curve(
             floor_s=floor_s,
             hinges={_FLAT_TOKENS: token_s},
-            jumps={},
             context_s=context_s,
             product_s=product_s,
         )

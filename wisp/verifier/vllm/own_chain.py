@@ -66,9 +66,8 @@ class OwnChain:
 
     def _captured(self, size: int) -> torch.cuda.CUDAGraph:
         metadata = self._passes.metadata(size)
-        self._absent.fill_(
-            False
-        )  # all that they write goes to vLLM's null block, as nobody has one
+        # All that they write goes to vLLM's null block, as nobody has one.
+        self._absent.fill_(False)
         self.run(metadata, size)  # what is made at the first call is not to be captured
         graph = torch.cuda.CUDAGraph()
         pool, stream = current_platform.get_global_graph_pool(), torch.cuda.current_stream()
