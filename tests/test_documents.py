@@ -185,6 +185,6 @@ class TestTheChecks:
         assert dead_links("[a](no-picture.svg) [c](LICENSE)", ROOT) == ["no-picture.svg"]
 
     def test_a_file_that_is_not_there(self) -> None:
-        assert missing_files("`wisp/config.py` and `wisp/no_such_file.py`") == [
+        assert missing_files("`wisp/errors.py` and `wisp/no_such_file.py`") == [
             "wisp/no_such_file.py"
         ]

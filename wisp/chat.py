@@ -11,11 +11,11 @@ from typing import Any
 
 import httpx
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 from rich.console import Console
 from rich.text import Text
 
-from wisp.config import load
+from wisp.config import Settings, load
 from wisp.errors import BadRequest, Unavailable
 
 Message = dict[str, str]
@@ -27,12 +27,10 @@ _STYLES = {True: "green", False: "bold yellow"}  # those of the demo
 _READ_TIMEOUT_S = 120.0
 
 
-class ChatConfig(BaseSettings):
+class ChatConfig(Settings):
     """wisp chat: a conversation with an edge or a server, in the terminal."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="WISP_CHAT_", env_nested_delimiter="__", extra="forbid"
-    )
+    model_config = SettingsConfigDict(env_prefix="WISP_CHAT_")
 
     url: str = Field("http://127.0.0.1:8010", description="of an edge or a server")
     model: str | None = Field(None, description="which model; null: the first that is served")

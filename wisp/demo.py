@@ -20,12 +20,12 @@ from typing import Any
 
 from openai import BadRequestError, OpenAI
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from wisp.config import EngineKind, LocalPath, load
+from wisp.config import EngineKind, LocalPath, Settings, load
 from wisp.demo_trust import Trust
 from wisp.errors import ConfigError
 from wisp.launch import Process
@@ -43,12 +43,10 @@ _GENERAL_PROMPTS = [  # for pairs of the user's own
 ]
 
 
-class DemoConfig(BaseSettings):
+class DemoConfig(Settings):
     """wisp demo: a server and two edges on this machine, and what the edges gained."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="WISP_DEMO_", env_nested_delimiter="__", extra="forbid"
-    )
+    model_config = SettingsConfigDict(env_prefix="WISP_DEMO_")
 
     pair: PairName = Field(
         "smollm2", description="a real chat model, fetched once, or the bundled tiny pair"

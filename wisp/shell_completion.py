@@ -8,9 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import shtab
-from pydantic_settings import BaseSettings
 
-from wisp.config import EdgeConfig, ServerConfig, flags_of
+from wisp.config import EdgeConfig, ServerConfig, Settings, flags_of
 
 # Where the flags of each command are: a settings class, or what makes a parser.
 _FLAGS = {
@@ -60,7 +59,7 @@ def _flags(name: str) -> argparse.ArgumentParser | None:
         found = getattr(importlib.import_module(module), what)
     except ModuleNotFoundError:
         return None
-    if isinstance(found, type) and issubclass(found, BaseSettings):
+    if isinstance(found, type) and issubclass(found, Settings):
         return flags_of(found, f"wisp {name}")
     made: argparse.ArgumentParser = found()
     return made

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 import httpx
 import msgspec
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from wisp.config import LocalPath, load
+from wisp.config import LocalPath, Settings, load
 from wisp.errors import ConfigError, Unavailable
 from wisp.stats import Stats
 
@@ -35,12 +35,10 @@ _TIMEOUT_S = 15.0
 Cells = Sequence[str]
 
 
-class TopConfig(BaseSettings):
+class TopConfig(Settings):
     """wisp top: what a running wisp-server does, in the terminal."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="WISP_TOP_", env_nested_delimiter="__", extra="forbid"
-    )
+    model_config = SettingsConfigDict(env_prefix="WISP_TOP_")
 
     server: str = Field("http://127.0.0.1:8000", description="the server's HTTP address")
     key_file: LocalPath | None = Field(None, description="holds an operator's key; null: none")

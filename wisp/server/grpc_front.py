@@ -65,7 +65,7 @@ _SPARE_STREAMS = 64
 # wisp/core/request.py for these.
 _MAX_OTHER_BYTES = 2**20
 # Messages of padding alone that an edge may send in a second. Chosen: twice what its settings
-# allow (wisp/config.py).
+# allow (wisp/config/sections.py).
 _MAX_COVERS_PER_S = 400
 
 
