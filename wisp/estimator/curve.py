@@ -9,9 +9,8 @@ a matrix product begins brought nothing, and cost much: docs/measurements/estima
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_right
 from collections.abc import Mapping
-from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,9 +48,6 @@ def columns(shape: StepShape) -> Floats:
     return row
 
 
-_NO_JUMPS: Mapping[float, float] = MappingProxyType({})
-
-
 class Curve:
     """The time of every step, in seconds: a table for f, a slope for each other term.
 
@@ -63,7 +59,6 @@ class Curve:
         *,
         floor_s: float,
         hinges: Mapping[float, float],
-        jumps: Mapping[float, float] = _NO_JUMPS,
         context_s: float = 0.0,
         product_s: float = 0.0,
         seat_s: float = 0.0,
@@ -71,8 +66,7 @@ class Curve:
     ) -> None:
         """All times are >= 0, so that no more work takes less time.
 
-        `hinges`: by number of tokens, what each token above it takes more. `jumps`: by number of
-        tokens, what a step with more than that takes more; a fit has none. `context_s`, `product_s`
+        `hinges`: by number of tokens, what each token above it takes more. `context_s`, `product_s`
         and `seat_s`: for each unit of the shape's fields; `several_s`: if some seat computes
         several tokens.
         """
@@ -81,13 +75,12 @@ class Curve:
         self._product_s = product_s
         self.seat_s = seat_s
         self._several_s = several_s
-        # f is linear between breaks; up to and with the next one, as what jumps does so above it.
-        self._breaks = sorted({0.0, *hinges, *jumps})
-        self._starts_s: list[float] = []  # f just above each break
+        self._breaks = sorted({0.0, *hinges})  # f is linear between them
+        self._starts_s: list[float] = []  # f at each break
         self._slopes_s: list[float] = []
         value = slope = last = 0.0
         for point in self._breaks:
-            value += slope * (point - last) + jumps.get(point, 0.0)
+            value += slope * (point - last)
             slope += hinges.get(point, 0.0)
             last = point
             self._starts_s.append(value)
@@ -96,17 +89,16 @@ class Curve:
 
     @property
     def breaks(self) -> Floats:
-        """Numbers of tokens between which, and with the upper one, f is linear; ascending."""
+        """Numbers of tokens between which f is linear; ascending."""
         breaks: Floats = self._table[0]
         return breaks
 
     def time_s(self, shape: StepShape) -> float:
         num_tokens, context, product, num_seats = shape
         time_s = self._floor_s + self.context_s * context + self._product_s * product
-        if num_tokens > 0:
-            piece = bisect_left(self._breaks, num_tokens) - 1
-            time_s += self._starts_s[piece]
-            time_s += self._slopes_s[piece] * (num_tokens - self._breaks[piece])
+        piece = bisect_right(self._breaks, num_tokens) - 1
+        time_s += self._starts_s[piece]
+        time_s += self._slopes_s[piece] * (num_tokens - self._breaks[piece])
         time_s += self.seat_s * num_seats
         if num_tokens > num_seats:
             time_s += self._several_s
@@ -115,12 +107,12 @@ class Curve:
     def tokens_s(self, num_tokens: Floats | Ints) -> Floats:
         """f, the tokens' part of the time, of any array of numbers of tokens."""
         breaks, starts_s, slopes_s = self._table
-        piece = np.maximum(np.searchsorted(breaks, num_tokens) - 1, 0)
+        piece = np.searchsorted(breaks, num_tokens, side="right") - 1
         return np.asarray(starts_s[piece] + slopes_s[piece] * (num_tokens - breaks[piece]))
 
     def _tokens_s(self, num_tokens: int) -> float:
         """`tokens_s` of one number; an array of one takes ten times as long."""
-        piece = max(bisect_left(self._breaks, num_tokens) - 1, 0)
+        piece = bisect_right(self._breaks, num_tokens) - 1
         return self._starts_s[piece] + self._slopes_s[piece] * (num_tokens - self._breaks[piece])
 
     def rest_s(self, shape: StepShape) -> float:

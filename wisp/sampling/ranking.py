@@ -95,14 +95,11 @@ def _of_large(logits: Tensor, noise: _Noise, ids: Tensor | None, num: int) -> _F
     values, columns = logits.topk(_WIDTH, dim=1)
     drawn = gumbel_of_torch(*noise[:2], columns if ids is None else ids[columns])
     is_greedy = noise.heat == 0.0
-    least = torch.minimum(values[:, :1] - DEPTH * noise.heat, values[:, num - 1 : num])
-    near = (values >= least) | is_greedy
-    hot = (values + noise.heat * drawn).masked_fill_(~near, -torch.inf)
+    least = _least(values, noise.heat, num)
+    hot = (values + noise.heat * drawn).masked_fill_((values < least) & ~is_greedy, -torch.inf)
     heat = torch.where(is_greedy, 1.0, noise.heat)
-    beyond = ((logits - hot.amax(1, keepdim=True)) / heat).exp_()
-    beyond = beyond.masked_fill_(logits >= least, 0.0).sum(1, keepdim=True)
-    sure = -torch.expm1(-beyond) < MAX_MISSED
-    sure &= (values[:, -1:] < least) & (near.sum(1, keepdim=True) <= FEW * logits.shape[1])
+    # Fewer than `_WIDTH` are near then, and `FEW` of a large vocabulary are as many at the least.
+    sure = _is_sure(logits, least, hot, heat) & (values[:, -1:] < least)
     first = _first(columns, hot, num)
     unsure = (~(sure | is_greedy))[:, 0].nonzero()[:, 0]
     if len(unsure):
@@ -122,13 +119,23 @@ def _all_hot(logits: Tensor, noise: _Noise, ids: Tensor | None) -> Tensor:
 
 def _among_few(plain: Tensor, hot: Tensor, heat: Tensor, num: int) -> Tensor:
     """Without what `rank` would not look at: it draws little noise where little can be chosen."""
-    best = plain.topk(num, dim=1).values
-    near = plain >= torch.minimum(best[:, :1] - DEPTH * heat, best[:, -1:])
-    first = hot.masked_fill(~near, -torch.inf).amax(1, keepdim=True)
-    beyond = ((plain - first) / heat).exp_().masked_fill_(near, 0.0).sum(1, keepdim=True)
+    least = _least(plain.topk(num, dim=1).values, heat, num)
+    near = plain >= least
     few = near.sum(1, keepdim=True) <= FEW * plain.shape[1]
-    few &= -torch.expm1(-beyond) < MAX_MISSED
+    few &= _is_sure(plain, least, hot.masked_fill(~near, -torch.inf), heat)
     return hot.masked_fill(few & ~near, -torch.inf)
+
+
+def _least(best: Tensor, heat: Tensor, num: int) -> Tensor:
+    """[n, 1]: the logit that `rank` asks for; `best`: the highest of each row, in order."""
+    return torch.minimum(best[:, :1] - DEPTH * heat, best[:, num - 1 : num])
+
+
+def _is_sure(logits: Tensor, least: Tensor, hot: Tensor, heat: Tensor) -> Tensor:
+    """[n, 1]: that no logit below `least` has a higher score than the best of `hot`, nearly."""
+    beyond = ((logits - hot.amax(1, keepdim=True)) / heat).exp_()
+    beyond = beyond.masked_fill_(logits >= least, 0.0).sum(1, keepdim=True)
+    return -torch.expm1(-beyond) < MAX_MISSED
 
 
 def _first(columns: Tensor | None, scores: Tensor, num: int) -> _First:

@@ -81,7 +81,6 @@ _OWNED = {
     "kv_events_config": "WISP has its own metrics",
 }
 
-
 # The same for a drafter of an edge, where it is another place or reason.
 _OWNED_BY_EDGE = _OWNED | {
     "model": "set 'draft'",
@@ -102,6 +101,15 @@ _OWNED_BY_EDGE = _OWNED | {
     "structured_outputs_config": "the target keeps to a structure",
 }
 
+# What WISP sets for both.
+_OURS: dict[str, Any] = {
+    "async_scheduling": False,
+    "enable_chunked_prefill": True,
+    "enable_prefix_caching": True,
+    "generation_config": "vllm",
+    "disable_log_stats": True,
+}
+
 
 def draft_args(
     directory: Path,
@@ -118,7 +126,7 @@ def draft_args(
     """
     _check(options, _OWNED_BY_EDGE)
     os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"  # without drafts vLLM would choose the other one
-    ours: dict[str, Any] = {
+    ours = _OURS | {
         "model": str(directory),
         "skip_tokenizer_init": True,
         "max_model_len": max_model_len,
@@ -126,11 +134,6 @@ def draft_args(
         "max_num_batched_tokens": max(_DRAFTER_STEP_TOKENS, max_slots),
         "scheduler_cls": "wisp.verifier.vllm.draft_scheduler.DraftScheduler",
         "worker_extension_cls": "wisp.verifier.vllm.draft_worker.DraftWorker",
-        "async_scheduling": False,
-        "enable_chunked_prefill": True,
-        "enable_prefix_caching": True,
-        "generation_config": "vllm",
-        "disable_log_stats": True,
     }
     if current_platform.is_cpu():
         ours["dtype"] = dtype or "float32"
@@ -158,31 +161,20 @@ def engine_args(
     that of the target.
     """
     _check(options, _OWNED)
-    if drafter_method:  # else vLLM would choose the other one
-        os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"
-    if drafter_method and options.get("pipeline_parallel_size", 1) != 1:
-        raise ConfigError(
-            "'engine.drafter' and pipeline stages do not go together: set "
-            "'pipeline_parallel_size' to 1, or 'engine.drafter.method' to null"
-        )
-    word = next((each for each in _OF_HEADS if each in str(drafter).lower()), None)
-    if drafter_method == DRAFT_MODEL and word:
-        raise ConfigError(
-            f"vLLM takes the drafter in {drafter} for a head, as '{word}' stands in its path: name "
-            "another one, which may be a link to it"
-        )
+    _check_drafter(options, drafter_method, drafter)
     if not 0 <= max_window <= MAX_DRAFT_TOKENS:
         raise ConfigError(
             f"max_window is {max_window} but vLLM verifies at most {MAX_DRAFT_TOKENS} draft "
             "tokens of a session in one step"
         )
+    if drafter_method:  # else vLLM would choose the other one
+        os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"
     num_seats = min(max_sessions, max_step_tokens)  # a seat holds at least one token
     # With adapters vLLM wants room for all drafts of all seats, although no step holds so much.
     num_drafts = num_seats * (max(1, max_window) + 1) if lora_modules else 0
     # A model takes one more token for each seat, and what it has to catch up with.
     num_own = num_seats + _CATCH_UP if drafter_method == DRAFT_MODEL else 0
-    num_ranks = options.get("tensor_parallel_size", 1)  # the drafter is spread as the target is
-    ours: dict[str, Any] = {
+    ours = _OURS | {
         "model": str(directory),
         # The grammars of structured outputs need a tokenizer, and nothing else here does.
         "skip_tokenizer_init": not has_tokenizer(directory),
@@ -193,22 +185,9 @@ def engine_args(
         "max_num_batched_tokens": max(max_step_tokens, num_drafts) + num_own,
         "scheduler_cls": "wisp.verifier.vllm.scheduler.SeatScheduler",
         "worker_extension_cls": "wisp.verifier.vllm.sampler.WorkerExtension",
-        "async_scheduling": False,
-        "enable_chunked_prefill": True,
-        "enable_prefix_caching": True,
-        "generation_config": "vllm",
-        "disable_log_stats": True,
         "speculative_config": {
             "num_speculative_tokens": max(1, max_window),
-            **(
-                {
-                    "method": drafter_method,
-                    "model": str(drafter or directory),
-                    "draft_tensor_parallel_size": num_ranks,
-                }
-                if drafter_method
-                else {"method": NO_METHOD, "model": _NO_PROPOSER}
-            ),
+            **_proposer(options, drafter_method, drafter or directory),
         },
     }
     defaults = lora_options(lora_modules or {}, directory)
@@ -218,14 +197,39 @@ def engine_args(
             os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # GiB
     elif not _GRAPH_OPTIONS & options.keys():
         sizes = graph_sizes(num_seats, max_window, max_step_tokens, max_model_len)
-        defaults["compilation_config"] = {
-            # Where the attention cannot, vLLM takes what it can. The drafter needs pieces.
-            "cudagraph_mode": "FULL_AND_PIECEWISE" if drafter_method else "FULL",
-            **({"cudagraph_capture_sizes": sizes} if sizes else {}),
-        }
-        if drafter_method:
-            defaults["additional_config"] = {APART: True, WHOLE_PASSES: True}
+        defaults |= _graphs(sizes, has_drafter=drafter_method is not None)
     return _args({**defaults, **options, **ours})
+
+
+def _check_drafter(options: Mapping[str, Any], method: str | None, drafter: Path | None) -> None:
+    if method and options.get("pipeline_parallel_size", 1) != 1:
+        raise ConfigError(
+            "'engine.drafter' and pipeline stages do not go together: set "
+            "'pipeline_parallel_size' to 1, or 'engine.drafter.method' to null"
+        )
+    word = next((each for each in _OF_HEADS if each in str(drafter).lower()), None)
+    if method == DRAFT_MODEL and word:
+        raise ConfigError(
+            f"vLLM takes the drafter in {drafter} for a head, as '{word}' stands in its path: name "
+            "another one, which may be a link to it"
+        )
+
+
+def _proposer(options: Mapping[str, Any], method: str | None, drafter: Path) -> dict[str, Any]:
+    if method is None:
+        return {"method": NO_METHOD, "model": _NO_PROPOSER}
+    num_ranks = options.get("tensor_parallel_size", 1)  # the drafter is spread as the target is
+    return {"method": method, "model": str(drafter), "draft_tensor_parallel_size": num_ranks}
+
+
+def _graphs(sizes: list[int], *, has_drafter: bool) -> dict[str, Any]:
+    """Where the attention cannot, vLLM takes what it can. A drafter needs pieces."""
+    mode = "FULL_AND_PIECEWISE" if has_drafter else "FULL"
+    captured = {"cudagraph_capture_sizes": sizes} if sizes else {}
+    options: dict[str, Any] = {"compilation_config": {"cudagraph_mode": mode, **captured}}
+    if has_drafter:
+        options["additional_config"] = {APART: True, WHOLE_PASSES: True}
+    return options
 
 
 def _args(options: Mapping[str, Any]) -> EngineArgs:
