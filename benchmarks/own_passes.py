@@ -147,7 +147,7 @@ def _step(verifier: Any, sessions: list[Session], num_own: int) -> tuple[float, 
 
 def _take(seat: Seat, outcome: Any) -> None:
     session = seat.session
-    session.computed(outcome.computed_after(seat), seat.num_context)
+    session.computed(outcome.computed_after(seat))
     if outcome.tokens:
         source = seat.source if seat.draft else Source.EDGE
         session.verified(source, len(seat.draft), outcome.tokens, 0.0, edge_late=False)

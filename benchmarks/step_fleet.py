@@ -94,5 +94,5 @@ class Fleet:
         outcomes = step.collect()
         step.landed()
         for seat, outcome in zip(step.batch.seats, outcomes, strict=True):
-            seat.session.computed(outcome.computed_after(seat), seat.num_context)
+            seat.session.computed(outcome.computed_after(seat))
             seat.session.commit(outcome.tokens, now=0.0)

@@ -196,9 +196,7 @@ def _write(
         for seat, outcome in zip(step.batch.seats, outcomes, strict=True):
             if live.get(seat.session.id) is not seat.session:
                 continue
-            seat.session.computed(
-                outcome.computed_after(seat), seat.num_context, as_planned=outcome.as_planned(seat)
-            )
+            seat.session.computed(outcome.computed_after(seat), as_planned=outcome.as_planned(seat))
             if outcome.tokens:
                 seat.session.commit(outcome.tokens, now=0.0)
             if seat.session.finish_reason:

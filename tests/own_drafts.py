@@ -71,9 +71,7 @@ class Writer:
     def take(self, seat: Seat, outcome: Outcome) -> None:
         session = self.session
         self.num_steps += 1
-        session.computed(
-            outcome.computed_after(seat), seat.num_context, as_planned=outcome.as_planned(seat)
-        )
+        session.computed(outcome.computed_after(seat), as_planned=outcome.as_planned(seat))
         if not outcome.tokens:
             assert outcome.own is None, "drafts behind nothing"
             return

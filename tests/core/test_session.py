@@ -238,7 +238,7 @@ def test_nothing_follows_a_step_that_was_decided_on_by_what_proved_wrong() -> No
     session.launched(1, 0)
     session.launched(1, 0)  # the second chunk of three
     session.landed(1, 0)
-    session.computed(3, 1, as_planned=False)
+    session.computed(3, as_planned=False)
     session.commit([9], now=0.0)
     assert not session.free
     session.landed(1, 0)

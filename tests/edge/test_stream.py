@@ -353,10 +353,10 @@ def test_a_finished_token_joins_the_stream_unless_a_verdict_overtook_it() -> Non
             vocab_size=100,
         )
 
-    late = stream.begin_token()
-    assert finish(stream.begin_token(), 7)
+    late = stream.begin(stream.wanted()[0])
+    assert finish(stream.begin(stream.wanted()[0]), 7)
     assert not finish(late, 8)
-    assert finish(stream.begin_token(), 100)  # the target has no such token
+    assert finish(stream.begin(stream.wanted()[0]), 100)  # the target has no such token
     assert stream.drafted == [7, 0]
     assert stream.cumulative_acceptance == 0.0
     assert (stream.num_drafted, stream.waste.num_tokens) == (3, 1)

@@ -36,7 +36,7 @@ def make_stream() -> Stream:
 
 def draft(stream: Stream, *tokens: int, time_s: float = 1.0) -> None:
     for token in tokens:
-        begun = stream.begin_token()
+        begun = stream.begin(stream.wanted()[0])
         assert stream.can_take(begun)
         stream.append(token, 1.0, Cost(time_s, begun.overlapped))
         stream.take_block(BLOCK)
@@ -91,7 +91,7 @@ def test_agreement_with_part_of_what_was_sent_leaves_the_rest_outstanding() -> N
 def test_an_overtaken_token_is_wasted_as_it_was_begun() -> None:
     stream = make_stream()
     stream.take_verdict(verdict(3, 9))
-    begun = stream.begin_token()
+    begun = stream.begin(stream.wanted()[0])
     stream.take_verdict(verdict(4, 10))
     assert not stream.can_take(begun)
     stream.discard(Cost(1.0, begun.overlapped))

@@ -65,7 +65,7 @@ def test_a_load_that_comes_too_late_is_counted(after_s: float, num_late: int) ->
     )
     verifier.open(session)
     (outcome,) = verifier.step(Batch([Seat(session, 3)]))
-    session.computed(3, 3)
+    session.computed(3)
     session.commit(outcome.tokens, now=0.0)
     session.moved(*verifier.park([session]), parked=True)
     moves = KvMoves(verifier, {1: session})

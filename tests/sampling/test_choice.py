@@ -10,7 +10,7 @@ from torch import Tensor
 
 from wisp.core.request import Sampling
 from wisp.sampling.choice import choose, choose_likely, choose_unprocessed
-from wisp.sampling.draft import draft_token
+from wisp.sampling.draft import rank
 from wisp.sampling.philox import gumbel_numpy, signed
 from wisp.sampling.processors import Row, needs_processing, process
 
@@ -218,8 +218,8 @@ def test_more_logprobs_than_tokens_are_all_of_them() -> None:
 def test_a_draft_with_the_same_logits_is_the_choice(temperature: float) -> None:
     logits = logits_of(60)
     rows = [row_of(i, temperature=temperature, seed=2**64 - 1 - i) for i in range(60)]
-    drafts = [draft_token(logits[i].numpy(), row.sampling, i) for i, row in enumerate(rows)]
-    assert drafts == choose(logits, rows)[0]
+    ranked = rank(logits.numpy(), [row.sampling for row in rows], range(60), 1)
+    assert [each.tokens[0] for each in ranked] == choose(logits, rows)[0]
 
 
 @pytest.mark.parametrize("temperatures", [[0.0], [0.7], [0.0, 1.0, 0.3, 1.7]])

@@ -22,7 +22,7 @@ def opened(verifier: ScriptedVerifier, session_id: int = 1) -> Session:
 
 def advance(verifier: ScriptedVerifier, seat: Seat) -> list[int]:
     outcome = verifier.step(Batch([seat]))[0]
-    seat.session.computed(outcome.computed_after(seat), seat.num_context)
+    seat.session.computed(outcome.computed_after(seat))
     return seat.session.commit(outcome.tokens, 0.0)
 
 

@@ -54,7 +54,7 @@ def sessions(seed: int, count: int) -> list[Session]:
 def step(verifier: Verifier, seats: list[Seat]) -> None:
     """What the engine does with a batch."""
     for seat, outcome in zip(seats, verifier.step(Batch(seats)), strict=True):
-        seat.session.computed(outcome.computed_after(seat), seat.num_context)
+        seat.session.computed(outcome.computed_after(seat))
         if outcome.tokens:
             seat.session.commit(outcome.tokens, 0.0)
 

@@ -101,9 +101,7 @@ class Driver:
 
     def take(self, seat: Seat, outcome: Outcome, now: float = 0.0) -> None:
         self.num_steps += 1
-        self.session.computed(
-            outcome.computed_after(seat), seat.num_context, as_planned=outcome.as_planned(seat)
-        )
+        self.session.computed(outcome.computed_after(seat), as_planned=outcome.as_planned(seat))
         if outcome.tokens:
             self.num_accepted += outcome.num_accepted
             taken = self._taken(seat, outcome.tokens, now)

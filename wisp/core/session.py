@@ -54,7 +54,6 @@ class Session:
         "num_in_flight",
         "num_own",
         "num_pending",
-        "num_prefilled",
         "num_prompt",
         "overlaps",
         "own_drafts",
@@ -101,7 +100,6 @@ class Session:
         # Tokens whose KV the verifier holds, and those that steps in flight compute.
         self.num_computed = 0
         self.parked = False  # the KV of these is in host memory
-        self.num_prefilled = 0  # tokens computed so far, but for the one that each step decodes
         self.overlaps = overlaps  # it may be in a step that is launched while another runs
         # Of the steps in flight that it is in, as if these accepted all their drafts: another step
         # may be decided on behind them, and what they reject is taken off when they have landed.
@@ -297,16 +295,15 @@ class Session:
         self.num_computed -= num_drafts
         self.num_pending -= num_drafts
 
-    def computed(self, num_computed: int, num_context: int = 1, *, as_planned: bool = True) -> None:
-        """A step computed `num_context` of its committed tokens, and its drafts behind them.
+    def computed(self, num_computed: int, *, as_planned: bool = True) -> None:
+        """A step has landed: the verifier holds KV of so many of its committed tokens now, whatever
+        steps still in flight compute.
 
-        `num_computed`: the committed tokens whose KV the verifier holds now, whatever steps still
-        in flight compute. `as_planned`: neither was KV lost, nor was more of it there.
+        `as_planned`: neither was KV lost, nor was more of it there.
         """
         self.row = b""
         self._is_astray = self.num_in_flight > 0 and not as_planned
         self.num_computed = num_computed + self.num_computing
-        self.num_prefilled += num_context - 1
 
     def moved(self, num_computed: int, *, parked: bool) -> None:
         """KV of so many of its tokens is elsewhere now: parked, or back; it is in no step."""

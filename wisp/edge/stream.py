@@ -142,11 +142,8 @@ class Stream:
         """All tokens up to a leaf."""
         return self.committed + self._tree.path(leaf)
 
-    def begin_token(self) -> Begun:
-        """Behind the best leaf; one must be wanted."""
-        return self.begin(self.wanted()[0])
-
     def begin(self, leaf: Node) -> Begun:
+        """A token behind one of `wanted`."""
         return Begun(leaf, self.owed_a_verdict)
 
     def can_take(self, begun: Begun) -> bool:

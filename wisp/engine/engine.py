@@ -295,9 +295,7 @@ class Engine:
             session = seat.session
             if not self._is_open(session):
                 continue  # it was closed while the step ran
-            session.computed(
-                outcome.computed_after(seat), seat.num_context, as_planned=outcome.as_planned(seat)
-            )
+            session.computed(outcome.computed_after(seat), as_planned=outcome.as_planned(seat))
             if outcome.tokens:
                 num_drafted = step.num_drafted(index)
                 verdict = settle(seat, num_drafted, outcome, self._policy, step, step_time_s, now)

@@ -160,7 +160,7 @@ class _Run:
         complete = True
         for seat, outcome in zip(batch.seats, outcomes, strict=True):
             complete &= bool(outcome.tokens) or not seat.chooses
-            seat.session.computed(outcome.computed_after(seat), seat.num_context)
+            seat.session.computed(outcome.computed_after(seat))
             if outcome.tokens:
                 seat.session.commit(outcome.tokens, end_s)
         if complete and batch and self._is_warm(shape.num_tokens):

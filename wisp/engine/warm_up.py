@@ -61,7 +61,7 @@ def _step(verifier: Verifier, sessions: list[Session], num_own: int) -> None:
     ]
     for seat, outcome in zip(seats, verifier.step(Batch(seats)), strict=True):
         session = seat.session
-        session.computed(outcome.computed_after(seat), seat.num_context)
+        session.computed(outcome.computed_after(seat))
         if outcome.tokens:
             num = len(seat.draft)
             session.verified(seat.source, num, outcome.tokens, 0.0, edge_late=False)

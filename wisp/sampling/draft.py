@@ -71,11 +71,6 @@ def rank(
     return [_sorted(*found[index], num) for index in range(len(logits))]
 
 
-def draft_token(logits: Floats, sampling: Sampling, position: int) -> int:
-    """The first of `rank` for one row, [vocab]."""
-    return int(rank(logits[None], [sampling], [position], 1)[0].tokens[0])
-
-
 Keys = dict[int, tuple[Sampling, int]]  # by row: whose noise, and at which position
 Scored = dict[int, tuple[Tokens, Floats]]
 

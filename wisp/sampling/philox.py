@@ -118,16 +118,9 @@ def _gumbel(words: NDArray[np.unsignedinteger[Any]]) -> NDArray[np.float32]:
 # The torch form: seeds int64 [n] (see `signed`), positions int64 [n], on any device.
 
 
-def _word_quarters(seeds: Tensor, positions: Tensor, num_tokens: int) -> tuple[Tensor, ...]:
-    """int64 [n, blocks] for each word number: token 4 * block + number."""
-    import torch
-
-    blocks = torch.arange((num_tokens + 3) // 4, device=seeds.device)[None]
-    return _words_of_blocks(seeds, positions, blocks)
-
-
 def _words_of_blocks(seeds: Tensor, positions: Tensor, blocks: Tensor) -> tuple[Tensor, ...]:
-    """int64 [n, m] for each word number; blocks: [1 or n, m]."""
+    """int64 [n, m] for each word number, which is that of token 4 * block + number; blocks: [1 or
+    n, m]."""
     import torch
 
     seeds = seeds[:, None]
@@ -136,19 +129,12 @@ def _words_of_blocks(seeds: Tensor, positions: Tensor, blocks: Tensor) -> tuple[
     return philox((blocks, positions[:, None], zero, zero), key)
 
 
-def words_torch(seeds: Tensor, positions: Tensor, num_tokens: int) -> Tensor:
-    """The random word of every token: 32-bit values, int64 [n, num_tokens]."""
-    import torch
-
-    words = torch.stack(_word_quarters(seeds, positions, num_tokens), dim=-1)
-    return words.flatten(1)[:, :num_tokens]
-
-
 def gumbel_torch(seeds: Tensor, positions: Tensor, num_tokens: int) -> Tensor:
     """The noise of every token: float32 [n, num_tokens]."""
     import torch
 
-    words = _word_quarters(seeds, positions, num_tokens)
+    blocks = torch.arange((num_tokens + 3) // 4, device=seeds.device)[None]
+    words = _words_of_blocks(seeds, positions, blocks)
     noise = torch.empty(*words[0].shape, 4, device=seeds.device)
     for number, word in enumerate(words):
         noise[..., number] = word >> 9  # interleaved as float32: half of what int64 would move

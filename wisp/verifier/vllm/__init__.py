@@ -11,7 +11,8 @@ own_kv      how far the own drafter's KV of each request is
 own_proposer  vLLM's proposer as that drafter, for chosen requests, with our noise
 own_head    an EAGLE-3 head or MTP layers as that drafter
 own_passes  its passes, each one launch; own_chain also what is between them
-sampler     law 1 inside vLLM's workers: the choice of wisp.sampling
+worker      what the engine calls in vLLM's workers
+sampler     law 1 inside them: the choice of wisp.sampling
 structures  answers that keep to a JSON schema, an expression or a grammar
 compiling   their grammars, in processes with a limit of time and memory (grammar_process)
 adapters    LoRA modules that are served beside the target

@@ -184,7 +184,7 @@ def engine_args(
         "max_num_seqs": num_seats,
         "max_num_batched_tokens": max(max_step_tokens, num_drafts) + num_own,
         "scheduler_cls": "wisp.verifier.vllm.scheduler.SeatScheduler",
-        "worker_extension_cls": "wisp.verifier.vllm.sampler.WorkerExtension",
+        "worker_extension_cls": "wisp.verifier.vllm.worker.WorkerExtension",
         "speculative_config": {
             "num_speculative_tokens": max(1, max_window),
             **_proposer(options, drafter_method, drafter or directory),
