@@ -28,7 +28,7 @@ from wisp.core.drafts import DraftBlock
 from wisp.core.request import Request, Sampling, Structure
 from wisp.core.slo import Slo
 from wisp.openai.routes import create_app
-from wisp.server.grpc_front import WispServicer
+from wisp.server.servicer import WispServicer
 from wisp.status import error_of
 from wisp.testing.local import LocalServer, tokenizer
 

@@ -17,8 +17,8 @@ from wisp import wire
 from wisp.access.gate import Caller, Gate
 from wisp.core.request import Request, Sampling
 from wisp.engine.messages import Snapshot
-from wisp.server.grpc_front import WispServicer
 from wisp.server.service import Service
+from wisp.server.servicer import WispServicer
 from wisp.server.telemetry import Telemetry
 from wisp.v1 import wisp_pb2 as pb
 

@@ -20,7 +20,7 @@ from wisp.core.request import Request, Sampling
 from wisp.edge.pending import Pending
 from wisp.errors import HandshakeError, ProtocolError
 from wisp.padding import Padding, Ticks, is_cover
-from wisp.server.grpc_front import WispServicer
+from wisp.server.servicer import WispServicer
 from wisp.testing.local import LocalEdge, LocalServer, expected_text
 from wisp.v1 import wisp_pb2 as pb
 

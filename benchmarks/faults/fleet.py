@@ -14,7 +14,7 @@ from wisp.access.keys import KeyRecord, add, revoke
 from wisp.config import EdgeConfig, EngineSettings, ServerConfig
 from wisp.edge.link import Link
 from wisp.padding import Padding
-from wisp.server.grpc_front import WispServicer
+from wisp.server.servicer import WispServicer
 from wisp.testing.local import LocalEdge, LocalServer
 
 STEP_S = 0.01  # of the target; chosen: some 100 rounds a second, as a middle-sized GPU has

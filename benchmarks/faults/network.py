@@ -13,7 +13,7 @@ import grpc
 from wisp.edge.link import Link
 from wisp.edge.security import Security
 from wisp.padding import Padding
-from wisp.server.grpc_front import WispServicer
+from wisp.server.servicer import WispServicer
 from wisp.v1 import wisp_pb2 as pb
 
 PING_TIMEOUT_S = 30.0  # after which gRPC gives up a silent line: 20 s until a ping, 10 s for it

@@ -180,7 +180,7 @@ class LastWord(Servicer):
 
 
 async def test_an_edge_says_that_it_has_heard_the_last_verdict() -> None:
-    """Only then may the server end the stream: see wisp/server/grpc_front.py."""
+    """Only then may the server end the stream: see wisp/server/servicer.py."""
     servicer = LastWord()
     async with serving(servicer) as port:
         link = Link(f"127.0.0.1:{port}")

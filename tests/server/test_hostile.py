@@ -23,8 +23,9 @@ from wisp.core.request import Request, Sampling, Structure
 from wisp.core.slo import Slo
 from wisp.edge.link import Link
 from wisp.errors import Unavailable
-from wisp.server.grpc_front import GrpcFront, WispServicer, max_open_bytes
+from wisp.server.grpc_front import GrpcFront, max_open_bytes
 from wisp.server.server_metrics import ServerMetrics
+from wisp.server.servicer import WispServicer
 from wisp.server.telemetry import OTHERS, Telemetry
 from wisp.status import error_of
 from wisp.testing.local import LocalEdge, LocalServer, expected_text, tokenizer
