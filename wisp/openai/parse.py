@@ -12,13 +12,10 @@ from wisp.core.request import Request, Sampling, Structure
 from wisp.core.slo import Slo, SloChoice
 from wisp.errors import BadRequest, PromptTooLong
 from wisp.models.tokenizer import Tokenizer
+from wisp.openai.chat_request import ChatRequest
+from wisp.openai.completion_request import CompletionRequest
 from wisp.openai.conversation import Message, Tool
-from wisp.openai.schemas import (
-    ChatRequest,
-    CompletionRequest,
-    GenerationFields,
-    SloFields,
-)
+from wisp.openai.generation_fields import GenerationFields, SloFields
 from wisp.openai.tokenizing import TokenizeRequest
 
 SLO_HEADER = "x-wisp-slo"

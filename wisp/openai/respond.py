@@ -15,9 +15,9 @@ from starlette.types import Receive, Scope, Send
 from wisp.errors import InternalError, WispError
 from wisp.openai.answers import Answers
 from wisp.openai.fields import Json
+from wisp.openai.generation_fields import StreamOptions
 from wisp.openai.http_errors import error_body
 from wisp.openai.render import Rendering
-from wisp.openai.schemas import StreamOptions
 from wisp.openai.text import Delta
 
 log = logging.getLogger(__name__)

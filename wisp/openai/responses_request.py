@@ -6,10 +6,11 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
+from wisp.openai.chat_request import ChatRequest
 from wisp.openai.conversation import Content, FunctionToolName
 from wisp.openai.fields import IGNORED, FieldsModel, Json, RequestFields, Whole, refuse
+from wisp.openai.generation_fields import NumLogprobs, Seed, WispFields, ranged
 from wisp.openai.rules import INPUT_ITEM, SOMETHING_ASKED, TEXT_FORMAT, TOOL_CHOICE
-from wisp.openai.schemas import ChatRequest, NumLogprobs, Seed, WispFields, ranged
 
 # What brings the log-probabilities with an answer's text.
 _LOGPROBS = "message.output_text.logprobs"

@@ -27,6 +27,8 @@ from wisp.models.tokenizer import Tokenizer
 from wisp.openai.answers import Answers
 from wisp.openai.backend import Backend
 from wisp.openai.body import JsonRoute
+from wisp.openai.chat_request import ChatRequest
+from wisp.openai.completion_request import CompletionRequest
 from wisp.openai.conversation import NamedTool
 from wisp.openai.documented import (
     ChatCompletion,
@@ -43,17 +45,13 @@ from wisp.openai.documented import (
     streamed,
 )
 from wisp.openai.fields import Json
+from wisp.openai.generation_fields import GenerationFields
 from wisp.openai.http_errors import DOCUMENTED, HANDLERS
 from wisp.openai.parse import SLO_HEADER, to_requests, tokens_of
 from wisp.openai.render import ChatRendering, CompletionRendering, Rendering
 from wisp.openai.respond import Answering
 from wisp.openai.responses import ResponsesRendering
 from wisp.openai.responses_request import ResponsesRequest
-from wisp.openai.schemas import (
-    ChatRequest,
-    CompletionRequest,
-    GenerationFields,
-)
 from wisp.openai.tokenizing import DetokenizeRequest, TokenizeRequest
 from wisp.openai.tool_calls import FORMATS, ToolParser, WholeJson, format_of
 from wisp.openai.turns import Turns

@@ -1,42 +1,22 @@
-"""The requests of the OpenAI API as WISP takes them. A field that is not here is refused.
+"""What all requests for text take. A field that no request knows is refused.
 
 Types are checked here; the ranges of values are those of `wisp.core.request`, for every front.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from abc import ABC, abstractmethod
 from typing import Annotated, Any, ClassVar
 
-from pydantic import (
-    BeforeValidator,
-    Field,
-    PlainValidator,
-    WithJsonSchema,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema, model_validator
 
 from wisp.core.request import BIAS_RANGE, MAX_LOGPROBS, MAX_TOKEN_IDS, MAX_TOP_K, RANGES, Structure
 from wisp.errors import BadRequest
 from wisp.openai import rules as told
-from wisp.openai.bounds import MAX_ITEMS
-from wisp.openai.conversation import Message, NamedTool, Tool, ToolChoice
-from wisp.openai.fields import (
-    FieldsModel,
-    Json,
-    RequestFields,
-    Rules,
-    Whole,
-    Wholes,
-    refuse,
-    whole,
-    wholes,
-)
+from wisp.openai.fields import FieldsModel, Json, RequestFields, Rules, Whole, Wholes, refuse, whole
 from wisp.openai.formats import ResponseFormat, StructuredOutputs
-from wisp.openai.tool_calls import structure_of
 
 # The bounds of a seed. OpenAI's is a signed integer of 64 bits, WISP's own an unsigned one: both
 # are taken, and the same 64 bits are the same seed.
@@ -205,118 +185,3 @@ class GenerationFields(RequestFields, ABC):
     @property
     def usage_in_stream(self) -> StreamOptions:
         return self.stream_options or StreamOptions()
-
-
-class ChatRequest(GenerationFields):
-    rules: ClassVar[Rules] = (*GenerationFields.rules, told.TOP_LOGPROBS, told.TOOL_CHOICE)
-
-    messages: list[Message] = Field(min_length=1, fail_fast=True)
-    max_completion_tokens: Whole | None = ranged("max_tokens", None)
-    logprobs: bool = False
-    # The range is checked here as well as in `wisp.core.request`, which has another name for it.
-    top_logprobs: NumLogprobs | None = None
-    chat_template_kwargs: dict[str, Any] = Field({})
-    tools: list[Tool] = Field([])
-    tool_choice: ToolChoice | None = None  # auto, if there are tools
-    parallel_tool_calls: bool = True
-
-    @model_validator(mode="after")
-    def _check_pairs(self) -> ChatRequest:
-        if self.top_logprobs and not self.logprobs:
-            raise refuse("invalid_value", "it needs 'logprobs': true", "top_logprobs")
-        if self.max_tokens is None:
-            self.max_tokens = self.max_completion_tokens
-        if self.tool_choice not in (None, "none", "auto") and not self.tools:
-            raise refuse("invalid_value", "it needs 'tools'", "tool_choice")
-        return self
-
-    def check(self) -> None:
-        super().check()
-        if self.max_completion_tokens not in (None, self.max_tokens):
-            raise BadRequest(
-                "max_tokens differs from max_completion_tokens: send one of them", "max_tokens"
-            )
-        names = [tool.function.name for tool in self.tools]
-        if len(set(names)) < len(names):
-            raise BadRequest("two functions of tools have the same name", "tools")
-        if isinstance(self.tool_choice, NamedTool) and self.tool_choice.function.name not in names:
-            raise BadRequest("tool_choice names none of the tools", "tool_choice")
-
-    @property
-    def strict_tools(self) -> list[Json]:
-        """All functions, if one of them is strict and the model chooses whether to call any."""
-        functions = [tool.function for tool in self.usable_tools]
-        if self.tool_choice not in (None, "auto") or not any(f.strict for f in functions):
-            return []
-        return [function.model_dump(exclude_none=True) for function in functions]
-
-    @property
-    def usable_tools(self) -> list[Tool]:
-        return [] if self.tool_choice == "none" else self.tools
-
-    @property
-    def structure(self) -> Structure | None:
-        """Of the calls, where there must be some; else what the format asks for."""
-        if isinstance(self.tool_choice, NamedTool):
-            name = self.tool_choice.function.name
-            (function,) = (t.function for t in self.tools if t.function.name == name)
-            return Structure("json", json.dumps(function.parameters or {"type": "object"}))
-        if self.tool_choice == "required":
-            tools = [tool.for_template() for tool in self.tools]
-            schema = structure_of(tools, several=self.parallel_tool_calls)
-            return Structure("json", json.dumps(schema))
-        return super().structure
-
-    @property
-    def num_logprobs(self) -> int | None:
-        return (self.top_logprobs or 0) if self.logprobs else None
-
-
-def _prompts(value: Any) -> Any:
-    """One prompt or several, each a string or a list of token ids, as a list of them."""
-    listed = isinstance(value, list)
-    if isinstance(value, str) or (listed and value and type(value[0]) in (int, float)):
-        value = [value]
-    wrong = "a prompt is a string or a list of token ids, or several such"
-    if not isinstance(value, list) or not all(isinstance(p, str | list) for p in value):
-        raise refuse("invalid_type", wrong)
-    value = [wholes(prompt) for prompt in value]
-    if not all(type(token) is int for p in value if isinstance(p, list) for token in p):
-        raise refuse("invalid_type", wrong)
-    return value
-
-
-_IDS: Json = {"type": "array", "items": {"type": "integer"}}
-_PROMPTS: Json = {
-    "anyOf": [
-        {"type": "string"},
-        _IDS,
-        {"type": "array", "items": {"anyOf": [{"type": "string"}, _IDS]}},
-    ],
-    "not": {"const": []},
-}
-
-
-class CompletionRequest(GenerationFields):
-    rules: ClassVar[Rules] = (*GenerationFields.rules, told.MAX_TOKENS)
-
-    prompt: Annotated[
-        list[str | list[int]], BeforeValidator(_prompts), WithJsonSchema(_PROMPTS)
-    ] = Field(min_length=1)
-    logprobs: NumLogprobs | None = None
-    max_tokens: Whole | None = Field(None, json_schema_extra={"minimum": 0})  # of echoes
-    echo: bool = False
-
-    def check(self) -> None:
-        super().check()
-        num_answers = len(self.prompt) * self.num_answers
-        if num_answers > MAX_ITEMS:
-            raise BadRequest(
-                f"{num_answers} answers are asked for, but at most {MAX_ITEMS} are given at once: "
-                "send fewer prompts",
-                "prompt",
-            )
-
-    @property
-    def num_logprobs(self) -> int | None:
-        return self.logprobs
