@@ -25,8 +25,8 @@ from rich.progress import track
 
 from benchmarks.delay import Delay
 from benchmarks.setting import describe, setting
+from wisp.demo.pairs import PairName, find_pair
 from wisp.launch import Process
-from wisp.pairs import PairName, find_pair
 
 SEED = 7  # of everything drawn at random here; chosen: any number does, and one makes it repeatable
 MAX_TOKENS = 96

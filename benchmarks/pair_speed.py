@@ -24,9 +24,10 @@ from rich.progress import track
 from benchmarks.pair import TORCH, questions
 from benchmarks.setting import describe, setting
 from wisp.config import SMOLLM2
-from wisp.demo import Comparison, DemoConfig, Question, compare, figures, start
+from wisp.demo.comparison import Comparison, Question, figures
+from wisp.demo.main import DemoConfig, compare, start
+from wisp.demo.pairs import find_pair
 from wisp.models.public.export import Kind, export
-from wisp.pairs import find_pair
 
 SEED = 500  # of the first answer; chosen: that of benchmarks.pair, which asks the same questions
 WARM = Question("chat", "Say hello.", 0.0, SEED)  # before the clock counts

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from wisp import __version__, cli
 from wisp.config import EdgeConfig, ServerConfig, load
-from wisp.demo import DemoConfig
+from wisp.demo.main import DemoConfig
 from wisp.engine.process import Pipe, _load_and_serve
 from wisp.errors import ConfigError
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from wisp import demo
-from wisp.demo import Comparison, Question, Reply
+from wisp.demo import main as demo
+from wisp.demo.comparison import Comparison, Question, Reply, questions_of, summarise
+from wisp.demo.pairs import Pair, find_pair
 from wisp.errors import ConfigError
-from wisp.pairs import Pair, find_pair
 
 KEYS = {
     "lossless",
@@ -54,7 +54,7 @@ def test_a_text_that_differs_is_not_lossless() -> None:
     answer = Reply("text", usage, time_s=0.5)
     pair = Comparison(Question("text", "prompt", 0.0, 1), 0, answer, replace(answer, time_s=1.0))
     # The summary alone: the demo itself starts three processes.
-    summary = demo._summarise([pair])
+    summary = summarise([pair])
     assert summary["lossless"]
     assert (summary["speedup"], summary["acceptance"]) == (2.0, 0.5)
     assert (summary["tokens"], summary["tokens_per_step"]) == (4, 2.0)
@@ -62,11 +62,11 @@ def test_a_text_that_differs_is_not_lossless() -> None:
     warm = replace(
         pair, request=Question("text", "prompt", 0.8, 1), alone=replace(answer, time_s=3)
     )
-    apart = demo._summarise([pair, warm])  # see above
+    apart = summarise([pair, warm])
     assert {t: f["speedup"] for t, f in apart["by_temperature"].items()} == {"0.0": 2.0, "0.8": 6.0}
     assert apart["speedup"] == 4.0
     other = replace(pair, alone=replace(answer, text="other"))
-    assert not demo._summarise([pair, other])["lossless"]  # see above
+    assert not summarise([pair, other])["lossless"]
 
 
 def test_a_missing_model_gets_a_sentence() -> None:
@@ -93,7 +93,7 @@ def test_a_target_that_cannot_be_fetched_leaves_the_tiny_pair(
 def test_questions_of_each_kind_in_turn() -> None:
     prompts = [{"kind": "chat", "prompt": "c"}, {"kind": "code", "prompt": "d"}]
     pair = Pair("own", Path("t"), Path("d"), tuple(prompts))
-    found = demo._requests(pair, 6)  # the demo itself starts three processes
+    found = questions_of(pair, 6)
     assert [question.kind for question in found] == ["chat", "code"] * 3
     assert [question.temperature for question in found] == [0.0, 0.0, 0.8, 0.8, 0.0, 0.0]
     assert "messages" in found[0].body

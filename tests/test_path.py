@@ -94,10 +94,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         "verifier",
     },
     "models_command": {"models"},
-    "demo_trust": {"access", "certs"},
     "chat": {"config", "errors"},
-    "pairs": {"config", "errors", "models", "models_command"},
-    "demo": {"config", "demo_trust", "errors", "launch", "pairs"},
+    "demo": {"access", "certs", "config", "errors", "launch", "models", "models_command"},
     "top": {"config", "errors", "stats"},
     "shell_completion": {"config"},
     "cli": {

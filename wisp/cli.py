@@ -205,7 +205,7 @@ def _completion(arguments: Sequence[str]) -> int:
 
 
 def _demo(arguments: Sequence[str]) -> int:
-    from wisp.demo import run
+    from wisp.demo.main import run
 
     return run(arguments)
 

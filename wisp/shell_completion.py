@@ -13,7 +13,7 @@ from wisp.config import EdgeConfig, ServerConfig, Settings, flags_of
 
 # Where the flags of each command are: a settings class, or what makes a parser.
 _FLAGS = {
-    "demo": "wisp.demo:DemoConfig",
+    "demo": "wisp.demo.main:DemoConfig",
     "server": "wisp.config:ServerConfig",
     "profile": "wisp.config:ProfileConfig",
     "chat": "wisp.chat:ChatConfig",

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.distance import chosen
 from benchmarks.pair_speed import summarise
-from wisp.demo import Comparison, Question, Reply
+from wisp.demo.comparison import Comparison, Question, Reply
 
 
 def compared(kind: str, temperature: float, alone_s: float, text: str = "same") -> Comparison:
