@@ -149,10 +149,13 @@ def test_every_message_and_field_of_the_wire_is_explained() -> None:
         assert f"`{name}`" in document, name
 
 
-def test_every_room_is_on_the_map() -> None:
+def test_every_room_and_every_file_is_on_the_map() -> None:
     document = (ROOT / "docs" / "architecture.md").read_text()
     rooms = [path.name for path in (ROOT / "wisp").iterdir() if (path / "__init__.py").exists()]
     assert not [room for room in rooms if f"`wisp/{room}/`" not in document]
+    files = [path.relative_to(ROOT) for path in (ROOT / "wisp").rglob("*.py")]
+    written = [file for file in files if file.name != "__init__.py" and "v1" not in file.parts]
+    assert not [str(file) for file in written if f"`{file}`" not in document]
 
 
 def test_every_page_of_measurements_is_in_the_index() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -155,6 +156,17 @@ def test_arrows_point_down_the_map() -> None:
     for part, known in MAY_IMPORT.items():
         assert known <= above, part
         above.add(part)
+
+
+def test_the_document_draws_the_same_map() -> None:
+    """In its table of rooms each stands below all that it imports; the commands share a row."""
+    document = (ROOT / "docs" / "architecture.md").read_text()
+    rows = document[document.index("| room |") :].partition("\n\n")[0].splitlines()
+    found = [re.findall(r"`wisp/(\w+)(?:/|\.py)`", row.split(" | ")[0]) for row in rows]
+    row_of = {room: number for number, rooms in enumerate(found) for room in rooms}
+    assert row_of.keys() == MAY_IMPORT.keys()
+    for room, known in MAY_IMPORT.items():
+        assert all(row_of[other] <= row_of[room] for other in known), room
 
 
 def test_the_engine_process_loads_no_front() -> None:
