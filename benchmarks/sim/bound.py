@@ -47,9 +47,10 @@ def bound(setup: Setup, num_devices: int) -> float:
     steps = _steps(setup, num_devices)
     times_s = np.geomspace(min(time_s for time_s, _ in steps), max(t for t, _ in steps), 10)
     best = 0.0
-    for time_s in times_s.tolist():
+    for time_s in reversed(times_s.tolist()):
         server = max((rate for taken_s, rate in steps if taken_s <= time_s * 1.001), default=0.0)
-        best = max(best, min(server, _demand(setup, num_devices, time_s)))
+        if server > best:  # else no demand makes it more, which takes long to find for short steps
+            best = max(best, min(server, _demand(setup, num_devices, time_s)))
     return best
 
 
