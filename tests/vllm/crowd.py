@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from tests.vllm.driver import STEP_TOKENS, Driver, drafter, expected, prompts, same
+from tests.vllm.driver import STEP_TOKENS, Driver, drafter, expected, learn, prompts, same
 from wisp.core.batch import Batch, Seat
 from wisp.core.drafts import Alternative, Source
 from wisp.core.own_drafts import COMING
@@ -37,12 +37,16 @@ class Crowd:
         """`max_own`: own drafts of a session, if the verifier has a drafter."""
         self.verifier = verifier
         self.overlapped = overlapped  # a step is launched before the one ahead is collected
-        self.adapters = adapters  # of the sessions
         self.max_own = max_own
         self.running: InFlightStep | None = None
         self.chooser = random.Random(seed)
         self.most = most
-        self.to_come = num_sessions
+        self.to_come = [
+            (self.chooser.choice(prompts()[:40]), self._sampling(), self.chooser.choice(adapters))
+            for _ in range(num_sessions)
+        ]
+        for name in adapters:  # alone each of these texts would take ten times as long
+            learn([(prompt, sampling) for prompt, sampling, of in self.to_come if of == name], name)
         self.number = 0
         self.now = 0.0
         self.live: dict[int, Driver] = {}
@@ -58,9 +62,7 @@ class Crowd:
         while self.live or self.to_come:
             self.now += 0.01
             while self.to_come and len(self.live) < self.most and self.chooser.random() < 0.5:
-                self.to_come -= 1
-                prompt, sampling = self.chooser.choice(prompts()[:40]), self._sampling()
-                self._open(prompt, sampling, self.chooser.choice(self.adapters))
+                self._open(*self.to_come.pop())
             self._step()
             self._end()
         self._finish()

@@ -26,6 +26,7 @@ from wisp.verifier.torch import TorchVerifier
 
 SLO = Slo(tokens_per_s=10, first_token_s=1)
 STEP_TOKENS = 256
+MOST_AT_ONCE = 64  # sessions of the torch verifier
 TIE = 1e-3  # two scores nearer than this are one to float32 sums of another order
 Draft = Callable[[Session], list[int]]
 
@@ -48,7 +49,7 @@ def merged(adapter: str, directory: Path) -> None:
 
 @cache
 def oracle(adapter: str | None = None) -> TorchVerifier:
-    return TorchVerifier(_targets[adapter], max_sessions=64, max_model_len=512)
+    return TorchVerifier(_targets[adapter], max_sessions=MOST_AT_ONCE, max_model_len=512)
 
 
 class Driver:
@@ -139,11 +140,14 @@ _texts: dict[tuple[object, ...], list[int]] = {}
 
 
 def learn(pairs: Sequence[tuple[Sequence[int], Sampling]], adapter: str | None = None) -> None:
-    """Let the torch verifier write the texts of many in one batch; `expected` knows them then."""
-    drivers = [Driver(number, *pair) for number, pair in enumerate(pairs)]
-    finish(oracle(adapter), drivers)
-    for driver in drivers:
-        _texts[_key(driver.prompt, driver.session.sampling, adapter)] = driver.text
+    """Let the torch verifier write many texts in large batches; `expected` knows them then."""
+    unknown = {_key(*pair, adapter): pair for pair in pairs}
+    for key in _texts.keys() & unknown.keys():
+        del unknown[key]
+    drivers = [Driver(number, *pair) for number, pair in enumerate(unknown.values())]
+    for start in range(0, len(drivers), MOST_AT_ONCE):
+        finish(oracle(adapter), drivers[start : start + MOST_AT_ONCE])
+    _texts.update((key, driver.text) for key, driver in zip(unknown, drivers, strict=True))
 
 
 def expected(prompt: Sequence[int], sampling: Sampling, adapter: str | None = None) -> list[int]:

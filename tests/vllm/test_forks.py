@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.vllm.driver import expected, prompts
+from tests.vllm.driver import expected, learn, prompts
 from tests.world import Propose, World
 from wisp.core.batch import Batch, Seat
 from wisp.core.drafts import Rejection
@@ -53,7 +53,9 @@ def test_the_texts_are_the_targets(
 ) -> None:
     samplings = [Sampling(max_tokens=40, seed=n, temperature=temperature) for n in range(NUM)]
     mine = prompts()[:NUM]
-    texts = [expected(*pair) for pair in zip(mine, samplings, strict=True)]
+    pairs = list(zip(mine, samplings, strict=True))
+    learn(pairs)
+    texts = [expected(*pair) for pair in pairs]
     seats: list[Seat] = []
     launch = verifier.launch
 
