@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.vllm.forked import forked
 from wisp.config import TINY
 
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
@@ -32,6 +33,13 @@ def _installed() -> bool:
 
 
 collect_ignore_glob = [] if _installed() else ["test_*.py"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def loaded_once() -> Iterator[None]:
+    """vLLM, of all engines that compute in processes of their own."""
+    with forked():
+        yield
 
 
 @pytest.fixture(scope="session")
