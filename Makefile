@@ -30,11 +30,13 @@ test: $(READY)
 	$(RUN) -m pytest -n auto --dist loadfile
 
 # The production engine, on the CPU, from this checkout. WISP_FUZZ=1000 for a longer fuzz. The steps
-# are small: a second thread would mostly wait, and the longer the busier the machine is.
+# are small: a second thread would mostly wait, and the longer the busier the machine is. Two files
+# at once, whatever the machine: each may start engines over several processes beside its own.
 test-vllm:
 	@mkdir -p $(dir $(VLLM_VENV))
 	@flock $(VLLM_VENV).lock $(MAKE) --no-print-directory $(VLLM_READY)
-	PYTHONPATH=$(CURDIR) OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/python -m pytest tests/vllm
+	PYTHONPATH=$(CURDIR) OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/python -m pytest tests/vllm \
+	  -n 2 --dist loadfile
 
 # HAProxy and Prometheus are the system's; what needs one that is missing is skipped, and said.
 deploy-test: $(READY)
@@ -49,7 +51,8 @@ test-llama: $(READY)
 	@flock $(LLAMA_WHEELS).lock $(MAKE) --no-print-directory $(LLAMA_WHEELS)/.ready
 	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt \
 	  --find-links $(LLAMA_WHEELS) -e '.[llama]'
-	WISP_VLLM_PYTHON=$(if $(wildcard $(VLLM_READY)),$(VLLM_VENV)/bin/python) $(RUN) -m pytest -rs tests/llama
+	WISP_VLLM_PYTHON=$(if $(wildcard $(VLLM_READY)),$(VLLM_VENV)/bin/python) $(RUN) -m pytest tests/llama -rs \
+	  -n auto --dist loadfile
 
 # The lossless suite on SmolLM2-135M-Instruct, which is fetched once.
 test-real: $(READY)
