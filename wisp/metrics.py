@@ -29,6 +29,16 @@ class EdgeMetrics:
         self.connected = Gauge(
             "wisp_edge_connected", "1 while there is a connection to the server", registry=r
         )
+        self.drafter_up = Gauge(
+            "wisp_edge_drafter_up",
+            "1 while the drafter drafts, 0 while its process is gone or starts",
+            registry=r,
+        )
+        self.drafter_restarts = Counter(
+            "wisp_edge_drafter_restarts_total",
+            "Times that the drafter's process was started again",
+            registry=r,
+        )
         self.reconnects = Counter("wisp_edge_reconnects_total", "Streams resumed", registry=r)
         self.drafted = Counter("wisp_edge_drafted_tokens_total", "Tokens drafted", registry=r)
         self.accepted = Counter("wisp_edge_accepted_tokens_total", "Drafts committed", registry=r)

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -17,6 +18,7 @@ import pytest
 
 from tests.conftest import start_edge, start_server
 from tests.vllm.driver import TIE, prompts
+from tests.waiting import wait_until
 from tests.world import NUM_BRANCHES, World, opened
 from wisp.config import TINY, EdgeConfig, load
 from wisp.core.request import Sampling
@@ -206,7 +208,31 @@ def test_an_engine_that_dies_takes_no_answer_with_it(logs: Path) -> None:
         begun = next(parts)
         os.kill(child, signal.SIGKILL)  # in the middle of an answer
         assert begun + "".join(parts) == wholes[0]
-        assert _text(edge, asked[1]) == (wholes[1], 0)  # and one that begins after it
+        assert _text(edge, asked[1])[0] == wholes[1]  # and one that begins after it
+        wait_until(lambda: _metric(edge, "wisp_edge_drafter_restarts_total") == 1.0, "it is back")
+        assert _metric(edge, "wisp_edge_drafter_up") == 1.0
+        with ThreadPoolExecutor(4) as at_once:
+            answers = list(at_once.map(partial(_text, edge), asked))
+        assert [text for text, _ in answers] == wholes
+        assert all(num_drafted for _, num_drafted in answers)
+
+
+def test_texts_that_are_open_get_drafts_again(drafter: VllmDrafter) -> None:
+    """In branches, of one answer: the edge knows the whole texts, the new process none of them."""
+    asked = [DraftJob(1, [5, 6, token]) for token in (7, 8)]
+    drafter.open(1)
+    before = drafter.step(asked)
+    ended = threading.Event()
+    drafter.on_end = ended.set
+    os.kill(drafter.process.pid, signal.SIGKILL)
+    with pytest.raises(Unavailable, match="ended with code -9"):
+        drafter.step(asked)
+    assert ended.wait(10.0)
+    assert drafter.ended == "the drafter's process has ended with code -9"
+    drafter.restart()
+    assert drafter.ended is None
+    assert all(map(close_to, drafter.step(asked), before))
+    drafter.close(1)
 
 
 def test_an_engine_that_hangs_is_given_up() -> None:
@@ -217,7 +243,24 @@ def test_an_engine_that_hangs_is_given_up() -> None:
     os.kill(drafter.process.pid, signal.SIGSTOP)
     with pytest.raises(Unavailable, match=r"said nothing for 0\.5 s"):
         drafter.step([DraftJob(1, [5, 6, 7])])
-    assert drafter.max_model_len == 0  # it drafts behind no text any more
+    assert drafter.ended == "the drafter's process has said nothing for 0.5 s"
+    with ThreadPoolExecutor(1) as thread:  # an edge that stops does not wait for a start
+        started = thread.submit(drafter.restart)
+        wait_until(lambda: (drafter.ended or "").endswith("is starting"), "it starts")
+        drafter.shutdown()
+        with pytest.raises(ConfigError, match=r"cannot start: .* ended with code -9"):
+            started.result(timeout=10.0)
+
+
+def test_an_engine_that_fails_in_every_step_is_given_up() -> None:
+    drafter = VllmDrafter(TINY / "draft", max_sessions=2, options=OPTIONS)
+    drafter.open(1)
+    for _ in range(4):
+        with pytest.raises(InternalError):
+            drafter.step([DraftJob(1, [5, 10**7])])
+    with pytest.raises(Unavailable, match="5 of its steps in a row failed"):
+        drafter.step([DraftJob(1, [5, 10**7])])
+    assert drafter.ended
     drafter.shutdown()
 
 
@@ -237,6 +280,11 @@ def _text(endpoint: Process, prompt: str) -> tuple[str, int]:
     answer = httpx.post(url, json=_body(prompt), timeout=60.0).json()
     used = answer["usage"]["wisp"]
     return answer["choices"][0]["text"], used.get("edge_drafted_tokens", 0)
+
+
+def _metric(endpoint: Process, name: str) -> float:
+    said = httpx.get(f"{endpoint.url}/metrics", timeout=60.0).text.splitlines()
+    return float(next(line for line in said if line.startswith(f"{name} ")).split()[1])
 
 
 def _parts(endpoint: Process, prompt: str) -> Iterator[str]:

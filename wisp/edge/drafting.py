@@ -8,14 +8,16 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from wisp.config import PowerSettings
 from wisp.core.drafts import REST
 from wisp.edge.breadth import Breadth
-from wisp.edge.drafter.base import Drafter, DraftJob
+from wisp.edge.drafter.base import Drafter, DraftJob, MortalDrafter
 from wisp.edge.generation import EdgeGeneration
 from wisp.edge.power import LOOK_S, Power
 from wisp.edge.predictor import Predictor
+from wisp.edge.revival import Revival
 from wisp.edge.tree import Node
 from wisp.metrics import EdgeMetrics
 
@@ -26,6 +28,8 @@ log = logging.getLogger(__name__)
 _NUM_TIMED, _TIMED_TOKENS = 5, 16
 # The generation that is timed; by definition no request's.
 _TIMED = -1
+# A generation by its key, and a leaf of its drafts behind which to draft.
+Chosen = tuple[int, EdgeGeneration, Node]
 
 
 class DraftLoop:
@@ -53,11 +57,23 @@ class DraftLoop:
         self._wake = asyncio.Event()
         # One thread: the event loop stays free, and the drafter is never entered twice.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="drafter")
+        # Whose steps ended the drafter's process: one of them may do it again.
+        self._suspects: set[int] = set()
+        self._mortal = drafter if isinstance(drafter, MortalDrafter) else None
+        self._revival: Revival | None = None
+        metrics.drafter_up.set(1)
+        if self._mortal:
+            loop = asyncio.get_running_loop()
+            self._mortal.on_end = partial(_call_on, loop, self.wake)
+            restart = partial(loop.run_in_executor, self._thread, self._mortal.restart)
+            self._revival = Revival(self._mortal, restart, metrics, clock, sleep)
         self._task = asyncio.create_task(self._run())
 
     def has_room(self, num_prompt: int) -> bool:
         """Whether one more generation can be drafted now, behind so many tokens."""
         if self.power.rests(self._clock()):
+            return False
+        if self._revival and self._revival.given_up:
             return False
         room = len(self._generations) < self._max_sessions
         return room and num_prompt <= self._drafter.max_model_len
@@ -69,6 +85,7 @@ class DraftLoop:
         self._thread.submit(self._drafter.open, key)
 
     def remove(self, key: int) -> None:
+        self._suspects.discard(key)
         if self._generations.pop(key, None):
             self._thread.submit(self._drafter.close, key)
 
@@ -102,16 +119,20 @@ class DraftLoop:
     async def stop(self) -> None:
         self._task.cancel()
         await asyncio.wait([self._task])
+        if self._mortal:
+            await asyncio.to_thread(self._mortal.shutdown)  # nobody waits for its start any more
         self._thread.shutdown()
 
     async def _run(self) -> None:
         while True:
+            self._wake.clear()  # first: whoever wakes from here on is heard
+            if self._revival and self._revival.due:
+                await self._revive(self._revival)
             start_s = self._clock()
             if pause_s := self.power.pause_s(start_s):
                 await self._sleep(pause_s)
-            self._wake.clear()
             resting = self.power.rests(self._clock())
-            chosen = [] if resting else self._choose()
+            chosen = [] if resting else self._alone(self._choose())
             if chosen:
                 # A pause counts as the device's own slowness: the server asks for fewer drafts.
                 await self._step(chosen, start_s)
@@ -120,10 +141,10 @@ class DraftLoop:
                     async with asyncio.timeout(LOOK_S if resting else None):
                         await self._wake.wait()
 
-    def _choose(self) -> list[tuple[int, EdgeGeneration, Node]]:
+    def _choose(self) -> list[Chosen]:
         """Behind which leaves to draft: the best of each generation, and others if that pays."""
-        first: list[tuple[int, EdgeGeneration, Node]] = []
-        others: list[tuple[int, EdgeGeneration, Node]] = []
+        first: list[Chosen] = []
+        others: list[Chosen] = []
         for key, generation in self._generations.items():
             for rank, leaf in enumerate(generation.stream.wanted()):
                 (others if rank else first).append((key, generation, leaf))
@@ -132,7 +153,23 @@ class DraftLoop:
         chances = [leaf.cumulative for _, _, leaf in first + others]
         return (first + others)[: self.breadth.best(chances, len(first))]
 
-    async def _step(self, chosen: list[tuple[int, EdgeGeneration, Node]], start_s: float) -> None:
+    def _alone(self, chosen: list[Chosen]) -> list[Chosen]:
+        """Of those in whose step the drafter ended one, until it is cleared: with others beside it
+        nobody would learn whose text it was."""
+        suspect = next((key for key, _, _ in chosen if key in self._suspects), None)
+        return chosen if suspect is None else [each for each in chosen if each[0] == suspect]
+
+    async def _revive(self, revival: Revival) -> None:
+        await revival.bring_back()
+        for key, generation in list(self._generations.items()) if revival.given_up else ():
+            self._forgo(key, generation)
+
+    def _forgo(self, key: int, generation: EdgeGeneration) -> None:
+        log.warning("generation %d goes on without drafts", key)
+        generation.stream.directive = REST
+        self.remove(key)
+
+    async def _step(self, chosen: list[Chosen], start_s: float) -> None:
         """`start_s`: since when they have waited for it."""
         jobs = [DraftJob(key, g.stream.sequence(leaf), g.sampling) for key, g, leaf in chosen]
         begun = [g.stream.begin(leaf) for _, g, leaf in chosen]
@@ -140,20 +177,24 @@ class DraftLoop:
         loop = asyncio.get_running_loop()
         try:
             proposals = await loop.run_in_executor(self._thread, self._drafter.step, jobs)
-        except Exception:
-            log.exception("the drafter failed")
-            keys = {key for key, _, _ in chosen}
-            if len(keys) > 1:  # only the one at fault is to go without drafts
-                for key in keys:  # a verdict may have come meanwhile
+        except Exception as error:
+            generations = {key: generation for key, generation, _ in chosen}
+            if self._mortal and self._mortal.ended:
+                log.debug("a step of the drafter ended it", exc_info=error)
+                if len(generations) == 1 and self._suspects.issuperset(generations):
+                    self._forgo(*generations.popitem())  # its text does it, and would again
+                self._suspects.update(generations)
+                return
+            log.error("the drafter failed", exc_info=error)
+            if len(generations) > 1:  # only the one at fault is to go without drafts
+                for key in generations:  # a verdict may have come meanwhile
                     mine = [entry for entry in chosen if entry[0] == key and entry[2].alive]
-                    if mine:
+                    if mine and key in self._generations:
                         await self._step(mine, self._clock())
             else:
-                key, generation, _ = chosen[0]
-                log.warning("generation %d goes on without drafts", key)
-                generation.stream.directive = REST
-                self.remove(key)
+                self._forgo(*generations.popitem())
             return
+        self._suspects.difference_update(key for key, _, _ in chosen)
         now = self._clock()
         self._metrics.draft_s.observe(now - begun_s)
         self.breadth.observe(len(jobs), now - begun_s)
@@ -163,3 +204,9 @@ class DraftLoop:
             generation.take_proposal(token, proposal, step_s / len(jobs))
         for generation in {id(g): g for _, g, _ in chosen}.values():
             generation.flush()
+
+
+def _call_on(loop: asyncio.AbstractEventLoop, called: Callable[[], None]) -> None:
+    """From any thread; a loop that is closed needs no telling."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(called)

@@ -123,6 +123,8 @@ def _operators(
                 "running": len(backend.running),
                 "resting": power.resting,
                 "drafting_share": power.share,
+                "drafter_up": bool(total("wisp_edge_drafter_up")),
+                "drafter_restarts": total("wisp_edge_drafter_restarts_total"),
                 "reconnects": total("wisp_edge_reconnects_total"),
                 "drafted_tokens": drafted,
                 "accepted_tokens": total("wisp_edge_accepted_tokens_total"),

@@ -9,9 +9,10 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from wisp.edge.drafter.base import DraftJob, Proposal
-from wisp.errors import Overloaded
+from wisp.errors import Overloaded, Unavailable
 
 # Shares of the rejections in which the first, second, third alternative is the truth: measured on
 # the bundled pair at temperature 0 (docs/measurements/noise.md).
@@ -102,3 +103,35 @@ class ScriptedDrafter:
                 Proposal(token, 0.5, 1.0, 0.3, 2.0) for token in tokens[1 : 1 + len(self._coverage)]
             ),
         )
+
+
+class MortalScriptedDrafter(ScriptedDrafter):
+    """Implements `wisp.edge.drafter.base.MortalDrafter`: it ends when somebody says so."""
+
+    def __init__(self, truth: Truth, *, num_vain: int = 0, **more: Any) -> None:
+        """`num_vain`: starts that are in vain, of those to come."""
+        super().__init__(truth, **more)
+        self.on_end: Callable[[], None] = lambda: None
+        self.ended: str | None = None
+        self.num_vain = num_vain
+
+    def die(self, why: str = "the drafter's process has ended with code -9") -> None:
+        self.ended = why
+        self.on_end()
+
+    def restart(self) -> None:
+        if self.num_vain:
+            self.num_vain -= 1
+            self.ended = "the card has no memory left"
+            raise Unavailable(self.ended)
+        self.ended = None
+
+    def shutdown(self) -> None:
+        self.die("it was told to")
+
+    def step(self, jobs: Sequence[DraftJob]) -> list[Proposal]:
+        if self.ended is None:
+            proposals = super().step(jobs)
+        if self.ended is not None:
+            raise Unavailable(self.ended)
+        return proposals

@@ -6,9 +6,9 @@ it, so going back after a rejected draft needs no call.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from wisp.core.request import Sampling
 
@@ -64,3 +64,23 @@ class Drafter(Protocol):
 
     def close(self, key: int) -> None:
         """Free the room; closing an unknown key does nothing."""
+
+
+@runtime_checkable
+class MortalDrafter(Drafter, Protocol):
+    """One that may end while its edge goes on, as its engine is a process of its own.
+
+    Once it has ended, a step raises Unavailable. What is open stays so.
+    """
+
+    on_end: Callable[[], None]  # called in some thread when it has ended
+
+    @property
+    def ended(self) -> str | None:
+        """Why it cannot draft; None: it can."""
+
+    def restart(self) -> None:
+        """Start what has ended. Raises ConfigError or Unavailable if that is in vain."""
+
+    def shutdown(self) -> None:
+        """End it for good, from any thread: a step or a start under way raises."""

@@ -11,9 +11,10 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,9 @@ PATIENCE_S = 60.0
 # How long it may take to start: a large model is read from a slow disk, and its graphs are
 # captured. Chosen: twice what the slowest start of a target took that was seen, 190 s.
 _START_S = 400.0
+# Steps in a row that may fail before the process is given up: a card may be out of order and its
+# process none the wiser. Chosen: a text at fault fails twice, beside others and then alone.
+_MAX_FAILED = 5
 
 
 @dataclass(frozen=True)
@@ -58,34 +62,65 @@ class _Failed:
 
 
 class DraftProcess:
-    """The edge's end. One caller, one thread."""
+    """The edge's end. One caller, one thread; what it is and `stop` may be asked from any."""
 
     def __init__(self, settings: DraftSettings, patience_s: float = PATIENCE_S) -> None:
         """Raises ConfigError if the model cannot be served."""
+        self._settings = settings
         self.patience_s = patience_s
+        self.on_end: Callable[[], None] = lambda: None  # called in a thread of its own
+        self._is_stopped = False
+        self.start()
+
+    def start(self) -> None:
+        """Anew if it has ended. Raises ConfigError if the model cannot be served."""
+        self._is_ready, self._why, self._num_failed = False, "", 0
         context = multiprocessing.get_context("spawn")
         self._pipe, other = context.Pipe()
-        self._process = context.Process(
-            target=_run, args=(other, settings), name="wisp-drafter", daemon=True
+        process = context.Process(
+            target=_run, args=(other, self._settings), name="wisp-drafter", daemon=True
         )
-        self._process.start()
+        process.start()
         other.close()
+        self._process, self._gone = process, threading.Event()
+        threading.Thread(target=self._watch, name="wisp-drafter-watch", daemon=True).start()
+        if self._is_stopped:
+            self._process.kill()
         try:
             answer = self._receive(_START_S)
         except Unavailable as error:
             raise ConfigError(f"the drafter's engine cannot start: {error}") from error
         if isinstance(answer, _Failed):
-            self._process.join()
+            self._why = answer.why
+            self._gone.wait()
             raise ConfigError(answer.why)
         assert isinstance(answer, _Ready)
         self.max_model_len = answer.max_model_len
         self.num_logits = answer.num_logits
         self.vocabulary = answer.vocabulary
+        self._is_ready = True
+
+    def _watch(self) -> None:
+        """Nobody else waits for the process: of two, one would not be told its exit code."""
+        process, gone = self._process, self._gone
+        wait([process.sentinel])
+        process.join()
+        gone.set()
+        self.on_end()
 
     @property
     def pid(self) -> int:
         assert self._process.pid is not None
         return self._process.pid
+
+    @property
+    def ended(self) -> str | None:
+        """Why nothing can be asked of it; None: it can."""
+        if self._is_ready and not self._gone.is_set():
+            return None
+        if not self._gone.is_set():
+            return "the drafter's process is starting"
+        return self._why or f"the drafter's process has ended with code {self._process.exitcode}"
 
     def extend(
         self, ended: Sequence[int], forks: Sequence[Fork], extensions: Sequence[Extension]
@@ -95,17 +130,22 @@ class DraftProcess:
         try:
             self._pipe.send((ended, forks, extensions))
         except OSError as error:
-            raise Unavailable(f"the drafter's process has ended: {error}") from error
+            raise self._left() from error
         answer = self._receive(self.patience_s)
         if isinstance(answer, _Failed):
+            self._num_failed += 1
+            if self._num_failed >= _MAX_FAILED:
+                raise self._left(f"{_MAX_FAILED} of its steps in a row failed: {answer.why}")
             raise InternalError(answer.why)
         assert isinstance(answer, Ranking)
+        self._num_failed = 0
         return answer
 
     def stop(self) -> None:
-        self._pipe.close()
-        self._process.terminate()
-        self._process.join()
+        """For good: whoever waits for its answer is told that it has ended."""
+        self._is_stopped = True
+        self._process.kill()  # it has nothing to save
+        self._gone.wait()
 
     def _receive(self, patience_s: float) -> object:
         try:
@@ -113,11 +153,16 @@ class DraftProcess:
                 answer: object = self._pipe.recv()
                 return answer
         except (EOFError, OSError) as error:
-            self._process.join()
-            code = self._process.exitcode
-            raise Unavailable(f"the drafter's process has ended with code {code}") from error
-        self._process.kill()
-        raise Unavailable(f"the drafter's process has said nothing for {patience_s:g} s")
+            raise self._left() from error
+        raise self._left(f"the drafter's process has said nothing for {patience_s:g} s")
+
+    def _left(self, why: str = "") -> Unavailable:
+        """It has ended; or is of no use any more, for the reason given."""
+        if why:
+            self._why = why
+            self._process.kill()
+        self._gone.wait()
+        return Unavailable(self.ended or "")
 
 
 def _run(pipe: Connection, settings: DraftSettings) -> None:

@@ -75,6 +75,12 @@ class Sequences:
                 cached.held.clear()
                 self._free.append(cached)
 
+    def forget(self) -> None:
+        """The cache is lost: all that is open is computed anew when it is drafted for."""
+        for own in self._of.values():
+            for cached in own:
+                cached.held.clear()
+
     def assign(self, jobs: Sequence[DraftJob]) -> list[Cached]:
         """A sequence for each job; what of the job's tokens is cached anywhere it holds.
 

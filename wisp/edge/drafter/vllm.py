@@ -6,8 +6,7 @@ drafted, and rankings come back. Conversations that come back are found in vLLM'
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +17,14 @@ from wisp.edge.drafter.cached import SequencesDrafter
 from wisp.edge.drafter.draft_process import PATIENCE_S, DraftProcess, DraftSettings
 from wisp.edge.drafter.propose import propose_ranked
 from wisp.edge.drafter.sequences import Cached, Sequences
-from wisp.errors import ConfigError, Unavailable
+from wisp.errors import ConfigError
 
-log = logging.getLogger(__name__)
 # What a job without a sampling asks for, by definition of `DraftJob`: the argmax.
 _GREEDY = Sampling(max_tokens=1, temperature=0.0, seed=0)
 
 
 class VllmDrafter(SequencesDrafter):
-    """Without its process it drafts behind nothing."""
+    """Implements `wisp.edge.drafter.base.MortalDrafter`, on vLLM in a process of its own."""
 
     def __init__(
         self,
@@ -68,6 +66,28 @@ class VllmDrafter(SequencesDrafter):
             ),
             patience_s,
         )
+        self._know_model()
+
+    @property
+    def on_end(self) -> Callable[[], None]:
+        return self.process.on_end
+
+    @on_end.setter
+    def on_end(self, called: Callable[[], None]) -> None:
+        self.process.on_end = called
+
+    @property
+    def ended(self) -> str | None:
+        return self.process.ended
+
+    def restart(self) -> None:
+        """What is open is drafted for again, of whole texts: the new process knows none of them."""
+        self.process.start()
+        self._ended, self._forks = [], []
+        self._sequences.forget()
+        self._know_model()
+
+    def _know_model(self) -> None:
         self.max_model_len = self.process.max_model_len
         self._vocabulary = self.process.vocabulary
         self.vocab_size = self._vocabulary.bound(self.process.num_logits)
@@ -86,16 +106,7 @@ class VllmDrafter(SequencesDrafter):
             )
         ended, self._ended = self._ended, []
         forks, self._forks = self._forks, []
-        try:
-            ranking = self.process.extend(ended, forks, extensions)
-        except Unavailable as error:
-            if self.max_model_len:
-                log.error(
-                    "there are no drafts any more until wisp-edge is started again: %s", error
-                )
-                self.max_model_len = 0
-            raise
-        return propose_ranked(ranking)
+        return propose_ranked(self.process.extend(ended, forks, extensions))
 
     def shutdown(self) -> None:
         self.process.stop()
