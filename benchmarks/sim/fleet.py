@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from random import Random
+from statistics import median
 
 from msgspec import structs
 
@@ -101,6 +102,12 @@ class Report:
         """
         judged = [met for each in self.sessions if (met := each.met(self.end_s)) is not None]
         return sum(judged) / len(judged) if judged else 1.0
+
+    @property
+    def first_token_s(self) -> float:
+        """The median wait, of the sessions that have a first token; infinite if none has."""
+        waits = [each.attainment.first_token_s for each in self.sessions]
+        return median([wait for wait in waits if wait is not None] or [math.inf])
 
     @property
     def acceptance(self) -> float:

@@ -66,7 +66,7 @@ class Decision:
         chunks = self._needed(max_tokens - max(1, min(num_decoding, max_tokens // 2)))
         room = max_tokens - sum(chunks.values())
         rows = self._seats(room, all_of_them=plain)
-        shape = _decoding(table, rows)
+        shape = decoding = _decoding(table, rows)
         for row, chunk in chunks.items():
             shape = shape.joined(_chunk(table, row, chunk)) if chunk else shape
         order = np.argsort(rows)  # of equal drafts the first session's go first
@@ -79,7 +79,7 @@ class Decision:
         shape = self._fill(chunks, shape, max_tokens, limit_s)
         undrafted = shape.with_drafts(-count)
         if chunks:
-            self._finish(chunks, shape, max_tokens)
+            self._finish(chunks, shape, decoding.with_drafts(count), max_tokens)
         num_drafts = np.empty(len(rows), dtype=np.int64)
         num_drafts[order] = drafts.by_row(count)
         seats = _all_seats(table, rows, num_drafts, chunks)
@@ -191,27 +191,37 @@ class Decision:
             shape = shape.joined(_chunk(table, row, more))
         return shape
 
-    def _finish(self, chunks: dict[int, int], shape: StepShape, max_tokens: int) -> None:
-        """Whole prompts, as many as spare those that wait the most beyond what the longer step
-        takes from everybody: at the pace of this step, each waits for all before it."""
+    def _finish(
+        self, chunks: dict[int, int], shape: StepShape, without: StepShape, max_tokens: int
+    ) -> None:
+        """More of the prompts, up to the end of one or of the room: as far as that spares those
+        that wait the most beyond what the longer step takes from everybody. At the pace of this
+        step each waits for all before it.
+
+        What is computed now is not computed later, at what it takes in a step like this one.
+        `without`: the step without any prompts.
+        """
         table, curve = self._table, self._curve
         rows = list(chunks)
-        behind = np.cumsum(table.missing[rows])
-        pace = max(1, sum(chunks.values()))
+        pace = computed = sum(chunks.values())
+        behind = np.maximum(pace, np.cumsum(table.missing[rows]))
         weight, of_all = self._weight[rows], float(self._weight.sum())
-        before_s, num_whole, most_s = curve.time_s(shape), 0, 0.0
-        for num, row in enumerate(rows, start=1):
-            more = int(table.missing[row]) - chunks[row]
-            if shape.num_tokens + more > max_tokens:
-                break
-            shape = shape.joined(_chunk(table, row, more)) if more else shape
-            steps = np.maximum(0.0, np.minimum(behind, behind[num - 1]) / pace - 1.0)
-            spared_s = float(weight @ steps) * self._step_s
-            spared_s -= of_all * (curve.time_s(shape) - before_s)
+        before_s = curve.time_s(shape)
+        later_s = (before_s - curve.time_s(without)) / max(1, pace)
+        grown, best, most_s = dict(chunks), chunks, 0.0
+        for row in rows:
+            more = min(int(table.missing[row]) - grown[row], max_tokens - shape.num_tokens)
+            if more <= 0:
+                continue
+            grown[row] += more
+            computed += more
+            shape = shape.joined(_chunk(table, row, more))
+            longer_s = curve.time_s(shape) - before_s - (computed - pace) * later_s
+            steps = np.minimum(behind, computed) / max(1, pace) - 1.0
+            spared_s = float(weight @ steps) * self._step_s - of_all * max(0.0, longer_s)
             if spared_s > most_s:
-                num_whole, most_s = num, spared_s
-        for row in rows[:num_whole]:
-            chunks[row] = int(table.missing[row])
+                best, most_s = dict(grown), spared_s
+        chunks.update(best)
 
 
 def _starved(table: Table, now: float, horizon_s: Floats) -> Floats:
