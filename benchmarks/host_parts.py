@@ -33,7 +33,7 @@ _PARTS = (
     ("verifier", "launch", "place"),
     ("verifier", "_launch", "execute"),
     ("verifier", "_collect", "collect"),
-    ("verifier", "_outcome", "outcome"),
+    ("requests", "outcome", "outcome"),
     ("scheduler", "schedule", "schedule"),
     ("scheduler", "landed", "landed"),
     ("scheduler", "launched", "launched"),
@@ -193,7 +193,7 @@ def _owners(verifier: Any) -> dict[str, Any]:
     owners: dict[str, Any] = {"Engine": Engine, "Pipe": Pipe, "verifier": verifier}
     owners["StepTimeEstimator"] = StepTimeEstimator
     if hasattr(verifier, "scheduler"):
-        owners["scheduler"] = verifier.scheduler
+        owners["scheduler"], owners["requests"] = verifier.scheduler, verifier.requests
         owners["runner"] = verifier._core.model_executor.driver_worker.worker.model_runner
     return owners
 

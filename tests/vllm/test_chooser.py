@@ -11,7 +11,7 @@ import pytest
 from tests.vllm.conftest import BLOCK
 from tests.vllm.driver import Driver, prompts, step
 from wisp.core.request import Sampling
-from wisp.verifier.vllm.driver import _known
+from wisp.verifier.vllm.requests import known_tokens
 
 
 def runner_of(verifier: Any) -> Any:
@@ -66,7 +66,7 @@ def test_a_block_is_named_when_the_next_one_is_needed(verifier: Any) -> None:
     sampling = Sampling(max_tokens=2 * BLOCK + 8, seed=5, temperature=0.8)
     driver = Driver(0, prompt, sampling)
     verifier.open(driver.session)
-    request_id = verifier._request_ids[0]  # vLLM's name for the session
+    request_id = verifier.requests.names[0]
     named = verifier.scheduler._blocks.num_cached_block  # vLLM's own count of named blocks
     step(verifier, [(driver, driver.seat(256))])
     while not driver.done:
@@ -86,4 +86,4 @@ def test_a_block_is_named_when_the_next_one_is_needed(verifier: Any) -> None:
     ("draft", "known"), [([1, 2], [1, 2]), ([1, 9, 2], [1]), ([-1, 2], []), ([8], [8])]
 )
 def test_a_draft_ends_before_what_is_no_token(draft: list[int], known: list[int]) -> None:
-    assert _known(draft, 9) == known
+    assert known_tokens(draft, 9) == known

@@ -101,8 +101,7 @@ def test_the_last_opened_gives_way_and_resumes(verifier: Any, hoard: Callable[[i
     while not drivers[1].done:
         step(verifier, [(drivers[1], drivers[1].seat(256))])
     assert verifier.scheduler.num_evictions == before + 1
-    # vLLM's own request, to see that it has lost its KV: its id is the verifier's affair.
-    victim = verifier.scheduler.requests[verifier._request_ids[2]]
+    victim = verifier.scheduler.requests[verifier.requests.names[2]]
     assert victim.num_computed_tokens == 0
     verifier.close(drivers[0].session)
     verifier.close(drivers[1].session)

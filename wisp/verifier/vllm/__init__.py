@@ -1,6 +1,7 @@
 """The production verifier: vLLM behind `wisp.verifier.base.Verifier`. vLLM is imported here alone.
 
-driver      sessions as resident vLLM requests, one EngineCore step for each batch
+driver      one EngineCore step for each batch
+requests    sessions as resident vLLM requests
 params      what vLLM is told of a request
 launched    the choices of a step, from their making to the host
 parking     whose KV is in host memory, and which blocks are copied

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import sys
 import time
@@ -11,29 +10,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from msgspec import structs
 from vllm.platforms import current_platform
 from vllm.v1.core.sched.output import SchedulerOutput
-from vllm.v1.engine import EngineCoreRequest
-from vllm.v1.request import Request
 
 from wisp.core.batch import Batch, Seat
-from wisp.core.drafts import Source
 from wisp.core.kv_memory import KvMemory
-from wisp.core.own_drafts import COMING
 from wisp.core.request import Sampling
 from wisp.core.session import Session
 from wisp.errors import BadRequest, ConfigError, InternalError, Overloaded
 from wisp.verifier.base import Collect, Facts, Outcome, Verifier
 from wisp.verifier.torch import eos_token_ids
-from wisp.verifier.vllm import compiling
 from wisp.verifier.vllm.adapters import lora_requests
 from wisp.verifier.vllm.launched import Collected
 from wisp.verifier.vllm.options import HEADS, engine_args, has_tokenizer
-from wisp.verifier.vllm.params import is_slow, sampling_params
-from wisp.verifier.vllm.scheduler import Place, SeatScheduler
+from wisp.verifier.vllm.params import is_slow
+from wisp.verifier.vllm.requests import Requests
+from wisp.verifier.vllm.scheduler import SeatScheduler
 from wisp.verifier.vllm.start import device_name, engine_name, start
-from wisp.verifier.vllm.structures import Grammars, allowed, wait_for_any
+from wisp.verifier.vllm.structures import wait_for_any
 
 log = logging.getLogger(__name__)
 
@@ -103,11 +97,7 @@ class VllmVerifier(Verifier):
             adapters=tuple(self._adapters),
             structures=has_tokenizer(directory),
         )
-        self._numbers = itertools.count()  # never the ids of sessions alone: one may be reopened
-        self._sessions: dict[str, Session] = {}  # by request id
-        self._request_ids: dict[int, str] = {}  # by session id
-        self._grammars = Grammars()
-        self._compiler: compiling.Compiler | None = None  # made for the first structure
+        self.requests = Requests(self._core, scheduler, self.facts, self._adapters)
         self._generation = 0
         self._num_launched = 0  # steps
         self._landed = 0  # the last step that has
@@ -153,9 +143,9 @@ class VllmVerifier(Verifier):
         self.scheduler.parks(num_slots)
 
     def open(self, session: Session) -> int:
-        if session.id in self._request_ids:
+        if session.id in self.requests.names:
             raise ValueError(f"session {session.id} is open already")
-        if len(self._sessions) >= self.facts.max_sessions:
+        if len(self.requests.names) >= self.facts.max_sessions:
             raise Overloaded(f"all {self.facts.max_sessions} sessions of the target are taken")
         longest = min(session.num_prompt + session.sampling.max_tokens, self.facts.max_model_len)
         wanted, there_are = self.scheduler.blocks_for(longest), self.scheduler.num_blocks
@@ -164,7 +154,7 @@ class VllmVerifier(Verifier):
                 f"prompt and answer may need {wanted} KV blocks but there are {there_are}: "
                 "ask for fewer tokens"
             )
-        return self.scheduler.finds(self._add(session))
+        return self.scheduler.finds(self.requests.open(session))
 
     def step(self, batch: Batch) -> list[Outcome]:
         return self.launch(batch)()
@@ -184,16 +174,15 @@ class VllmVerifier(Verifier):
         )
 
     def evicted(self) -> list[Session]:
-        names = self.scheduler.take_evicted()
-        return [self._sessions[name] for name in names if name in self._sessions]
+        return self.requests.sessions(self.scheduler.take_evicted())
 
     def park(self, sessions: Sequence[Session]) -> list[int]:
-        kept = [self.scheduler.park(self._request(session)) for session in sessions]
+        kept = [self.scheduler.park(self.requests.of(session)) for session in sessions]
         self._copy()
         return kept
 
     def load(self, sessions: Sequence[Session]) -> list[int]:
-        found = [self.scheduler.load(self._request(session)) for session in sessions]
+        found = [self.scheduler.load(self.requests.of(session)) for session in sessions]
         self._copy()
         return found
 
@@ -205,16 +194,18 @@ class VllmVerifier(Verifier):
             self._core.collective_rpc("wisp_move", args=(out, back, self._astray > self._landed))
 
     def refused(self) -> list[tuple[Session, BadRequest | Overloaded]]:
-        return [(self._sessions[id_], error) for id_, error in self._grammars.refused.items()]
+        refused = self.requests.grammars.refused
+        return list(zip(self.requests.sessions(refused), refused.values(), strict=True))
 
     def launch(self, batch: Batch) -> Collect:
         if not batch:
             return list
         seats = sorted(batch.seats, key=lambda seat: seat.session.due_s)
-        ready = [s for s in seats if self._grammars.ready(self._request(s.session))]
+        of, is_ready, place = self.requests.of, self.requests.grammars.ready, self.requests.place
+        ready = [seat for seat in seats if is_ready(of(seat.session))]
         if not ready:
-            wait_for_any([self._request(seat.session) for seat in seats])
-        self.scheduler.plan([self._place(seat) for seat in self._together(ready)])
+            wait_for_any([of(seat.session) for seat in seats])
+        self.scheduler.plan([place(seat) for seat in self._together(ready)])
         try:
             scheduled = self._launch()
             choosing = self.scheduler.launched(scheduled)
@@ -271,14 +262,13 @@ class VllmVerifier(Verifier):
         except Exception:
             self._recover(batch)
             raise
-        return [self._outcome(seat.session, found) for seat in batch.seats]
+        outcome = self.requests.outcome
+        return [outcome(seat.session, found) for seat in batch.seats]
 
     def close(self, session: Session) -> None:
-        request_id = self._request_ids.pop(session.id, None)
+        request_id = self.requests.close(session)
         if request_id is None:
             return
-        del self._sessions[request_id]
-        self._grammars.closed(request_id)
         if request := self.scheduler.requests.get(request_id):
             if self.scheduler.is_in_flight(request_id):
                 self._astray = self._num_launched
@@ -287,80 +277,10 @@ class VllmVerifier(Verifier):
             self._core.abort_requests([request_id])
 
     def shutdown(self) -> None:
-        for session in list(self._sessions.values()):
+        for session in self.requests.sessions(self.requests.names.values()):
             self.close(session)
-        if self._compiler:
-            self._compiler.stop()
+        self.requests.stop()
         self._core.shutdown()
-
-    def _add(self, session: Session) -> Request:
-        if session.sampling.structure and self._compiler is None:
-            self._compiler = compiling.use(self._core.structured_output_manager)
-        request_id = f"{session.id}-{next(self._numbers)}"
-        params = sampling_params(session.sampling, session.num_prompt, self.facts.max_model_len)
-        request, _ = self._core.preprocess_add_request(
-            EngineCoreRequest(
-                request_id=request_id,
-                prompt_token_ids=list(session.tokens),
-                mm_features=None,
-                sampling_params=params,
-                pooling_params=None,
-                arrival_time=time.time(),
-                lora_request=self._adapters[session.adapter] if session.adapter else None,
-                cache_salt=None,
-                data_parallel_rank=None,
-            )
-        )
-        self._core.add_request(request)
-        self._grammars.opened(request, session.tokens[session.num_prompt :])
-        self._request_ids[session.id] = request_id
-        self._sessions[request_id] = session
-        return request
-
-    def _place(self, seat: Seat) -> Place:
-        request = self._request(seat.session)
-        place = Place(request.request_id, seat.num_tokens, num_own=seat.num_own)
-        num_known = request.num_tokens + request.num_output_placeholders
-        num_missing = num_known - request.num_computed_tokens
-        if seat.num_drafts and num_missing <= seat.num_context:  # else its KV was taken meanwhile
-            place.draft = self._drafts(seat, request)
-            self._add_alternatives(place, seat)
-        return place
-
-    def _drafts(self, seat: Seat, request: Request) -> list[int]:
-        if COMING in seat.draft[:1] and seat.source is Source.OWN:
-            return seat.draft[: self.scheduler.num_coming(request.request_id)]
-        known = _known(seat.draft, self.facts.vocab_size)
-        return allowed(request, seat.session.sampling, known)
-
-    def _add_alternatives(self, place: Place, seat: Seat) -> None:
-        """They are put in place of the draft, so that there must be room for the longest."""
-        place.alternatives = [
-            structs.replace(each, drafts=_known(each.drafts, self.facts.vocab_size))
-            for each in seat.alternatives
-        ]
-        longest = max((each.drafts for each in place.alternatives), key=len, default=[])
-        place.draft = place.draft + longest[len(place.draft) :]
-
-    def _request(self, session: Session) -> Request:
-        request = self.scheduler.requests.get(self._request_ids[session.id])
-        if request is None:
-            raise InternalError(f"vLLM ended session {session.id} before WISP did")
-        if request.num_tokens != len(session.tokens):
-            raise InternalError(
-                f"session {session.id} has {len(session.tokens)} tokens, vLLM {request.num_tokens}"
-            )
-        return request
-
-    def _outcome(self, session: Session, found: Collected) -> Outcome:
-        request_id = self._request_ids.get(session.id)
-        if request_id is None:  # closed while the step ran
-            return Outcome([])
-        num_computed = self.scheduler.num_held(self.scheduler.requests[request_id])
-        tokens = found.tokens.get(request_id, [])
-        return Outcome(
-            tokens, found.logprobs.get(request_id), num_computed, found.own.get(request_id)
-        )
 
     def _recover(self, batch: Batch) -> None:
         """Start the sessions of a failed step anew, and recompute all others when next seated."""
@@ -368,16 +288,7 @@ class VllmVerifier(Verifier):
         self._astray = self._num_launched
         self._core.collective_rpc("wisp_forget")
         for seat in batch.seats:
-            if request_id := self._request_ids.pop(seat.session.id, None):
-                del self._sessions[request_id]
-                self._grammars.closed(request_id)
+            if request_id := self.requests.close(seat.session):
                 self._core.abort_requests([request_id])
-                self._add(seat.session)
+                self.requests.open(seat.session)
         self.scheduler.forget_all_kv()
-
-
-def _known(draft: list[int], vocab_size: int) -> list[int]:
-    """The draft up to the first id that is no token: it could not be accepted, only do harm."""
-    if all(0 <= token < vocab_size for token in draft):
-        return list(draft)
-    return draft[: next(i for i, token in enumerate(draft) if not 0 <= token < vocab_size)]
