@@ -3,7 +3,7 @@
     python -m benchmarks.storm [--edges 100000] [--replicas 100] [--handshakes-per-s 400]
 
 Every edge of a lost replica tries another one, by chance, and waits between attempts as
-`wisp.edge.link.Backoff` does. A replica works through handshakes one after the other, also
+`wisp.edge.backoff.Backoff` does. A replica works through handshakes one after the other, also
 through those that were given up meanwhile. Virtual time, in ticks; all edges at once.
 """
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wisp.edge.link import Backoff
+from wisp.edge.backoff import Backoff
 
 # Of one step of the virtual time, in seconds. Chosen: a tenth of the shortest wait.
 TICK_S = 0.01

@@ -74,8 +74,9 @@ def test_no_position_is_labelled_twice_whatever_comes_again(seed: int) -> None:
     drafted: dict[int, int] = {}
     while len(stream.committed) < 2 + len(truth):
         for _ in range(chance.randrange(4)):
-            drafted[stream.end] = chance.randrange(2)
-            draft(stream, drafted[stream.end])
+            end = len(stream.committed) + len(stream.drafted)
+            drafted[end] = chance.randrange(2)
+            draft(stream, drafted[end])
         if chance.random() < 0.3:
             stream.reopen()
         if old and chance.random() < 0.5:

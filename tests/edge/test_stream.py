@@ -169,7 +169,7 @@ def test_both_ends_agree_whatever_the_network_does(seed: int) -> None:
     while len(stream.committed) < 2 + len(truth):
         match chance.randrange(6):
             case 0 | 1 if stream.wants_token:
-                right = [*truth, 0][stream.end - 2]
+                right = [*truth, 0][len(stream.committed) + len(stream.drafted) - 2]
                 draft(stream, right if chance.random() < 0.7 else chance.randrange(3))
                 if block := stream.take_block(chance.choice([1, 2, 4])):
                     up.extend([block] * chance.choice([1, 1, 2]))

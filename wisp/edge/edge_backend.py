@@ -15,9 +15,10 @@ from wisp import wire
 from wisp.config import EdgeConfig
 from wisp.core.card import ModelCard
 from wisp.core.request import Request
+from wisp.edge.backoff import Backoff
 from wisp.edge.drafting import DraftLoop
 from wisp.edge.generation import EdgeGeneration
-from wisp.edge.link import Backoff, Link
+from wisp.edge.link import Link
 from wisp.errors import HandshakeError, Unavailable, WispError
 from wisp.launch import until_any
 from wisp.metrics import EdgeMetrics

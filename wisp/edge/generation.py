@@ -16,8 +16,9 @@ from wisp import wire
 from wisp.core.drafts import Verdict
 from wisp.core.request import Request, Sampling
 from wisp.core.slo import Attainment
+from wisp.edge.backoff import Backoff
 from wisp.edge.drafter.base import Proposal
-from wisp.edge.link import Backoff, Link, Outbox
+from wisp.edge.link import Link, Outbox
 from wisp.edge.predictor import Predictor
 from wisp.edge.stream import Begun, Stream
 from wisp.edge.traced import TracedGeneration

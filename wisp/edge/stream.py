@@ -87,15 +87,6 @@ class Stream:
         return [node.token for node in self._tree.main()]
 
     @property
-    def tokens(self) -> list[int]:
-        return self.committed + self.drafted
-
-    @property
-    def end(self) -> int:
-        """The position of the next draft token on the likeliest path."""
-        return self._tree.tip().position + 1
-
-    @property
     def num_remaining(self) -> int:
         """Output tokens still to come at most."""
         return self.max_tokens - (len(self.committed) - self.num_prompt)
