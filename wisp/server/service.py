@@ -107,47 +107,51 @@ class Service:
         Raises BadRequest, HandshakeError, Forbidden, Overloaded or Unavailable.
         """
         caller = caller or self._nobody
-        before = self._by_key.get((caller.name, hello.resume_key)) if hello else None
         try:
-            if reason := self.refusal():
-                raise Unavailable(reason)
-            request = self._enforced(request)
-            adapter = self.card.adapter(request.model) if request.model else None
-            self.card.check(request)
-            self._check_structure(request)
-            if hello:
-                self._check_edge(hello)
-            slo = self._classes.promise(request.slo)
-            if before:
-                before.fail(Superseded("this generation was resumed on another stream"))
-                self._closed(before)
-            caller.usage.check(slo, resumes=bool(before or request.committed))
-            if not self._engine.can_admit(slo.priority, caller.name):
-                raise Overloaded(
-                    f"all {self._engine.facts.max_sessions} sessions are taken: try again later",
-                    retry_after_s=_RETRY_AFTER_S,
-                )
+            opening = self._admit(request, hello, caller)
         except WispError as error:
             self._telemetry.refused(error)
             raise
-        session = self._engine.open(
-            Open(
-                session_id=self._engine.next_id(),
-                request=request,
-                slo=slo,
-                adapter=adapter,
-                has_edge=hello is not None and request.speculation,
-                owner=caller.name,
+        return self._begin(opening, hello, caller)
+
+    def _admit(self, request: Request, hello: Hello | None, caller: Caller) -> Open:
+        before = self._by_key.get((caller.name, hello.resume_key)) if hello else None
+        if reason := self.refusal():
+            raise Unavailable(reason)
+        request = self._enforced(request)
+        adapter = self.card.adapter(request.model) if request.model else None
+        self.card.check(request)
+        self._check_structure(request)
+        if hello:
+            self._check_edge(hello)
+        slo = self._classes.promise(request.slo)
+        if before:
+            before.fail(Superseded("this generation was resumed on another stream"))
+            self._closed(before)
+        caller.usage.check(slo, resumes=bool(before or request.committed))
+        if not self._engine.can_admit(slo.priority, caller.name):
+            raise Overloaded(
+                f"all {self._engine.facts.max_sessions} sessions are taken: try again later",
+                retry_after_s=_RETRY_AFTER_S,
             )
+        return Open(
+            session_id=self._engine.next_id(),
+            request=request,
+            slo=slo,
+            adapter=adapter,
+            has_edge=hello is not None and request.speculation,
+            owner=caller.name,
         )
-        device = hello.device if hello else None
+
+    def _begin(self, opening: Open, hello: Hello | None, caller: Caller) -> ServerSession:
+        session, num_prompt = self._engine.open(opening), len(opening.request.prompt)
         record = self._telemetry.opened(
             session.id,
-            slo,
-            device,
+            opening.slo,
+            hello.device if hello else None,
             time.monotonic(),
-            num_prompt=len(request.prompt),
-            resumed=bool(request.committed),
+            num_prompt=num_prompt,
+            resumed=bool(opening.request.committed),
         )
         opened = ServerSession(
             session,
@@ -156,10 +160,10 @@ class Service:
             vocab_size=self.card.vocab_size,
             max_window=self.max_window,
             usage=caller.usage,
-            num_prompt=len(request.prompt),
+            num_prompt=num_prompt,
             on_close=self._closed,
         )
-        caller.usage.opened(len(request.prompt))
+        caller.usage.opened(num_prompt)
         resume_key = hello.resume_key if hello else b""
         self._owners[opened] = caller, resume_key
         if resume_key:
