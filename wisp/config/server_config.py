@@ -82,7 +82,7 @@ class OwnDrafterSettings(Section):
         return self
 
     @property
-    def most(self) -> int:
+    def max_drafts(self) -> int:
         """Own drafts of a session; 0: there is no drafter."""
         return self.max_tokens if self.method else 0
 

@@ -102,9 +102,8 @@ class Drafts(ABC):
 
     def __init__(self) -> None:
         self.tokens: list[int] = []
-        self.acceptance = array(
-            "d"
-        )  # of each: P(accepted | all before it were), as its source says
+        # Of each: P(accepted | all before it were), as its source says.
+        self.acceptance = array("d")
 
     @property
     def calibration(self) -> float:

@@ -21,14 +21,14 @@ from wisp.verifier.base import Facts, Verifier
 def build_engine(config: ServerConfig) -> tuple[Verifier, Engine]:
     """Runs in the engine process: the only one that loads the target."""
     verifier = build_verifier(config)
-    if config.engine.drafter.most:
-        warm_up(verifier, config.engine.drafter.most, config.scheduling.max_step_tokens)
+    if config.engine.drafter.max_drafts:
+        warm_up(verifier, config.engine.drafter.max_drafts, config.scheduling.max_step_tokens)
     keeper = _keep(config, verifier)
     choose = functools.partial(
         make_policy,
         estimator=keeper.estimator,
         max_window=config.speculation.max_window,
-        max_own=config.engine.drafter.most,
+        max_own=config.engine.drafter.max_drafts,
     )
     engine = Engine(
         verifier,
@@ -36,7 +36,7 @@ def build_engine(config: ServerConfig) -> tuple[Verifier, Engine]:
         max_window=config.speculation.max_window,
         max_forks=config.speculation.max_forks,
         max_ngram=config.speculation.max_ngram,
-        drafts_own=config.engine.drafter.most > 0,
+        drafts_own=config.engine.drafter.max_drafts > 0,
         keeper=keeper,
         choose_policy=choose,
     )
@@ -65,7 +65,7 @@ def build_verifier(config: ServerConfig) -> Verifier:
             model=config.model,
             max_sessions=engine.max_sessions,
             max_model_len=engine.max_model_len,
-            max_window=max(config.speculation.max_window, engine.drafter.most),
+            max_window=max(config.speculation.max_window, engine.drafter.max_drafts),
             max_step_tokens=config.scheduling.max_step_tokens,
             overlap=engine.overlap,
             host_kv_bytes=int(engine.host_kv_gib * 2**30),

@@ -57,7 +57,7 @@ class Policy(ABC):
         """What the session's edge is asked to do from now on.
 
         Asked once when the session opens and once behind each of its verdicts: it may keep in
-        `session.history` when the edge was last switched.
+        `session.edge_stats` when the edge was last switched.
         """
 
     def observe(
