@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from math import isnan
 from pathlib import Path
 
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
+from starlette.types import ASGIApp
 
 from wisp.access.gate import Gate
 from wisp.config import EdgeConfig
@@ -53,21 +55,14 @@ async def serve(config: EdgeConfig) -> int:
     loop = DraftLoop(drafter, learning.predictor, slots, metrics, power=power)
     loop.measure()
     backend = EdgeBackend(link, loop, tokenizer, config, metrics, learning.know_target)
-    routers = [
+    operators = [
         metrics_router(metrics.registry),
         _operators(backend, learning.known, metrics, power),
     ]
-    https = https_of(tls.http_cert, tls.http_key)
     gate = Gate(config.keys)
-    alone = not gate.asks and is_loopback(config.http.host)
-    page = page_router(PAGE)
-    app = create_app(backend, routers=[*routers, page], tool_format=config.api.tool_format)
-    guarded = AccessMiddleware(
-        app, gate, paths_of(routers), operators_open=alone, also_open=paths_of([page])
-    )
-    served = HostsMiddleware(guarded, config.allowed_hosts)
-    counted = metrics.http_requests
-    http = HttpFront(served, config.http, https, settings=config.api, requests=counted)
+    https = https_of(tls.http_cert, tls.http_key)
+    app, counted = _app(backend, operators, config, gate), metrics.http_requests
+    http = HttpFront(app, config.http, https, settings=config.api, requests=counted)
     http.start()
     stop = StopSignal()
     announce("wisp-edge", server=config.server, http=http.port)
@@ -92,6 +87,19 @@ async def serve(config: EdgeConfig) -> int:
         await link.close()
         learning.close()
     return 0
+
+
+def _app(
+    backend: EdgeBackend, operators: Sequence[APIRouter], config: EdgeConfig, gate: Gate
+) -> ASGIApp:
+    """Operators' routes are among the others; the page asks for no key."""
+    page = page_router(PAGE)
+    app = create_app(backend, routers=[*operators, page], tool_format=config.api.tool_format)
+    alone = not gate.asks and is_loopback(config.http.host)
+    guarded = AccessMiddleware(
+        app, gate, paths_of(operators), operators_open=alone, also_open=paths_of([page])
+    )
+    return HostsMiddleware(guarded, config.allowed_hosts)
 
 
 async def _reload_keys(gate: Gate) -> None:

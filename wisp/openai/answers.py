@@ -9,25 +9,17 @@ from dataclasses import dataclass, field
 
 from msgspec import structs
 
-from wisp.core.drafts import TokenLogprob
-from wisp.core.request import FinishReason, Request, Sampling
-from wisp.errors import InternalError
-from wisp.models.detokenizer import Detokenizer
-from wisp.models.tokenizer import Tokenizer
+from wisp.core.request import FinishReason, Request
 from wisp.openai.backend import Backend
 from wisp.openai.completion import Completion
 from wisp.openai.fields import Json
+from wisp.openai.scoring import score_prompt
 from wisp.openai.siblings import Siblings
 from wisp.openai.text import Answer, Delta, Entry
 
 # Generations of one request at a time; the others wait for these. Chosen: as many as answers to one
 # prompt can be asked for, and half the sessions that a server has by default.
 _MAX_AT_ONCE = 16
-# Tokens of a prompt that are scored at a time. Chosen: some requests at once, as evaluations send
-# them, leave half the sessions that a server has by default to others.
-_MAX_SCORED_AT_ONCE = 4
-# What makes a token certain, by its range in OpenAI's API (wisp.core.request).
-_CERTAIN = 100.0
 
 
 @dataclass(kw_only=True)
@@ -135,7 +127,7 @@ class Answers:
         text = self.backend.tokenizer.decode(request.prompt)
         entries: list[Entry] = []
         if sampling.num_logprobs is not None:
-            entries = await self._scored(request, sampling.num_logprobs)
+            entries = await score_prompt(self.backend, request, sampling.num_logprobs)
         return Delta(
             text=text,
             segments=[(text, False)],
@@ -144,59 +136,3 @@ class Answers:
             logprobs=entries,
             finish_reason=FinishReason.LENGTH if is_all else None,
         )
-
-    async def _scored(self, request: Request, num_logprobs: int) -> list[Entry]:
-        """Each token of the prompt as the target's choice behind those before it.
-
-        A generation of one token for each, which is made certain: its logprob is the target's own,
-        from before anything is added to it. The server's prefix cache makes them cheap.
-        """
-        prompt, tokenizer = request.prompt, self.backend.tokenizer
-        siblings = Siblings(self.backend, _MAX_SCORED_AT_ONCE)
-        offsets = await asyncio.to_thread(_offsets, prompt, tokenizer)
-        scores: dict[int, TokenLogprob] = {}
-        positions = iter(range(1, len(prompt)))
-
-        async def score(position: int) -> TokenLogprob:
-            token = prompt[position]
-            sampling = Sampling(
-                max_tokens=1,
-                seed=0,
-                temperature=0.0,
-                logit_bias={token: _CERTAIN},
-                num_logprobs=num_logprobs,
-            )
-            asked = structs.replace(
-                request, prompt=prompt[:position], sampling=sampling, speculation=False
-            )
-            generation = await siblings.open(asked)
-            try:
-                async for verdict in generation:
-                    if verdict.logprobs and verdict.tokens == [token]:
-                        return verdict.logprobs[0]
-            finally:
-                await generation.aclose()
-            raise InternalError("the target could not be made to score the prompt")
-
-        async def score_each() -> None:
-            for position in positions:
-                scores[position] = await score(position)
-
-        # Each has what comes before its token in memory: not all of them at once.
-        tasks = [asyncio.create_task(score_each()) for _ in range(_MAX_SCORED_AT_ONCE)]
-        try:
-            await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
-        return [Entry(token, offsets[at], scores.get(at)) for at, token in enumerate(prompt)]
-
-
-def _offsets(prompt: Sequence[int], tokenizer: Tokenizer) -> list[int]:
-    """Where the text of each token begins."""
-    detokenizer, num_chars, found = Detokenizer(tokenizer), 0, []
-    for token in prompt:
-        found.append(num_chars)
-        num_chars += len(detokenizer.add([token]))
-    return found
