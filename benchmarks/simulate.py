@@ -9,7 +9,8 @@
 Devices of four kinds share one A100-80GB that serves a 32B model. The engine, the policies, the
 estimator and the edges' streams are the real ones, time is virtual (benchmarks/sim). Capacity: the
 most devices with which at least 95 % of the sessions got what they were promised; goodput is the
-highest over the loads tried, at the last of the rates. docs/measurements.md says what is assumed.
+highest over the loads tried, at the last of the rates. What is assumed:
+docs/measurements/simulator.md.
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@
 
 The target is predictable (`benchmarks/load/target.py`), so that acceptance is what is asked for;
 its steps cost what its shape costs. An edge is the real draft stream over real gRPC with a replayed
-drafter. docs/measurements.md says how promises are judged. Rows of --csv are written one by one.
+drafter. docs/measurements/load.md says how promises are judged. Rows of --csv are written one by
+one.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ def build(
     step_log: str | None = None,
     own_acceptance: float | None = None,
 ) -> tuple[Verifier, Engine]:
-    """As `wisp.server.build.build_engine`; runs in the engine process, which is the one to know.
+    """As `wisp.engine.build.build_engine`; runs in the engine process, which is the one to know.
 
     `host_parts`: a file for what the host did between steps; None: that is not recorded.
     `step_log`: one for what each step was.
