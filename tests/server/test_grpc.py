@@ -227,7 +227,6 @@ def test_an_edge_that_does_not_fit_is_refused(
         (draft(1, 3, [4096]), "draft holds token 4096"),
         (draft(1, 3, [1] * 2000), "at most 64 may"),
         (draft(1, 3, [1], forks=[(2, 3, [4096])]), "draft holds token 4096"),
-        (draft(1, 3, [1], forks=[(e, 3, [e]) for e in range(2, 11)]), "at most 8 may"),
         (pb.EdgeMessage(), "after Open a stream takes Drafts alone"),
         (
             pb.EdgeMessage(draft=pb.Draft(epoch=1, position=3, tokens=[1, 2], acceptance=b"1")),
@@ -243,6 +242,17 @@ def test_a_broken_stream_ends_alone(
     assert refusal.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert sentence in str(refusal.details())
     assert len(neighbour.tokens()) == 12
+
+
+def test_more_forks_than_agreed_end_the_stream(channel: grpc.Channel, hello: wire.Hello) -> None:
+    """They go on with the first token, so that they wait whether or not it is chosen before them:
+    behind it nothing is, for a hundred seconds."""
+    first = Stream(channel, wire.encode_open(REQUEST, hello)).tokens()[0]
+    forks = [(epoch, 3, [first, epoch]) for epoch in range(2, 11)]
+    message = draft(1, 3, [first, 1], forks=forks)
+    refusal = Stream(channel, wire.encode_open(PATIENT, hello), message).refusal()
+    assert refusal.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "9 forks are waiting but at most 8 may" in str(refusal.details())
 
 
 def test_a_flood_of_drafts_ends_its_own_stream(channel: grpc.Channel, hello: wire.Hello) -> None:
