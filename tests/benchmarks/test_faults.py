@@ -46,7 +46,7 @@ def test_codes_that_grpc_makes_cost_texts_if_they_are_taken_at_their_word(
         return error
 
     monkeypatch.setattr("wisp.edge.link.error_of", at_its_word)
-    assert campaign(1, 20_000).lost
+    assert campaign(1).lost
 
 
 def test_a_text_that_is_not_resumed_where_it_was_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
