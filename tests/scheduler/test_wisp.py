@@ -14,6 +14,7 @@ from wisp.core.batch import Batch, Seat
 from wisp.core.drafts import REST
 from wisp.core.session import Session
 from wisp.estimator.base import Estimator
+from wisp.estimator.curve import Curve
 from wisp.estimator.shape import shape_of
 from wisp.estimator.step_time import StepTimeEstimator
 from wisp.scheduler.base import Situation
@@ -275,3 +276,24 @@ def test_a_prompt_that_would_cost_as_much_later_is_computed_now() -> None:
     """Where drafts have filled what is free its tokens take the same time in any step, and waiting
     saves nobody anything; where they have not, the next steps have room for it."""
     assert (whole_prompts(1, 2), whole_prompts(1, 3)) == (0, 1)
+
+
+class Sloped(FloorAndSlope):
+    """Each token above 40 takes a fiftieth of the step."""
+
+    curve = Curve(floor_s=0.005, hinges={40: 1e-4})
+
+
+def test_drafts_of_a_promise_that_plain_decoding_cannot_keep_are_worth_more() -> None:
+    def num_drafts(*, rate: float, others: float, due_s: float = 0.0) -> tuple[int, int]:
+        needy = make_session(0, due_s=due_s, acceptance=[0.6], rate=rate)
+        rest = [make_session(n, due_s=3.0, acceptance=[0.6], rate=others) for n in range(1, 40)]
+        seats = schedule([needy, *rest], Sloped()).seats
+        assert len(seats) == 40
+        drafts = {seat.session.id: len(seat.draft) for seat in seats}
+        return drafts.pop(0), sum(drafts.values())
+
+    assert num_drafts(rate=300.0, others=8.0) == (1, 0)
+    assert num_drafts(rate=8.0, others=8.0) == (0, 0), "plain steps keep it"
+    assert num_drafts(rate=300.0, others=8.0, due_s=3.0) == (0, 0), "it is ahead of its reader"
+    assert num_drafts(rate=300.0, others=300.0) == (0, 0), "all of them are equal"

@@ -57,6 +57,16 @@ class Decision:
         self._weight: Floats = 1.0 + _URGENCY * near
         # Whose turn it is: that says nothing of what the others are worth.
         self._turn: Floats = self._weight + _starved(table, now, horizon_s)
+        self._worth: Floats = self._worth_of_drafts()
+
+    def _worth_of_drafts(self) -> Floats:
+        """Of a token that a draft brings, [sessions]: its weight where plain decoding cannot keep
+        the promise, and others' it can. Else 1: among equals the late would have drafts that bring
+        less, and all would be late."""
+        table, ones = self._table, np.ones(len(self._weight))
+        plain_s = self._curve.time_s(_decoding(table, np.flatnonzero(table.decoding)))
+        needs = table.period_s < plain_s
+        return ones if needs.all() else np.where(needs, self._weight, ones)
 
     def batch(self, max_tokens: int, *, plain: bool) -> Batch:
         table, curve = self._table, self._curve
@@ -70,9 +80,10 @@ class Decision:
         for row, chunk in chunks.items():
             shape = shape.joined(_chunk(table, row, chunk)) if chunk else shape
         order = np.argsort(rows)  # of equal drafts the first session's go first
-        drafts = DraftPool(table.cumulative[rows[order]])
+        worth = self._worth[rows[order]]
+        drafts = DraftPool(table.cumulative[rows[order]], worth)
         most = min(max_tokens - shape.num_tokens, drafts.num_tokens)
-        count = drafts.best_count(shape, float(len(rows)), curve, most) if most > 0 else 0
+        count = drafts.best_count(shape, float(worth.sum()), curve, most) if most > 0 else 0
         shape = shape.with_drafts(count)
         # A long step holds up nobody where nobody decodes.
         limit_s = curve.time_s(shape) / _SAME if num_decoding else math.inf
@@ -83,7 +94,7 @@ class Decision:
         num_drafts = np.empty(len(rows), dtype=np.int64)
         num_drafts[order] = drafts.by_row(count)
         seats = _all_seats(table, rows, num_drafts, chunks)
-        value = float(len(rows) + drafts.value(count))
+        value = len(rows) + drafts.num_accepted(count)
         batch = Batch(seats, value, len(table.sessions), plain=plain)
         if self._own.is_on and not plain:
             batch.drafting_s = self._ask(seats, rows, num_drafts, undrafted)
@@ -95,7 +106,14 @@ class Decision:
         Returns what making them will take.
         """
         asked = self._own.ask(
-            self._table, rows, num_drafts, shape, self._curve, self._step_s, self._now
+            self._table,
+            rows,
+            num_drafts,
+            self._worth[rows],
+            shape,
+            self._curve,
+            self._step_s,
+            self._now,
         )
         for seat, num_own in zip(seats, asked.tolist(), strict=False):
             seat.num_own = num_own

@@ -20,23 +20,32 @@ class DraftPool:
     Cumulative acceptance never rises along a row: the best tokens are a prefix of each row.
     """
 
-    def __init__(self, cumulative: Floats) -> None:
-        self._level = (cumulative * (_LEVELS - 1)).astype(np.uint8)  # 0: absent, or worth nothing
+    def __init__(self, cumulative: Floats, worth: Floats) -> None:
+        """cumulative: [rows, drafts]; worth: [rows], of an accepted token, at least 1."""
+        value = cumulative * worth[:, None]
+        scale = (_LEVELS - 1) / worth.max(initial=1.0)
+        self._level = (value * scale).astype(np.uint8)  # 0: absent, or worth nothing
         flat = self._level.ravel()
         counts = np.bincount(flat, minlength=_LEVELS)[:0:-1]
+        worths = np.bincount(flat, weights=value.ravel(), minlength=_LEVELS)[:0:-1]
         sums = np.bincount(flat, weights=cumulative.ravel(), minlength=_LEVELS)[:0:-1]
         self._ends = np.concatenate(([0], np.cumsum(counts)))  # tokens down to each level
-        self._values = np.concatenate(([0.0], np.cumsum(sums)))
+        self._values = np.concatenate(([0.0], np.cumsum(worths)))
+        self._accepted = np.concatenate(([0.0], np.cumsum(sums)))
         self.num_tokens = int(self._ends[-1])
 
     def value(self, num_tokens: Floats | float) -> Floats:
-        """Expected accepted tokens among the best `num_tokens`."""
+        """What the accepted ones among the best `num_tokens` are expected to be worth."""
         return np.asarray(np.interp(num_tokens, self._ends, self._values))
 
-    def best_count(self, shape: StepShape, value: float, curve: Curve, max_count: int) -> int:
-        """How many, of `max_count` at most, maximise (expected committed tokens) / (expected time).
+    def num_accepted(self, num_tokens: int) -> float:
+        """Expected accepted tokens among the best `num_tokens`."""
+        return float(np.interp(num_tokens, self._ends, self._accepted))
 
-        `shape`: of the step without drafts. `value`: the tokens that it commits. Of ties, the most:
+    def best_count(self, shape: StepShape, value: float, curve: Curve, max_count: int) -> int:
+        """How many, of `max_count` at most, maximise (worth of expected tokens) / (expected time).
+
+        `shape`: of the step without drafts. `value`: what that commits is worth. Of ties, the most:
         what is free is taken. Value is linear between levels and time between the curve's breaks,
         so a best count lies at an end of one kind or the other. All are compared: time rises in
         steps, and greed would stop at the first.

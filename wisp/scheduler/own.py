@@ -72,6 +72,7 @@ class OwnDrafting:
         table: Table,
         rows: Ints,
         num_drafts: Ints,
+        worth: Floats,
         shape: StepShape,
         curve: Curve,
         step_s: float,
@@ -79,6 +80,7 @@ class OwnDrafting:
     ) -> Ints:
         """Own drafts to make, [rows], behind a step in which `rows` decode with so many drafts.
 
+        `worth`: of a token of each, [rows].
         `shape`: of that step without any drafts, as which the next one is taken to be.
         """
         room: Ints = np.minimum(self._max_tokens, table.room[rows] - 1)
@@ -94,7 +96,7 @@ class OwnDrafting:
         asking = np.flatnonzero(own[:, -1] > from_edges)
         pass_s = self._pass_s(len(asking), int(table.length[rows][asking].sum()), now)
         gap_s = max(0.0, self._gaps_s[True] - self._gaps_s[False])
-        count = _best_count(own, from_edges, room, shape, curve, pass_s or 0.0, gap_s)
+        count = _best_count(own, from_edges, room, worth, shape, curve, pass_s or 0.0, gap_s)
         if pass_s is None:
             count = min(count, _TRIAL)
         if count:
@@ -122,24 +124,25 @@ def _best_count(
     own: Floats,
     from_edges: Floats,
     room: Ints,
+    worth: Floats,
     shape: StepShape,
     curve: Curve,
     pass_s: float,
     gap_s: float,
 ) -> int:
-    """That maximises (expected committed tokens) / (time of the next step and the passes).
+    """That maximises (worth of the expected tokens) / (time of the next step and the passes).
 
     own: [sessions, own drafts], the accepted ones of so many; from_edges: [sessions], those that
-    are there without them; room: [sessions], the most for each; gap_s: that any of them take.
+    are there without them; room: [sessions], the most for each; worth: [sessions], of a token;
+    gap_s: that any of them take.
     """
-    num = len(own)
-    best, rate = 0, (num + float(from_edges.sum())) / curve.time_s(shape) * (1.0 + _GAIN)
+    best, rate = 0, float(worth @ (1.0 + from_edges)) / curve.time_s(shape) * (1.0 + _GAIN)
     for count in range(1, int(room.max()) + 1):
         gains = own[:, count - 1]
         asks = gains > from_edges
         if not asks.any():
             continue
-        value = num + float(np.where(asks, gains, from_edges).sum())
+        value = float(worth @ (1.0 + np.where(asks, gains, from_edges)))
         then = shape.with_drafts(int(np.minimum(count, room)[asks].sum()))
         found = value / (curve.time_s(then) + count * pass_s + gap_s)
         if found > rate:
