@@ -41,18 +41,41 @@ def test_steps_one_by_one_recover_it_too() -> None:
     assert mape(online(400)) < 0.02
 
 
-def test_what_is_hardly_ever_tried_does_not_look_dear() -> None:
-    """Steps of a server that fills them up to 128 tokens, and now and then computes prompts: those
-    of 129 to 176 tokens are few, and took 23.3 ms in the median."""
+def served() -> tuple[list[list[float]], StepTimeEstimator]:
+    """The steps of a server on an H200 (tokens, context, product, seats, ms), and who saw them."""
     path = Path("benchmarks/data/h200_32b_steps_in_turn.csv")
     rows = [[float(value) for value in row.split(",")] for row in path.read_text().split()[1:]]
     estimator = StepTimeEstimator()
     for tokens, context, product, seats, took_ms in rows:
         estimator.observe(StepShape(int(tokens), int(context), product, int(seats)), took_ms / 1e3)
+    return rows, estimator
+
+
+def test_what_is_hardly_ever_tried_does_not_look_dear() -> None:
+    """Steps of a server that fills them up to 128 tokens, and now and then computes prompts: those
+    of 129 to 176 tokens are few, and took 23.3 ms in the median."""
+    rows, estimator = served()
     few = [row[4] for row in rows if 128 < row[0] <= 176]
     assert len(few) < 0.1 * len(rows)
     predicted_ms = 1e3 * estimator.predict_s(StepShape(144, 36 * 370, 0.0, 36))
     assert predicted_ms == pytest.approx(statistics.median(few), rel=0.05)
+
+
+def test_the_first_tile_is_a_step_and_no_slope() -> None:
+    """Of the same server: more than 64 tokens took a millisecond more, however many, to 128."""
+    rows, estimator = served()
+    up_to_64, more = (
+        statistics.median(row[4] for row in rows if least < row[0] <= most)
+        for least, most in ((32, 64), (64, 128))
+    )
+    assert more - up_to_64 > 1.0
+    step, within = (
+        estimator.predict_s(StepShape(after, 20 * 370, 0.0, 20))
+        - estimator.predict_s(StepShape(before, 20 * 370, 0.0, 20))
+        for before, after in ((64, 65), (65, 128))
+    )
+    assert step > 1e-3
+    assert within < 0.2 * step
 
 
 @pytest.mark.parametrize("number", [0, 1, 5, 40, 400])

@@ -50,9 +50,9 @@ def test_another_target_starts_cold(tmp_path: Path) -> None:
     ("old", "new"),
     [
         (None, b""),
-        (None, b'{"format":3}'),
+        (None, b'{"format":4}'),
         (None, b"\xff\x00 no text"),
-        (b'"format":3', b'"format":1'),
+        (b'"format":4', b'"format":1'),
         (b"NVIDIA H200", b"NVIDIA A100"),  # renamed by hand
         (b'"weights":[', b'"weights":[1.0,'),
         (b'"weights":[', b'"weights":["a",'),

@@ -1,10 +1,10 @@
 """The terms of a step's time: as columns of a least squares problem, and as an exact function.
 
 T = d + f(new tokens) + a * context + b * prefill product + s * seats + e * [some seat computes
-several tokens], every weight >= 0. f is a sum of hinges max(0, n - knot): monotone by construction.
-Without the last two terms the error on vLLM is far larger (a seat's own share of host and
-attention, and the path that pure decoding does not take). A step for every tile of 128 tokens that
-a matrix product begins brought nothing, and cost much: docs/measurements/estimator.md.
+several tokens], every weight >= 0. f is a sum of hinges max(0, n - knot) and a step behind the
+first tile of tokens, which is within one of them: monotone by construction. Without the last two
+terms the error on vLLM is far larger (a seat's own share of host and attention, and the path that
+pure decoding does not take). What was tried for f: docs/measurements/estimator.md.
 """
 
 from __future__ import annotations
@@ -22,14 +22,20 @@ Ints = NDArray[np.int64]
 
 # Where the slope of f may rise, in tokens. Chosen: powers of 2, denser where the floor ends.
 _KNOTS: Floats = np.array([0, 64, 128, 256, 512, 1024, 2048, 4096], dtype=np.float64)
+# Tokens behind which matrix products take another tile. Chosen: as measured on an H200, where a
+# step of 72 takes 1.5 ms more than one of 64, and one of 128 no more than one of 72
+# (docs/measurements/estimator.md).
+_TILE = 64.0
 # Columns that do not depend on the tokens alone: by definition of T five, the constant, context,
 # product, seats, several.
 _NUM_OTHERS = 5
 _FIRST_HINGE = _NUM_OTHERS
-NUM_COLUMNS = _FIRST_HINGE + len(_KNOTS)
+_STEP = _FIRST_HINGE + len(_KNOTS)
+# By definition: those, the hinges and the step.
+NUM_COLUMNS = _STEP + 1
 # Units of the columns, so that every weight is some milliseconds: 1, 1e5 tokens of context, 1e7
-# units of product, 100 seats, 1, 1000 tokens above a knot.
-UNITS: Floats = np.concatenate(([1.0, 1e5, 1e7, 1e2, 1.0], np.full(len(_KNOTS), 1e3)))
+# units of product, 100 seats, 1, 1000 tokens above a knot, 1.
+UNITS: Floats = np.concatenate(([1.0, 1e5, 1e7, 1e2, 1.0], np.full(len(_KNOTS), 1e3), [1.0]))
 # What a target is taken to be like until it was seen: about what 8 billion parameters took on an
 # H200 (benchmarks/data/h200_qwen3_8b_shape.csv), in ms per unit, by column. The first steps of a
 # target set the scale.
@@ -43,7 +49,8 @@ def columns(shape: StepShape) -> Floats:
     num_tokens, context, product, seats = shape
     row = np.empty(NUM_COLUMNS)
     row[:_NUM_OTHERS] = (1.0, context, product, seats, num_tokens > seats)
-    np.maximum(num_tokens - _KNOTS, 0.0, out=row[_FIRST_HINGE:])
+    np.maximum(num_tokens - _KNOTS, 0.0, out=row[_FIRST_HINGE:_STEP])
+    row[_STEP] = num_tokens > _TILE
     row /= UNITS
     return row
 
@@ -131,9 +138,13 @@ def curve_of(weights: Floats) -> Curve:
     """`weights`: [NUM_COLUMNS], ms per unit of each column."""
     rates = weights / UNITS / 1e3  # seconds
     floor_s, context_s, product_s, seat_s, several_s = rates[:_NUM_OTHERS].tolist()
+    hinges = dict(zip(_KNOTS.tolist(), rates[_FIRST_HINGE:_STEP].tolist(), strict=True))
+    step_s = float(rates[_STEP])
+    for point, slope_s in ((_TILE, step_s), (_TILE + 1.0, -step_s)):
+        hinges[point] = hinges.get(point, 0.0) + slope_s
     return Curve(
         floor_s=floor_s,
-        hinges=dict(zip(_KNOTS.tolist(), rates[_FIRST_HINGE:].tolist(), strict=True)),
+        hinges=hinges,
         context_s=context_s,
         product_s=product_s,
         seat_s=seat_s,

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 # Of the file. Raise it when a term of the fit, its unit or a field of the state changes: files of
 # another number are ignored.
-_FORMAT = 3
+_FORMAT = 4
 
 
 class Key(Struct, frozen=True, kw_only=True):
