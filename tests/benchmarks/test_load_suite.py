@@ -28,11 +28,27 @@ from wisp.config import TINY
 from wisp.models.tokenizer import Tokenizer
 
 
-def test_a_drafter_on_the_gpu_has_the_curve_of_the_edges() -> None:
-    texts = SessionTexts(0.7)
-    made = [texts.make(6, (1, number)).right for number in range(4000)]
-    right = np.logical_and.accumulate(np.array(made), axis=1)
-    assert right.mean(axis=0) == pytest.approx(acceptance_rates(0.7, 6), abs=0.025)
+@pytest.mark.parametrize("num_drafts", [1, 4, 6])
+def test_a_drafter_on_the_gpu_commits_in_a_round_what_the_sessions_of_the_edges_would(
+    num_drafts: int,
+) -> None:
+    """Each of them to the end of its answer, so that whoever is slow takes more rounds."""
+    texts, answer = SessionTexts(0.7), 300
+    rounds = 0
+    for number in range(1000):
+        right = texts.make(answer, (1, number)).right
+        place = 0
+        while place < answer:
+            ahead = np.append(right[place : place + num_drafts], False)
+            place += int(ahead.argmin()) + 1
+            rounds += 1
+    expected = 1.0 + sum(acceptance_rates(0.7, num_drafts))
+    assert 1000 * answer / rounds == pytest.approx(expected, rel=0.01)
+
+
+def test_whoever_is_slow_counts_in_more_rounds() -> None:
+    assert 1.0 + sum(acceptance_rates(0.7, 4)) == pytest.approx(2.735, abs=0.005)
+    assert acceptance_rates(0.7, 4)[0] < 0.7
 
 
 def test_without_a_spread_the_curve_is_a_power() -> None:
@@ -42,7 +58,7 @@ def test_without_a_spread_the_curve_is_a_power() -> None:
 @pytest.mark.parametrize("acceptance", [0.02, 0.5, 0.85, 0.99, 1.0])
 def test_rates_never_rise_whatever_the_mean(acceptance: float) -> None:
     rates = acceptance_rates(acceptance, 8)
-    assert rates[0] == pytest.approx(acceptance)
+    assert rates[0] == pytest.approx(acceptance, abs=0.05)
     assert rates == sorted(rates, reverse=True)
     assert all(0.0 <= rate <= 1.0 for rate in rates)
 
