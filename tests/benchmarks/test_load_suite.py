@@ -8,13 +8,15 @@ import socket
 from pathlib import Path
 from random import Random
 from statistics import fmean, pstdev
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 
 from benchmarks.load.campaign import PLAIN, PUBLISHED_SLED, TUNINGS, Campaign, Load, Times
+from benchmarks.load.edges import Edge
 from benchmarks.load.own import drafter_flags, drawn
 from benchmarks.load.peers import DRAFT_PEERS, NGRAM_PEERS, is_predictable, speculation
 from benchmarks.load.regimes import NAMES, REGIMES, chosen, in_turn
@@ -23,8 +25,10 @@ from benchmarks.load.steps import ANSWER_TOKENS, PROMPT_TOKENS, between, prompt_
 from benchmarks.load.suite import summary
 from benchmarks.load.target import config, drafter_of, write_config
 from benchmarks.load.texts import SESSION_SPREAD, SessionTexts, acceptance_rates, session_acceptance
-from benchmarks.load.users import chain
+from benchmarks.load.users import Ask, chain
+from benchmarks.sim.profiles import DEVICES
 from wisp.config import TINY
+from wisp.core.slo import Slo
 from wisp.models.tokenizer import Tokenizer
 
 
@@ -44,6 +48,38 @@ def test_a_drafter_on_the_gpu_commits_in_a_round_what_the_sessions_of_the_edges_
             rounds += 1
     expected = 1.0 + sum(acceptance_rates(0.7, num_drafts))
     assert 1000 * answer / rounds == pytest.approx(expected, rel=0.01)
+
+
+def test_own_drafts_are_as_right_for_edges_as_they_are_meant_to_be() -> None:
+    """How right is drawn by the seed of a request: they must differ, and be the same next time."""
+    nothing = cast(Any, None)
+    card = cast(Any, SimpleNamespace(id="target"))
+    link = cast(Any, SimpleNamespace(address="127.0.0.1:1"))
+
+    def seeds() -> list[int]:
+        edges = [
+            Edge(
+                number,
+                link,
+                card,
+                nothing,
+                profile=DEVICES[0],
+                lines=(nothing, nothing),
+                texts=SessionTexts(0.7),
+                predictor=nothing,
+                metrics=nothing,
+                seed=1,
+            )
+            for number in range(20)
+        ]
+        asks = [Ask([1], 100, 0, number, 0) for number in range(20)]
+        slo = Slo(tokens_per_s=8.0, first_token_s=1.0)
+        return [edge.request(ask, slo).sampling.seed for edge in edges for ask in asks]
+
+    found = [session_acceptance(0.7, seed % 4096) for seed in seeds()]
+    assert fmean(found) == pytest.approx(0.7, abs=0.02)
+    assert pstdev(found) == pytest.approx(SESSION_SPREAD, abs=0.02)
+    assert seeds() == seeds()
 
 
 def test_whoever_is_slow_counts_in_more_rounds() -> None:
