@@ -364,7 +364,9 @@ def test_an_engine_killed_while_it_copies_kv_loses_no_text(
 
     def texts(process: Process) -> Iterator[str]:
         def ask(number: int) -> str:
-            fields = sampling(seed=number, max_tokens=100, **ENDLESS)
+            # Long enough for some fifteen turns each way: six of them are wanted, and 100 tokens
+            # took as many or one fewer where nothing else ran.
+            fields = sampling(seed=number, max_tokens=400, **ENDLESS)
             fields["extra_headers"] = {"x-wisp-slo": "tokens_per_s=2, first_token_s=1"}
             answer = client(process).completions.create(prompt=f"{PROMPT}{number}", **fields)
             return str(answer.choices[0].text)
