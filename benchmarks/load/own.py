@@ -15,15 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.load.target import own_drafter_of, write_config, write_head
-from benchmarks.load.texts import session_acceptance
+from benchmarks.load.texts import NUM_SESSIONS, session_acceptances
 
 MAX_OWN = 6  # own drafts of a session; chosen: as many as the peers' drafter has at most
 ACCEPTANCE_FLAG = "--own-acceptance="
 # Base of a token's digits, of which three are written into a head's hidden states. Chosen: bfloat16
 # has each of them exactly, and three are enough for every vocabulary.
 _BASE = 64
-# Different sessions' acceptances. Chosen: their mean and spread are those of many.
-_SESSIONS = 4096
 _SURE = 1e4  # the likeliest token's logit; chosen: above what random weights make
 # Added to a token that is to be wrong. Chosen: any number does that is not the target's step of 1.
 _ASTRAY = 7
@@ -70,7 +68,7 @@ def make_doubtful(acceptance: float) -> None:
 
     from wisp.verifier.vllm.own_chain import OwnChain
 
-    chances = torch.tensor([session_acceptance(acceptance, seed) for seed in range(_SESSIONS)])
+    chances = torch.tensor(session_acceptances(acceptance))
     right = OwnChain.choose
 
     @lru_cache
@@ -79,7 +77,7 @@ def make_doubtful(acceptance: float) -> None:
 
     def choose(self: Any, hidden_states: Any, noise: Any) -> Any:
         tokens, likelihoods = right(self, hidden_states, noise)
-        chance = of_sessions(tokens.device)[noise.seeds % _SESSIONS]
+        chance = of_sessions(tokens.device)[noise.seeds % NUM_SESSIONS]
         is_right = drawn(noise.seeds, noise.positions) < chance
         return torch.where(is_right, tokens, tokens - _ASTRAY).clamp(min=0), likelihoods
 

@@ -11,7 +11,7 @@ from wisp.testing.drafter import COVERAGE
 # drafters of 0.6 to 8 billion parameters (github.com/leexcape/Llamacpp-Latency-Profiler).
 SESSION_SPREAD = 0.1
 # Sessions that stand for all. Chosen: their mean acceptance is within 0.002 of what is asked for.
-_NUM_SESSIONS = 4096
+NUM_SESSIONS = 4096
 
 
 class SessionTexts:
@@ -46,12 +46,15 @@ def acceptance_rates(
     are those of the edges' drafts; one whose drafts are wrong more often takes more rounds for its
     answer, and counts as often: p^i is weighted with 1 / (1 + p + ... + p^num_drafts).
     """
-    of_sessions = np.array(
-        [session_acceptance(acceptance, seed, session_spread) for seed in range(_NUM_SESSIONS)]
-    )
+    of_sessions = np.array(session_acceptances(acceptance, session_spread))
     right = of_sessions[:, None] ** np.arange(1, num_drafts + 1)
     num_rounds = 1.0 / (1.0 + right.sum(axis=1))
     return [round(float(rate), 6) for rate in num_rounds @ right / num_rounds.sum()]
+
+
+def session_acceptances(acceptance: float, session_spread: float = SESSION_SPREAD) -> list[float]:
+    """Of `NUM_SESSIONS` of them, by seed."""
+    return [session_acceptance(acceptance, seed, session_spread) for seed in range(NUM_SESSIONS)]
 
 
 def session_acceptance(

@@ -24,7 +24,13 @@ from benchmarks.load.servers import as_flags, free_port, vllm_options
 from benchmarks.load.steps import ANSWER_TOKENS, PROMPT_TOKENS, between, prompt_of
 from benchmarks.load.suite import summary
 from benchmarks.load.target import config, drafter_of, write_config
-from benchmarks.load.texts import SESSION_SPREAD, SessionTexts, acceptance_rates, session_acceptance
+from benchmarks.load.texts import (
+    NUM_SESSIONS,
+    SESSION_SPREAD,
+    SessionTexts,
+    acceptance_rates,
+    session_acceptance,
+)
 from benchmarks.load.users import Ask, chain
 from benchmarks.sim.profiles import DEVICES
 from wisp.config import TINY
@@ -76,7 +82,7 @@ def test_own_drafts_are_as_right_for_edges_as_they_are_meant_to_be() -> None:
         slo = Slo(tokens_per_s=8.0, first_token_s=1.0)
         return [edge.request(ask, slo).sampling.seed for edge in edges for ask in asks]
 
-    found = [session_acceptance(0.7, seed % 4096) for seed in seeds()]
+    found = [session_acceptance(0.7, seed % NUM_SESSIONS) for seed in seeds()]
     assert fmean(found) == pytest.approx(0.7, abs=0.02)
     assert pstdev(found) == pytest.approx(SESSION_SPREAD, abs=0.02)
     assert seeds() == seeds()

@@ -59,7 +59,8 @@ class Spread:
 
     @property
     def drift(self) -> float:
-        """The recent error against the long-run one: about 1 while the target stays the same."""
+        """The recent error against the long-run one: about 1 while the target stays the same, and
+        less where the long-run one is below the least."""
         return self.recent / max(self._long, _MIN_ERROR)
 
     def note(self, residual: float) -> None:

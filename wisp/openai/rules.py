@@ -73,9 +73,10 @@ ONE_STRUCTURE = _either(
     _fields(response_format=_fields(type={"const": "text"})),
     _fields(structured_outputs={"additionalProperties": _NULL}),
 )
+# Of the OpenAI API: alternatives are told beside the chosen tokens alone, and 0 asks for none.
 TOP_LOGPROBS = _either(
     _fields(needs=["logprobs"], logprobs=_TRUE),
-    _fields(top_logprobs={"enum": [None, 0]}),  # by the OpenAI API: 0 asks for none
+    _fields(top_logprobs={"enum": [None, 0]}),
 )
 TOOL_CHOICE = _either(
     _fields(needs=["tools"], tools=_FILLED),
