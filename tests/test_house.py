@@ -211,6 +211,30 @@ def _private(node: ast.AST) -> Iterator[ast.Attribute]:
         yield from _private(child)
 
 
+# Where tasks are begun whose outcome is awaited by whoever began them.
+AWAITED = {
+    "edge/link.py",
+    "edge/main.py",
+    "engine/client.py",
+    "launch.py",
+    "openai/answers.py",
+    "openai/respond.py",
+    "openai/scoring.py",
+    "server/servicer.py",
+}
+
+
+def test_a_task_that_nobody_awaits_is_begun_where_its_failure_is_heard_of() -> None:
+    """By wisp/tasks.py: an exception in any other would be lost, and others would wait for ever."""
+    found = {
+        path.relative_to(WISP).as_posix()
+        for path in WISP.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and node.attr in ("create_task", "ensure_future")
+    }
+    assert found == AWAITED | {"tasks.py"}
+
+
 def test_there_is_one_virtual_clock() -> None:
     clocks = [
         f"{path.relative_to(ROOT)}: {node.name}"

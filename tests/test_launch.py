@@ -50,6 +50,18 @@ async def test_the_watchdog_is_fed_while_the_loop_turns(
     feeding.cancel()
 
 
+async def test_a_supervisor_that_does_not_listen_keeps_nobody_from_stopping(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "gone"))
+    announce("wisp-edge")
+    stop = StopSignal()
+    os.kill(os.getpid(), signal.SIGTERM)
+    async with asyncio.timeout(10):
+        await stop.asked.wait()
+    assert "systemd cannot be told STOPPING=1" in caplog.text
+
+
 async def test_without_systemd_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     monkeypatch.delenv("WATCHDOG_USEC", raising=False)

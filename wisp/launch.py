@@ -79,11 +79,17 @@ def give_up_output() -> None:
 
 
 def notify(state: str) -> None:
-    """Tell systemd, if it has asked to be told: the protocol of sd_notify(3)."""
+    """Tell systemd, if it has asked to be told: the protocol of sd_notify(3).
+
+    What cannot be told is logged: whoever serves or stops does so without.
+    """
     if address := os.environ.get("NOTIFY_SOCKET"):
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
-            supervisor.connect(address.replace("@", "\0", 1))  # of the abstract namespace
-            supervisor.send(state.encode())
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
+                supervisor.connect(address.replace("@", "\0", 1))  # of the abstract namespace
+                supervisor.send(state.encode())
+        except OSError as error:
+            log.warning("systemd cannot be told %s: %s", state, error)
 
 
 async def feed_watchdog() -> None:

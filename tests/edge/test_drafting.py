@@ -8,12 +8,13 @@ from collections.abc import AsyncGenerator, Sequence
 import pytest
 
 from tests.edge.drafted import DIRECTIVE, PatientLink, begin
+from tests.waiting import wait_on_the_loop
 from wisp import wire
 from wisp.config import PowerSettings
 from wisp.core.drafts import DraftBlock, Verdict
 from wisp.core.request import FinishReason, Request
 from wisp.core.slo import Slo
-from wisp.edge.drafter.base import DraftJob
+from wisp.edge.drafter.base import DraftJob, Proposal
 from wisp.edge.drafting import DraftLoop
 from wisp.edge.link import Outbox
 from wisp.edge.power import LOOK_S, Power
@@ -79,6 +80,118 @@ async def test_a_step_that_fails_costs_no_other_its_drafts() -> None:
     assert [verdict.tokens async for verdict in sound] == [[7]]
     assert link.num_drafts == 4
     for generation in (broken, sound):
+        await generation.aclose()
+    await loop.stop()
+
+
+async def test_drafts_that_cannot_be_taken_cost_no_other_its_drafts(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever is wrong with one text's drafts, it goes on as the server writes it."""
+    loop = DraftLoop(ScriptedDrafter(lambda *_: 5), ConfidencePredictor(), 4, EdgeMetrics())
+    proposed, chosen, sent = (begin(loop, key, Verdicts([6], [7]), [1]) for key in range(3))
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("nobody thought of this")
+
+    monkeypatch.setattr(proposed.stream, "finish_token", fail)
+    monkeypatch.setattr(chosen.stream, "wanted", fail)
+    monkeypatch.setattr(sent.stream, "take_block", fail)
+    link = PatientLink()
+    sound = begin(loop, 3, link, [1])
+    async with asyncio.timeout(10):
+        assert [verdict.tokens async for verdict in sound] == [[7]]
+    assert link.num_drafts == 4
+    assert not any(each.stream.wants_token for each in (proposed, chosen))
+    assert "the drafts of generation 0 failed" in caplog.text
+    assert loop.has_room(1)
+    for generation in (proposed, chosen, sent, sound):
+        await generation.aclose()
+    await loop.stop()
+
+
+async def test_a_text_without_drafts_has_none_whatever_directives_come(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def refuse(jobs: Sequence[DraftJob]) -> None:
+        raise RuntimeError("this one breaks it")
+
+    drafter = ScriptedDrafter(lambda *_: 5, on_step=refuse)
+    loop = DraftLoop(drafter, ConfidencePredictor(), 2, EdgeMetrics())
+    heard = asyncio.Event()
+
+    class Waiting(PatientLink):
+        async def generate(
+            self, request: Request, hello: wire.Hello, outbox: Outbox
+        ) -> AsyncGenerator[pb.ServerMessage, None]:
+            yield wire.encode_opened(DIRECTIVE, 64, Slo(tokens_per_s=10, first_token_s=1))
+            await heard.wait()
+            yield wire.encode_verdict(Verdict(position=1, tokens=[6], directive=DIRECTIVE))
+            await asyncio.Event().wait()
+
+    generation = begin(loop, 0, Waiting(), [1])
+    await wait_on_the_loop(lambda: "goes on without drafts" in caplog.text, "it does")
+    heard.set()
+    verdict = await anext(aiter(generation))
+    assert verdict.tokens == [6]
+    assert not generation.stream.wants_token
+    await generation.aclose()
+    await loop.stop()
+
+
+async def test_a_drafter_that_answers_with_too_little_has_failed() -> None:
+    class Short(ScriptedDrafter):
+        def step(self, jobs: Sequence[DraftJob]) -> list[Proposal]:
+            return [each for each in super().step(jobs) if jobs[0].tokens[0] != 9]
+
+    loop = DraftLoop(Short(lambda *_: 5), ConfidencePredictor(), 2, EdgeMetrics())
+    link = PatientLink()
+    broken, sound = begin(loop, 0, PatientLink(), [9]), begin(loop, 1, link, [1])
+    async with asyncio.timeout(10):
+        assert [verdict.tokens async for verdict in sound] == [[7]]
+    assert link.num_drafts == 4
+    for generation in (broken, sound):
+        await generation.aclose()
+    await loop.stop()
+
+
+async def test_an_edge_whose_drafting_ends_goes_on_without_drafts(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    looks: list[float] = []
+
+    def battery() -> float | None:
+        looks.append(clock.now)
+        if len(looks) > 1:
+            raise RuntimeError("nobody thought of this")
+        return None
+
+    clock, metrics = VirtualClock(), EdgeMetrics()
+    power = Power(PowerSettings(min_battery=0.3), battery)
+    drafter = ScriptedDrafter(lambda *_: 5)
+    loop = DraftLoop(drafter, ConfidencePredictor(), 2, metrics, clock, power)
+    assert loop.has_room(1)
+    generation = begin(loop, 0, Verdicts([7]), [1])
+    clock.now += LOOK_S
+    loop.wake()
+    value = metrics.registry.get_sample_value
+    await wait_on_the_loop(lambda: value("wisp_edge_drafter_up") == 0.0, "its end is known")
+    assert not loop.has_room(1)
+    assert not generation.stream.wants_token
+    assert "there are no drafts any more until wisp-edge is started again" in caplog.text
+    assert "nobody thought of this" in caplog.text
+    await generation.aclose()
+    await loop.stop()
+
+
+async def test_what_fails_on_the_drafters_own_thread_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    drafter = ScriptedDrafter(lambda *_: 5, max_sessions=1)
+    loop = DraftLoop(drafter, ConfidencePredictor(), 2, EdgeMetrics())
+    generations = [begin(loop, key, PatientLink(), [1]) for key in range(2)]
+    await wait_on_the_loop(lambda: "sequences of the drafter are taken" in caplog.text, "it is")
+    for generation in generations:
         await generation.aclose()
     await loop.stop()
 

@@ -18,6 +18,7 @@ from wisp.edge.predictor import ConfidencePredictor
 from wisp.errors import (
     BadRequest,
     HandshakeError,
+    InternalError,
     Overloaded,
     Shed,
     Superseded,
@@ -29,7 +30,7 @@ from wisp.v1 import wisp_pb2 as pb
 
 OPENED = wire.encode_opened(REST, 64, Slo(tokens_per_s=10, first_token_s=1))
 NUM_TOKENS = 6
-Attempt = WispError | int  # refused, or broken after so many tokens
+Attempt = Exception | int  # refused, or broken after so many tokens
 
 
 class Begin(Protocol):
@@ -54,7 +55,7 @@ class BreakingLink:
     ) -> AsyncGenerator[pb.ServerMessage, None]:
         self.hellos.append(hello)
         attempt = next(self._attempts)
-        if isinstance(attempt, WispError):
+        if isinstance(attempt, Exception):
             raise attempt
         yield OPENED
         start = len(request.committed)
@@ -164,3 +165,26 @@ async def test_a_generation_that_its_edge_ends_answers_with_the_reason(
     generation.fail(Unavailable("stopping"))
     with pytest.raises(Unavailable, match="stopping"):
         await text(generation)
+
+
+async def test_what_nobody_thought_of_is_answered_in_a_sentence(
+    begin: Begin, caplog: pytest.LogCaptureFixture
+) -> None:
+    generation, _ = begin(NotImplementedError("torn"))
+    async with asyncio.timeout(10):
+        with pytest.raises(InternalError, match="this edge failed on the request"):
+            await text(generation)
+    assert "NotImplementedError: torn" in caplog.text
+
+
+async def test_a_text_whose_end_cannot_be_booked_has_its_last_token(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generation, _ = begin(NUM_TOKENS)
+
+    def fail() -> None:
+        raise NotImplementedError("torn")
+
+    monkeypatch.setattr(generation.stream, "finish", fail)
+    async with asyncio.timeout(10):
+        assert await text(generation) == list(range(NUM_TOKENS))

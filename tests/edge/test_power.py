@@ -48,6 +48,16 @@ def test_a_system_without_the_sensor_has_no_battery(monkeypatch: pytest.MonkeyPa
     assert battery() is None
 
 
+def test_a_sensor_that_fails_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No request, and no draft, may end with it."""
+
+    def fail() -> None:
+        raise ValueError("invalid literal for int() with base 10: 'unknown'")
+
+    monkeypatch.setattr(psutil, "sensors_battery", fail, raising=False)
+    assert battery() is None
+
+
 def test_it_rests_below_the_threshold_and_goes_on_above() -> None:
     charges: list[float | None] = [0.5, 0.29, 0.1, None]
     power = Power(PowerSettings(min_battery=0.3), lambda: charges.pop(0))

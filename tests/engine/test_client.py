@@ -16,9 +16,12 @@ from wisp.engine.messages import (
     Open,
     Snapshot,
     TakeSnapshot,
+    ToEngine,
     encode,
 )
 from wisp.errors import ConfigError, Unavailable
+from wisp.server.server_session import ServerSession
+from wisp.testing.local import LocalServer
 
 
 async def test_the_engine_is_asked_once_for_all_and_once_a_second() -> None:
@@ -111,3 +114,39 @@ async def test_an_engine_that_ends_without_a_word_is_told_of(
     client.lost.set()
     with pytest.raises(ConfigError, match="ended while it loaded"):
         await client.first_words()
+
+
+async def text(session: ServerSession) -> list[int]:
+    return [token async for verdict in session for token in verdict.tokens]
+
+
+async def test_an_engine_that_cannot_be_asked_whether_it_lives_is_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else nobody would notice when it hangs, and requests would wait for ever."""
+    server = LocalServer()
+    sampling = Sampling(max_tokens=5, seed=0)
+    session = await server.service.generate(Request(prompt=[1], sampling=sampling))
+
+    def fail(message: ToEngine) -> None:
+        raise OSError("no file left")
+
+    monkeypatch.setattr(server.engine, "send", fail)
+    with pytest.raises(Unavailable, match="the engine has stopped"):
+        await text(session)
+    assert server.engine.lost.is_set()
+    await server.stop()
+
+
+async def test_a_local_engine_that_fails_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = LocalServer()
+
+    def fail(inbox: object) -> None:
+        raise NotImplementedError("torn")
+
+    monkeypatch.setattr(server.engine.engine, "turn", fail)
+    sampling = Sampling(max_tokens=5, seed=0)
+    session = await server.service.generate(Request(prompt=[1], sampling=sampling))
+    with pytest.raises(Unavailable, match="the engine has stopped"):
+        await text(session)
+    await server.stop()

@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 from starlette.types import Receive, Scope, Send
 
 from tests.waiting import wait_on_the_loop
@@ -162,3 +163,15 @@ async def test_half_a_body_is_not_waited_for(
         assert b"408" in answer
         assert b"did not come within" in answer
         writer.close()
+
+
+async def test_a_front_that_fails_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail(server: uvicorn.Server) -> None:
+        raise RuntimeError("nobody thought of this")
+
+    monkeypatch.setattr(uvicorn.Server, "main_loop", fail)
+    async with serving(hello) as front, asyncio.timeout(10):
+        await front.lost.wait()
+    assert "HTTP is not answered any more" in caplog.text

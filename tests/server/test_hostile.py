@@ -19,12 +19,14 @@ from tests.waiting import wait_on_the_loop
 from wisp import wire
 from wisp.access.gate import Gate
 from wisp.config import EngineSettings, Listen, ServerConfig
+from wisp.core.drafts import DraftBlock
 from wisp.core.request import Request, Sampling, Structure
 from wisp.core.slo import Slo
 from wisp.edge.link import Link
 from wisp.errors import Unavailable
 from wisp.server.grpc_front import GrpcFront, max_open_bytes
 from wisp.server.server_metrics import ServerMetrics
+from wisp.server.server_session import ServerSession
 from wisp.server.servicer import WispServicer
 from wisp.server.telemetry import OTHERS, Telemetry
 from wisp.status import error_of
@@ -67,6 +69,29 @@ async def test_verdicts_that_nobody_reads_end_their_stream_alone() -> None:
             async with asyncio.timeout(20):
                 await server.engine.idle.wait()
             await edge.stop()
+
+
+async def test_drafts_that_cannot_be_taken_cost_their_text_nothing_but_them(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    came = asyncio.Event()
+
+    def fail(session: ServerSession, block: DraftBlock) -> None:
+        came.set()
+        raise RuntimeError("nobody thought of this")
+
+    monkeypatch.setattr(ServerSession, "draft", fail)
+    async with serving() as (server, front):
+        server.engine.hang()
+        edge = LocalEdge(Link(f"127.0.0.1:{front.port}"))
+        sampling = Sampling(max_tokens=50, seed=0)
+        generation = await edge.backend.generate(Request(prompt=[7], sampling=sampling))
+        await came.wait()
+        server.engine.go_on()
+        tokens = [token async for verdict in generation for token in verdict.tokens]
+        assert tokens == expected_text([7], sampling)
+        await edge.stop()
+    assert "drafts could not be taken: a text goes on without them" in caplog.text
 
 
 @pytest.mark.parametrize(

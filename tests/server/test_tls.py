@@ -197,6 +197,9 @@ def test_the_key_of_an_edge_goes_with_every_call(tmp_path: Path) -> None:
     path.write_text("secret-22\n")
     assert not security.changed()  # the connection stays
     assert security.metadata() == (("authorization", "Bearer secret-22"),)
+    path.write_text("")  # as a full disk leaves it
+    assert not security.changed()
+    assert security.metadata() == (("authorization", "Bearer secret-22"),)
     path.write_text("two words")
     with pytest.raises(ConfigError, match="must hold one key"):
         Security(EdgeConfig(key_file=path))

@@ -6,12 +6,11 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from wisp.config import PowerSettings
-from wisp.core.drafts import REST
 from wisp.edge.breadth import Breadth
 from wisp.edge.drafter.base import Drafter, DraftJob, MortalDrafter
 from wisp.edge.generation import EdgeGeneration
@@ -20,6 +19,7 @@ from wisp.edge.predictor import Predictor
 from wisp.edge.revival import Revival
 from wisp.edge.tree import Node
 from wisp.metrics import EdgeMetrics
+from wisp.tasks import begin
 
 log = logging.getLogger(__name__)
 
@@ -67,13 +67,13 @@ class DraftLoop:
             self._mortal.on_end = partial(_call_on, loop, self.wake)
             restart = partial(loop.run_in_executor, self._thread, self._mortal.restart)
             self._revival = Revival(self._mortal, restart, metrics, clock, sleep)
-        self._task = asyncio.create_task(self._run())
+        self._given_up = False
+        failed = "there are no drafts any more until wisp-edge is started again"
+        self._task = begin(self._run, failed, self._give_up)
 
     def has_room(self, num_prompt: int) -> bool:
         """Whether one more generation can be drafted now, behind so many tokens."""
-        if self.power.rests(self._clock()):
-            return False
-        if self._revival and self._revival.given_up:
+        if self._given_up or self.power.rests(self._clock()):
             return False
         room = len(self._generations) < self._max_sessions
         return room and num_prompt <= self._drafter.max_model_len
@@ -82,16 +82,16 @@ class DraftLoop:
         drafter = self._drafter
         generation.stream.limit(drafter.max_model_len, drafter.vocab_size, self.power.min_chance)
         self._generations[key] = generation
-        self._thread.submit(self._drafter.open, key)
+        self._submit(self._drafter.open, key)
 
     def remove(self, key: int) -> None:
         self._suspects.discard(key)
         if self._generations.pop(key, None):
-            self._thread.submit(self._drafter.close, key)
+            self._submit(self._drafter.close, key)
 
     def measure(self) -> None:
         """Time steps of one branch, and of more: what forks cost on this device."""
-        self._thread.submit(self._measure)
+        self._submit(self._measure)
 
     def _measure(self) -> None:
         try:
@@ -111,6 +111,17 @@ class DraftLoop:
             log.exception("the drafter cannot be timed: what forks cost is learned as they come")
         finally:
             self._drafter.close(_TIMED)
+
+    def _submit(self, ask: Callable[..., None], *arguments: int) -> None:
+        """To the drafter's thread; nobody waits for it, so what fails there is logged."""
+
+        def run() -> None:
+            try:
+                ask(*arguments)
+            except Exception:
+                log.exception("the drafter failed")
+
+        self._thread.submit(run)
 
     def wake(self) -> None:
         """Some stream may want a token now."""
@@ -145,9 +156,10 @@ class DraftLoop:
         """Behind which leaves to draft: the best of each generation, and others if that pays."""
         first: list[Chosen] = []
         others: list[Chosen] = []
-        for key, generation in self._generations.items():
-            for rank, leaf in enumerate(generation.stream.wanted()):
-                (others if rank else first).append((key, generation, leaf))
+        for key, generation in list(self._generations.items()):
+            with self._apart(key, generation):
+                for rank, leaf in enumerate(generation.stream.wanted()):
+                    (others if rank else first).append((key, generation, leaf))
         others.sort(key=lambda entry: -entry[2].cumulative)
         del others[self._drafter.max_branches - 1 :]
         chances = [leaf.cumulative for _, _, leaf in first + others]
@@ -161,12 +173,28 @@ class DraftLoop:
 
     async def _revive(self, revival: Revival) -> None:
         await revival.bring_back()
-        for key, generation in list(self._generations.items()) if revival.given_up else ():
+        if revival.given_up:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """All go on without drafts, for good: as clients of the server alone."""
+        self._given_up = True
+        self._metrics.drafter_up.set_function(lambda: 0.0)
+        for key, generation in list(self._generations.items()):
+            self._forgo(key, generation)
+
+    @contextlib.contextmanager
+    def _apart(self, key: int, generation: EdgeGeneration) -> Iterator[None]:
+        """What fails with the drafts of one costs no other its own."""
+        try:
+            yield
+        except Exception:
+            log.exception("the drafts of generation %d failed", key)
             self._forgo(key, generation)
 
     def _forgo(self, key: int, generation: EdgeGeneration) -> None:
         log.warning("generation %d goes on without drafts", key)
-        generation.stream.directive = REST
+        generation.stream.limit(0, 0)  # nothing can be drafted, whatever directives still come
         self.remove(key)
 
     async def _step(self, chosen: list[Chosen], start_s: float) -> None:
@@ -177,6 +205,7 @@ class DraftLoop:
         loop = asyncio.get_running_loop()
         try:
             proposals = await loop.run_in_executor(self._thread, self._drafter.step, jobs)
+            made = list(zip(chosen, begun, proposals, strict=True))
         except Exception as error:
             generations = {key: generation for key, generation, _ in chosen}
             if self._mortal and self._mortal.ended:
@@ -200,10 +229,12 @@ class DraftLoop:
         self.breadth.observe(len(jobs), now - begun_s)
         self.power.spent(now - begun_s, now)
         step_s = now - start_s
-        for (_, generation, _), token, proposal in zip(chosen, begun, proposals, strict=True):
-            generation.take_proposal(token, proposal, step_s / len(jobs))
-        for generation in {id(g): g for _, g, _ in chosen}.values():
-            generation.flush()
+        for (key, generation, _), token, proposal in made:
+            with self._apart(key, generation):
+                generation.take_proposal(token, proposal, step_s / len(jobs))
+        for key, generation in {key: generation for key, generation, _ in chosen}.items():
+            with self._apart(key, generation):
+                generation.flush()
 
 
 def _call_on(loop: asyncio.AbstractEventLoop, called: Callable[[], None]) -> None:

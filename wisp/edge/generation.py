@@ -32,6 +32,7 @@ from wisp.errors import (
     WispError,
 )
 from wisp.metrics import EdgeMetrics
+from wisp.tasks import begin
 from wisp.tracing import Spans
 from wisp.v1 import wisp_pb2 as pb
 
@@ -81,7 +82,7 @@ class EdgeGeneration:
         self._ended = False
         spans = Spans.current()
         self._trace = TracedGeneration(spans) if spans else None
-        self._task = asyncio.create_task(self._run())
+        self._task = begin(self._run, "a generation failed", self._failed)
 
     async def __aiter__(self) -> AsyncIterator[Verdict]:
         while True:
@@ -151,8 +152,15 @@ class EdgeGeneration:
         """End it with an error of this edge's own."""
         if not self._ended:
             self._task.cancel()
-            self._inbox.put_nowait(error)
-            self._end()
+            self._answer(error)
+
+    def _failed(self) -> None:
+        self.fail(InternalError("this edge failed on the request: its log says why"))
+
+    def _answer(self, item: Verdict | WispError) -> None:
+        """The last item: whoever reads has it, whatever else may fail at the end."""
+        self._inbox.put_nowait(item)
+        self._end()
 
     async def _run(self) -> None:
         backoff = Backoff()
@@ -169,8 +177,7 @@ class EdgeGeneration:
                 lost_s = now
                 backoff.reset()
             if not self._may_pass(error) or now - lost_s > self._reconnect_s:
-                self._inbox.put_nowait(error)
-                self._end()
+                self._answer(error)
                 return
             log.info("stream lost (%s): resuming", error)
             if not isinstance(error, Unavailable):
@@ -192,9 +199,6 @@ class EdgeGeneration:
                     self._receive(message)
         except WispError as error:
             return error
-        except Exception:
-            log.exception("a generation failed")
-            return InternalError("this edge failed on the request: its log says why")
         return Unavailable("the server ended the stream without a verdict")
 
     def _may_pass(self, error: WispError) -> bool:
@@ -234,22 +238,21 @@ class EdgeGeneration:
         self.attainment.add(len(fresh), time.monotonic())
         for label in self.stream.take_labels():
             self._predictor.learn(label)
+        told = structs.replace(
+            verdict,
+            position=verdict.position + num_known,
+            tokens=fresh,
+            # The edge knows of its forks that were on their way, too.
+            rejection=self.stream.rejection,
+            num_accepted=max(0, verdict.num_accepted - num_known),
+            logprobs=verdict.logprobs and verdict.logprobs[num_known:],
+        )
         if verdict.finish_reason:
-            self._end()
+            self._answer(told)
         else:
+            self._inbox.put_nowait(told)
             self.flush()
             self._on_change()
-        self._inbox.put_nowait(
-            structs.replace(
-                verdict,
-                position=verdict.position + num_known,
-                tokens=fresh,
-                # The edge knows of its forks that were on their way, too.
-                rejection=self.stream.rejection,
-                num_accepted=max(0, verdict.num_accepted - num_known),
-                logprobs=verdict.logprobs and verdict.logprobs[num_known:],
-            )
-        )
 
     def _measure(self, verdict: Verdict) -> None:
         """The round trip: what the edge waited less what the server says it took (no clocks)."""
@@ -265,6 +268,7 @@ class EdgeGeneration:
     def _end(self) -> None:
         if not self._ended:
             self._ended = True
+            self._on_end()
             self.stream.finish()
             self._metrics.drafted.inc(self.stream.num_drafted)
             self._metrics.accepted.inc(self.stream.num_accepted)
@@ -274,4 +278,3 @@ class EdgeGeneration:
             self._metrics.forked_wasted.inc(self.stream.num_forked_wasted)
             self._metrics.wasted_s.labels("blocking").inc(waste.blocking_s)
             self._metrics.wasted_s.labels("overlapped").inc(waste.overlapped_s)
-            self._on_end()

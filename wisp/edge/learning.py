@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from wisp.config import EdgeConfig
 from wisp.edge.predictor import LogisticPredictor, Memory, Predictor
 from wisp.edge.predictor.rounds import LoggedPredictor, RoundLog
@@ -38,12 +36,6 @@ class Learning:
     def save(self) -> None:
         if self._memory:
             self._memory.save()
-
-    async def save_now_and_then(self) -> None:
-        """Never returns."""
-        while True:
-            await asyncio.sleep(SAVE_EVERY_S)
-            self.save()
 
     def close(self) -> None:
         self.save()

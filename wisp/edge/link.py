@@ -20,6 +20,7 @@ from wisp.errors import HandshakeError, NotAuthenticated, Unavailable, WispError
 from wisp.logs import REQUEST_ID, REQUEST_ID_HEADER
 from wisp.padding import Padding, Ticks, is_cover
 from wisp.status import error_of
+from wisp.tasks import every
 from wisp.tls import RELOAD_S
 from wisp.tracing import metadata as trace_metadata
 from wisp.v1 import wisp_pb2 as pb
@@ -189,8 +190,12 @@ class Link:
 
         Never returns.
         """
-        watching = [self._watch(peer, on_change) for peer in self._peers]
-        await asyncio.gather(self._renew(), *watching)
+        failed = "certificates and the key could not be read again"
+        renewing = every(RELOAD_S, self.renew_if_changed, failed)
+        try:
+            await asyncio.gather(*(self._watch(peer, on_change) for peer in self._peers))
+        finally:
+            renewing.cancel()
 
     async def close(self) -> None:
         for peer in self._peers:
@@ -201,11 +206,6 @@ class Link:
         if self._security.changed():
             for peer in self._peers:
                 await peer.renew()
-
-    async def _renew(self) -> None:
-        while True:
-            await asyncio.sleep(RELOAD_S)
-            await self.renew_if_changed()
 
     def _in_turn(self) -> Iterator[_Peer]:
         return iter(list(self._peers))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from functools import partial
 from math import isnan
 from pathlib import Path
 
@@ -18,18 +19,19 @@ from wisp.edge.drafter.load import load_drafter, load_tokenizer
 from wisp.edge.drafting import DraftLoop
 from wisp.edge.edge_backend import EdgeBackend
 from wisp.edge.hosts import HostsMiddleware
-from wisp.edge.learning import Learning
+from wisp.edge.learning import SAVE_EVERY_S, Learning
 from wisp.edge.link import Link
 from wisp.edge.power import Power, on_this_machine
 from wisp.edge.predictor import LogisticPredictor
 from wisp.edge.security import Security
-from wisp.launch import StopSignal, announce, feed_watchdog
+from wisp.launch import StopSignal, announce, feed_watchdog, until_any
 from wisp.metrics import EdgeMetrics, metrics_router
 from wisp.openai.access import AccessMiddleware, paths_of
 from wisp.openai.http_front import HttpFront
 from wisp.openai.page import page_router
 from wisp.openai.routes import create_app
 from wisp.padding import padding_of
+from wisp.tasks import begin, every
 from wisp.tls import RELOAD_S, check_plain_text, https_of, is_loopback
 
 log = logging.getLogger(__name__)
@@ -37,7 +39,7 @@ PAGE = Path(__file__).with_name("page.html")
 
 
 async def serve(config: EdgeConfig) -> int:
-    """Run until SIGTERM or SIGINT; returns the exit code.
+    """Run until SIGTERM or SIGINT (0), or until it can serve nobody any more (1).
 
     Raises ConfigError if it cannot start, HandshakeError if its drafter does not suit the server.
     """
@@ -66,12 +68,14 @@ async def serve(config: EdgeConfig) -> int:
     http.start()
     stop = StopSignal()
     announce("wisp-edge", server=config.server, http=http.port)
-    watching = asyncio.create_task(link.watch(backend.on_connection))
+    lost = asyncio.Event()  # set when the connections are not watched any more
+    watch = partial(link.watch, backend.on_connection)
+    watching = begin(watch, "the connections are not watched any more", lost.set)
     connected = asyncio.create_task(backend.connect())
-    stopped = asyncio.create_task(stop.asked.wait())
-    saving = asyncio.create_task(learning.save_now_and_then())
-    reloading = asyncio.create_task(_reload_keys(gate))
-    watchdog = asyncio.create_task(feed_watchdog())
+    stopped = asyncio.create_task(until_any(stop.asked, lost, http.lost))
+    saving = every(SAVE_EVERY_S, learning.save, "what the predictor learned could not be kept")
+    reloading = every(RELOAD_S, gate.reload, "the keys could not be read again")
+    watchdog = begin(feed_watchdog, "systemd's watchdog is not fed any more")
     try:
         await asyncio.wait([connected, stopped], return_when=asyncio.FIRST_COMPLETED)
         if connected.done():
@@ -86,7 +90,7 @@ async def serve(config: EdgeConfig) -> int:
         await loop.stop()
         await link.close()
         learning.close()
-    return 0
+    return 1 if lost.is_set() or http.lost.is_set() else 0
 
 
 def _app(
@@ -100,12 +104,6 @@ def _app(
         app, gate, paths_of(operators), operators_open=alone, also_open=paths_of([page])
     )
     return HostsMiddleware(guarded, config.allowed_hosts)
-
-
-async def _reload_keys(gate: Gate) -> None:
-    while True:
-        await asyncio.sleep(RELOAD_S)
-        gate.reload()
 
 
 def _operators(

@@ -47,7 +47,11 @@ def on_this_machine(servers: str) -> bool:
 def battery() -> float | None:
     """Of this device, as its system tells of it."""
     look = getattr(psutil, "sensors_battery", None)  # where the system has none, nor has psutil
-    found = look() if look else None
+    try:
+        found = look() if look else None
+    except Exception:  # of what kind depends on the system: no request may end with it
+        log.debug("the battery cannot be looked at", exc_info=True)
+        return None
     if found is None or found.power_plugged is not False:  # None: the system cannot tell
         return None
     return float(found.percent) / 100.0

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+
 import grpc
 
 from wisp.config import EdgeConfig, EdgeTls
 from wisp.errors import ConfigError
 from wisp.tls import WatchedFiles, check_plain_text, host_of, is_loopback, system_roots
+
+log = logging.getLogger(__name__)
 
 Metadata = tuple[tuple[str, str], ...]
 
@@ -43,7 +47,10 @@ class Security:
     def changed(self) -> bool:
         """Whether connections have to be made anew; a new key goes with the next call."""
         if self._key_file and self._key_file.changed():
-            self._metadata = self._read_key()
+            try:
+                self._metadata = self._read_key()
+            except ConfigError as error:  # whoever replaces it is not done yet
+                log.warning("the key stays as it was: %s", error)
         return self._files.changed()
 
     def _read_key(self) -> Metadata:

@@ -48,6 +48,7 @@ from wisp.errors import (
     WispError,
 )
 from wisp.scheduler.fairness import greediest
+from wisp.tasks import begin
 from wisp.verifier.base import Facts, Verifier
 
 log = logging.getLogger(__name__)
@@ -148,8 +149,9 @@ class EngineClient:
                 raise ConfigError(message)
             case other:
                 raise InternalError(f"the engine began with {type(other).__name__}")
-        self._reader = asyncio.create_task(self._read())
-        self._watcher = asyncio.create_task(self._watch())
+        failed = "an answer of the engine cannot be read: nobody may wait for the rest"
+        self._reader = begin(self._read, failed, self._kill)
+        self._watcher = self._begin_watch()
 
     async def _first_words(self) -> FromEngine:
         """Raises ConfigError if the process has ended without any."""
@@ -243,12 +245,11 @@ class EngineClient:
         return message
 
     async def _read(self) -> None:
-        try:
-            while True:
-                self._handle(await self._receive())
-        except Exception:
-            log.exception("an answer of the engine cannot be read: nobody may wait for the rest")
-            self._kill()
+        while True:
+            self._handle(await self._receive())
+
+    def _begin_watch(self) -> asyncio.Task[None]:
+        return begin(self._watch, "the engine cannot be watched: it is ended", self._kill)
 
     async def _watch(self) -> None:
         """Give it up when it hangs: whoever waits is answered, and a supervisor starts it anew.

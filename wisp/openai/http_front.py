@@ -7,6 +7,7 @@ import contextlib
 import socket
 from asyncio import constants
 from collections.abc import Iterator
+from functools import partial
 
 import uvicorn
 from prometheus_client import Counter
@@ -17,6 +18,7 @@ from wisp.errors import ConfigError
 from wisp.openai.middleware import surrounded
 from wisp.openai.protocol import HEAD_TIMEOUT_S, WRITE_TIMEOUT_S, limited
 from wisp.openai.protocol import max_connections as default_max_connections
+from wisp.tasks import begin, every
 from wisp.tls import RELOAD_S, HttpsFiles
 
 # How long a stopping server waits for answers that are still being sent when it has drained.
@@ -76,7 +78,9 @@ class HttpFront:
         write_timeout_s: float = WRITE_TIMEOUT_S,
     ) -> None:
         """`requests` counts by path and status. Raises ConfigError if it cannot listen there."""
+        self.lost = asyncio.Event()  # set when it has failed and answers nobody any more
         self._https = https
+        self._reloading: asyncio.Task[None] | None = None
         try:
             self._socket = _bind(listen)
         except OSError as error:
@@ -104,16 +108,15 @@ class HttpFront:
         self._server = _Uvicorn(config)
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._server.serve(sockets=[self._socket]))
-        self._reloading = asyncio.create_task(self._reload())
+        serve = partial(self._server.serve, sockets=[self._socket])
+        self._task = begin(serve, "HTTP is not answered any more", self.lost.set)
+        if self._https:
+            failed = "the certificates of HTTPS could not be read again"
+            self._reloading = every(RELOAD_S, self._https.reload, failed)
 
     async def stop(self) -> None:
         """Close the socket and the idle connections; answers under way get a few seconds."""
-        self._reloading.cancel()
+        if self._reloading:
+            self._reloading.cancel()
         self._server.should_exit = True
         await self._task
-
-    async def _reload(self) -> None:
-        while self._https:
-            await asyncio.sleep(RELOAD_S)
-            self._https.reload()

@@ -32,6 +32,7 @@ from wisp.server.grpc_front import GrpcFront
 from wisp.server.server_metrics import ServerMetrics
 from wisp.server.service import Service, slo_classes
 from wisp.server.telemetry import Telemetry
+from wisp.tasks import begin, every
 from wisp.tls import RELOAD_S, check_plain_text, https_of, is_loopback
 from wisp.verifier.base import Verifier
 
@@ -44,7 +45,7 @@ _GRACE_S = 2.0
 
 
 async def serve(config: ServerConfig, build: Build = build_engine) -> int:
-    """Run until SIGTERM or SIGINT (0), or until the engine is lost (1).
+    """Run until SIGTERM or SIGINT (0), or until the engine or a front is lost (1).
 
     `build` makes the engine, in its own process. Raises ConfigError if it cannot start.
     """
@@ -89,15 +90,17 @@ async def _serve(
     stop = StopSignal()
     ports = {name: front.port for name, front in fronts.items()}
     announce("wisp-server", model=service.card.id, grpc=grpc.port, **ports)
-    reloading = asyncio.create_task(_reload_keys(gate, service))
-    watchdog = asyncio.create_task(feed_watchdog())
-    await until_any(engine.lost, stop.asked)
+    reload = functools.partial(_reload_keys, gate, service)
+    reloading = every(RELOAD_S, reload, "the keys could not be read again")
+    watchdog = begin(feed_watchdog, "systemd's watchdog is not fed any more")
+    lost = [engine.lost, *(front.lost for front in fronts.values())]
+    await until_any(stop.asked, *lost)
     reloading.cancel()
     log.info("draining %d sessions", engine.num_sessions)
     await service.drain(config.drain_s, stop.hurry)
     await asyncio.gather(grpc.stop(_GRACE_S), *(front.stop() for front in fronts.values()))
     watchdog.cancel()
-    return 1 if engine.lost.is_set() else 0
+    return 1 if any(each.is_set() for each in lost) else 0
 
 
 def _app(
@@ -111,11 +114,9 @@ def _app(
     return AccessMiddleware(app, gate, paths_of(routers), operators_open=alone)
 
 
-async def _reload_keys(gate: Gate, service: Service) -> None:
-    while True:
-        await asyncio.sleep(RELOAD_S)
-        if gate.reload():
-            service.revoke(gate)
+def _reload_keys(gate: Gate, service: Service) -> None:
+    if gate.reload():
+        service.revoke(gate)
 
 
 def _operators(service: Service, *, switchable: bool) -> APIRouter:

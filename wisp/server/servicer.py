@@ -8,6 +8,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from urllib.parse import unquote
 
 import grpc
@@ -25,6 +26,7 @@ from wisp.server.server_session import ServerSession
 from wisp.server.service import Service
 from wisp.server.telemetry import Telemetry
 from wisp.status import code_of
+from wisp.tasks import begin
 from wisp.tracing import continued, tell
 from wisp.v1 import wisp_pb2 as pb
 from wisp.v1 import wisp_pb2_grpc
@@ -138,7 +140,8 @@ class WispServicer(wisp_pb2_grpc.WispServicer):
         self, context: Context, requests: AsyncIterator[pb.EdgeMessage], caller: Caller
     ) -> None:
         session, padded = await self._open(requests, caller)
-        reader = asyncio.create_task(_read_drafts(requests, session))
+        read = partial(_read_drafts, requests, session)
+        reader = begin(read, "drafts could not be taken: a text goes on without them")
         try:
             opened = wire.encode_opened(
                 self._service.directive,

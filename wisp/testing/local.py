@@ -15,7 +15,7 @@ from wisp.core.batch import Batch
 from wisp.core.request import Sampling
 from wisp.edge.drafting import DraftLoop
 from wisp.edge.edge_backend import EdgeBackend
-from wisp.edge.learning import Learning
+from wisp.edge.learning import SAVE_EVERY_S, Learning
 from wisp.edge.link import Link
 from wisp.edge.predictor import ConfidencePredictor
 from wisp.engine.build import policy_choice
@@ -40,6 +40,7 @@ from wisp.scheduler.policy import make_policy
 from wisp.server.server_metrics import ServerMetrics
 from wisp.server.service import Service, slo_classes
 from wisp.server.telemetry import Telemetry
+from wisp.tasks import begin, every
 from wisp.testing.drafter import ScriptedDrafter
 from wisp.testing.floor_and_slope import FloorAndSlope
 from wisp.testing.verifier import ScriptedVerifier, scripted_choice
@@ -75,8 +76,8 @@ class LocalEngine(EngineClient):
         self._came = asyncio.Event()
         self._runs = asyncio.Event()
         self._runs.set()
-        self._running = asyncio.create_task(self._run())
-        self._watcher = asyncio.create_task(self._watch())
+        self._running = begin(self._run, "the engine has ended", self._mourn)
+        self._watcher = self._begin_watch()
 
     def send(self, message: ToEngine) -> None:
         self._messages.append(encode(message))
@@ -207,7 +208,9 @@ class LocalEdge:
         self.metrics = EdgeMetrics()
         self._learning = Learning(config) if config.state_dir or config.log_rounds else None
         self._saving = (
-            asyncio.create_task(self._learning.save_now_and_then()) if self._learning else None
+            every(SAVE_EVERY_S, self._learning.save, "nothing could be kept")
+            if self._learning
+            else None
         )
         self._loop = DraftLoop(
             ScriptedDrafter(self._truth, acceptance=acceptance, seed=seed),
