@@ -26,8 +26,9 @@ FIGURES_READY := $(VENV)/.figures
 demo: $(READY)
 	$(RUN) -m wisp.cli demo
 
+# Files side by side, in the order of tests/conftest.py and not in that of how many tests they hold.
 test: $(READY)
-	$(RUN) -m pytest -n auto --dist loadfile
+	$(RUN) -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 # The production engine, on the CPU, from this checkout. WISP_FUZZ=1000 for a longer fuzz. The steps
 # are small: a second thread would mostly wait, and the longer the busier the machine is. Two files

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +16,23 @@ import httpx
 import msgspec
 import openai
 import pytest
-from openai import OpenAI
 
 from tests.conftest import start_edge, start_server
+from tests.running import (
+    CHAT,
+    ENDLESS,
+    LONG,
+    MODEL,
+    PROMPT,
+    client,
+    held,
+    metric,
+    sampling,
+    wait_for_sessions,
+)
 from tests.waiting import wait_until
-from wisp.errors import Unavailable
 from wisp.launch import Process
 from wisp.stats import Stats
-
-CHAT = [{"role": "user", "content": "Write the function shutil.copyfile."}]
-PROMPT = "def test_"
-MODEL = "target"
-ENDLESS = {"logit_bias": {"0": -100, "2": -100}}  # it ends at max_tokens alone
-LONG = {"max_tokens": 1900, **ENDLESS}  # as long as there is room in the context
-
-
-def client(process: Process) -> Any:
-    return OpenAI(base_url=f"{process.url}/v1", api_key="none", max_retries=0)
 
 
 @pytest.fixture(params=["server", "edge"])
@@ -44,37 +41,11 @@ def endpoint(request: pytest.FixtureRequest) -> Process:
     return process
 
 
-def sampling(**more: Any) -> dict[str, Any]:
-    return {"model": MODEL, "max_tokens": 24, "seed": 11, "temperature": 0.8, **more}
-
-
-def metric(process: Process, name: str) -> float:
-    text = httpx.get(f"{process.url}/metrics").text
-    found = re.search(rf"^{name} (\S+)$", text, re.MULTILINE)
-    assert found, f"no metric {name}"
-    return float(found[1])
-
-
-def wait_for_sessions(server: Process, count: int) -> None:
-    wait_until(lambda: metric(server, "wisp_sessions") == count, f"it has {count} sessions")
-
-
 @pytest.fixture(scope="module")
 def patient(patient_server: Process, logs: Path) -> Iterator[Process]:
     """An edge whose drafts are in time however busy the machine is."""
     with start_edge(patient_server, logs) as process:
         yield process
-
-
-@contextmanager
-def held(server: Process) -> Iterator[None]:
-    """Its engine stands still: no session ends by itself, however slow the test is."""
-    (engine,) = _children(server.pid)
-    os.kill(engine, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(engine, signal.SIGCONT)
 
 
 def test_chat(endpoint: Process) -> None:
@@ -219,290 +190,6 @@ def test_a_full_server_refuses_at_once(logs: Path) -> None:
                     with pytest.raises(openai.RateLimitError, match="all 1 sessions") as caught:
                         client(endpoint).completions.create(prompt=PROMPT, **sampling())
                     assert float(caught.value.response.headers["retry-after"]) > 0
-
-
-def test_a_lost_server_is_only_a_pause(server: Process, logs: Path) -> None:
-    fields = sampling(max_tokens=300, temperature=0.8, **ENDLESS)
-    alone = client(server).completions.create(prompt=PROMPT, **fields).choices[0].text
-    with start_server(logs) as first:
-        ports = (f"--http.port={first.facts['http']}", f"--grpc.port={first.facts['grpc']}")
-        with start_edge(first, logs, "--reconnect_s=600") as edge:
-            stream = client(edge).completions.create(
-                prompt=PROMPT,
-                stream=True,
-                stream_options={"include_usage": True},
-                **fields,
-            )
-            text = next(stream).choices[0].text
-            first.kill()
-            first.wait()
-            wait_until(lambda: metric(edge, "wisp_edge_connected") == 0, "it is cut off")
-            with start_server(logs, *ports):
-                wait_until(lambda: metric(edge, "wisp_edge_connected") == 1, "it is back")
-                for chunk in stream:
-                    text += chunk.choices[0].text if chunk.choices else ""
-                    usage = chunk.usage
-    assert text == alone
-    assert usage.model_extra["wisp"]["reconnects"] == 1
-    assert usage.completion_tokens == 300
-
-
-def test_sigterm_drains(logs: Path) -> None:
-    with start_server(logs, "--drain_s=600") as server, start_edge(server, logs) as edge:
-        stream = client(edge).completions.create(
-            prompt=PROMPT, stream=True, **sampling(max_tokens=200, **ENDLESS)
-        )
-        next(stream)
-        with held(server):
-            server.terminate()
-            wait_until(lambda: httpx.get(f"{server.url}/health").status_code == 503, "it drains")
-            with pytest.raises(openai.InternalServerError, match="draining") as caught:
-                client(server).completions.create(prompt=PROMPT, **sampling())
-            assert caught.value.status_code == 503
-        assert [c.choices[0].finish_reason for c in stream][-1] == "length"
-        assert server.wait() == 0
-        edge.terminate()
-        assert edge.wait() == 0
-
-
-def test_what_a_drain_cuts_off_is_answered(logs: Path) -> None:
-    """In the form that its client waits for, whichever way the request came."""
-    with start_server(logs, "--drain_s=0") as server, start_edge(server, logs) as edge:
-        create = client(server).completions.create
-        with ThreadPoolExecutor(2) as pool:
-            stream = create(prompt=PROMPT, stream=True, **sampling(**LONG))
-            next(stream)
-            with held(server):
-                whole = pool.submit(create, prompt=PROMPT, **sampling(**LONG))
-                wait_for_sessions(server, 2)
-                server.terminate()
-                with pytest.raises(
-                    openai.InternalServerError, match="server has stopped"
-                ) as caught:
-                    whole.result()
-                assert caught.value.status_code == 503
-                with pytest.raises(openai.APIError, match="server has stopped"):
-                    list(stream)
-        assert server.wait() == 0
-        edge.terminate()
-        assert edge.wait() == 0
-
-
-def test_what_a_drain_of_an_edge_cuts_off_is_answered(server: Process, logs: Path) -> None:
-    with start_edge(server, logs, "--drain_s=0") as edge:
-        stream = client(edge).completions.create(prompt=PROMPT, stream=True, **sampling(**LONG))
-        next(stream)
-        with held(server):
-            edge.terminate()
-            with pytest.raises(openai.APIError, match="edge has stopped"):
-                list(stream)
-        assert edge.wait() == 0
-    wait_for_sessions(server, 0)
-
-
-@pytest.mark.parametrize("half", ["server", "edge"])
-def test_a_second_signal_ends_it_at_once(half: str, logs: Path) -> None:
-    with (
-        start_server(logs, "--drain_s=600") as server,
-        start_edge(server, logs, "--drain_s=600") as edge,
-    ):
-        process = {"server": server, "edge": edge}[half]
-        stream = client(process).completions.create(prompt=PROMPT, stream=True, **sampling(**LONG))
-        next(stream)
-        with held(server):
-            process.terminate()
-            wait_until(lambda: httpx.get(f"{process.url}/health").status_code == 503, "it drains")
-            process.terminate()
-            with pytest.raises(openai.APIError, match="has stopped"):
-                list(stream)
-        assert process.wait() == 0
-
-
-def test_a_server_that_is_killed_leaves_nothing_behind(
-    logs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    with start_server(logs) as server:
-        client(server).completions.create(prompt=PROMPT, **sampling())
-        server.kill()
-        server.wait()
-    assert list(tmp_path.glob("wisp*")) == []
-
-
-def test_another_server_goes_on_with_a_text(server: Process, logs: Path) -> None:
-    fields = sampling(max_tokens=300, temperature=0.8, **ENDLESS)
-    alone = client(server).completions.create(prompt=PROMPT, **fields).choices[0].text
-    with start_server(logs) as first, start_server(logs) as second:
-        both = ",".join(f"127.0.0.1:{each.facts['grpc']}" for each in (first, second))
-        with Process("edge", f"--server={both}", "--http.port=0", log=logs / "edge") as edge:
-            stream = client(edge).completions.create(prompt=PROMPT, stream=True, **fields)
-            text = next(stream).choices[0].text
-            serving = first if metric(first, "wisp_sessions") else second
-            serving.kill()
-            text += "".join(chunk.choices[0].text for chunk in stream)
-            assert metric(edge, "wisp_edge_reconnects_total") == 1
-            assert httpx.get(f"{edge.url}/health").status_code == 200
-    assert text == alone
-
-
-def test_a_lost_engine_leaves_no_request_without_an_answer(logs: Path) -> None:
-    with start_server(logs) as server:
-        stream = client(server).completions.create(prompt=PROMPT, stream=True, **sampling(**LONG))
-        next(stream)
-        (engine,) = _children(server.pid)
-        os.kill(engine, signal.SIGKILL)
-        with pytest.raises(openai.APIError, match="the engine has stopped"):
-            list(stream)
-        assert server.wait() == 1
-
-
-@pytest.mark.parametrize("dies_in", ["save", "restore"])
-def test_an_engine_killed_while_it_copies_kv_loses_no_text(
-    dies_in: str, server: Process, logs: Path
-) -> None:
-    """Four sessions take turns on two slots; the server behind it goes on with all of them."""
-
-    def texts(process: Process) -> Iterator[str]:
-        def ask(number: int) -> str:
-            # Long enough for some fifteen turns each way: six of them are wanted, and 100 tokens
-            # took as many or one fewer where nothing else ran.
-            fields = sampling(seed=number, max_tokens=400, **ENDLESS)
-            fields["extra_headers"] = {"x-wisp-slo": "tokens_per_s=2, first_token_s=1"}
-            answer = client(process).completions.create(prompt=f"{PROMPT}{number}", **fields)
-            return str(answer.choices[0].text)
-
-        return pool.map(ask, range(4))
-
-    flags = ("--engine.num_slots=2", "--engine.host_kv_gib=0.1")
-    with (
-        ThreadPoolExecutor(4) as pool,
-        Process(
-            "server",
-            "--http.port=0",
-            "--grpc.port=0",
-            f"--dies-in={dies_in}",
-            *flags,
-            log=logs / f"dies_in_{dies_in}",
-            module="tests.mortal_server",
-        ) as first,
-        start_edge(first, logs, "--reconnect_s=600") as edge,
-    ):
-        found = texts(edge)
-        assert first.wait(120.0) == 1
-        ports = (f"--http.port={first.facts['http']}", f"--grpc.port={first.facts['grpc']}")
-        with start_server(logs, *ports, *flags):
-            assert list(found) == list(texts(server))
-
-
-def _children(pid: int) -> list[int]:
-    """The engine process among the server's children (multiprocessing has a tracker as well)."""
-    listed = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [int(c) for c in listed if b"spawn_main" in Path(f"/proc/{c}/cmdline").read_bytes()]
-
-
-@pytest.mark.parametrize(
-    ("flags", "sentence"),
-    [
-        (["--target=/nowhere"], "/nowhere"),
-        (["--engine.max_model_len=1"], "engine.max_model_len"),
-        (["--speculation.window=99"], "window 99 exceeds max_window 64"),
-        (["--engine.lora_modules", "mine=/adapter"], "needs the engine 'vllm'"),
-        (["--engine.drafter.method=mtp"], "'engine.drafter.method' mtp needs the engine 'vllm'"),
-        (
-            ["--engine.drafter.method=mtp", "--engine.drafter.model=/layers"],
-            "method mtp has its layers in the target: leave model out",
-        ),
-        (["--colour=red"], "unrecognized arguments: --colour=red"),
-    ],
-)
-def test_a_wrong_flag_gets_a_sentence(flags: list[str], sentence: str, logs: Path) -> None:
-    log = logs / "refused"
-    with pytest.raises(Unavailable, match="ended with code 2") as caught:
-        Process("server", *flags, log=log)
-    assert sentence in str(caught.value)
-
-
-def test_an_unknown_key_in_a_file_gets_a_sentence(tmp_path: Path) -> None:
-    (tmp_path / "server.yaml").write_text("http:\n  prot: 80\n")
-    with pytest.raises(Unavailable, match=r"unknown key 'http\.prot'"):
-        Process("server", f"--config={tmp_path / 'server.yaml'}", log=tmp_path / "log")
-
-
-@pytest.mark.parametrize("front", ["http", "grpc"])
-def test_a_port_in_use_gets_a_sentence(front: str, logs: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        with pytest.raises(Unavailable, match=f"choose another with --{front}.port"):
-            start_server(logs, f"--{front}.port={port}")
-
-
-def test_a_restart_knows_the_targets_step_times(tmp_path: Path) -> None:
-    def serve_once() -> str:
-        log = tmp_path / "log"
-        log.unlink(missing_ok=True)
-        ports = "--http.port=0", "--grpc.port=0"
-        state = f"--estimator.state_dir={tmp_path / 'state'}"
-        flags = "--scheduling.policy=wisp", "--estimator.profile_s=10", state  # enough to be kept
-        with Process("server", *ports, *flags, log=log) as process:
-            client(process).completions.create(prompt="import os", **sampling())
-            steps = "wisp_step_error_ratio_count"
-            wait_until(lambda: metric(process, steps) > 0, "it has told of a step")
-        return log.read_text()
-
-    assert "profiling target" in serve_once()
-    (saved,) = (tmp_path / "state").iterdir()
-    before = saved.read_bytes()
-    assert "are known from" in serve_once()
-    assert saved.read_bytes() != before  # the steps of the second run are in it
-
-
-def test_a_drafter_with_another_tokenizer_is_refused(
-    server: Process, tmp_path: Path, logs: Path
-) -> None:
-    other = _with_another_tokenizer(tmp_path / "other")
-    process = start_edge(server, logs, f"--draft={other}")
-    with process:
-        assert process.wait() == 2
-    said = (logs / "edge").read_text()
-    assert "the tokenizer 'other'" in said
-    assert "is not that of the target 'target'" in said
-
-
-def _with_another_tokenizer(directory: Path) -> Path:
-    import shutil
-
-    from wisp.config import TINY
-
-    shutil.copytree(TINY / "draft", directory)
-    path = directory / "tokenizer.json"
-    content = json.loads(path.read_text())
-    vocabulary = content["model"]["vocab"]
-    first, second, *_ = (token for token, id in vocabulary.items() if id > 300)
-    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
-    path.write_text(json.dumps(content))
-    return directory
-
-
-def test_an_edge_without_a_server_says_so(logs: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        address = f"127.0.0.1:{closed.getsockname()[1]}"
-    with Process("edge", f"--server={address}", "--http.port=0", log=logs / "edge") as edge:
-        health = httpx.get(f"{edge.url}/health")
-        assert health.status_code == 503
-        assert address in health.json()["error"]["message"]
-        with pytest.raises(openai.InternalServerError) as caught:
-            client(edge).completions.create(prompt=PROMPT, **sampling())
-        assert caught.value.status_code == 503
-
-
-def test_a_server_that_stays_away_ends_the_request_with_an_error(logs: Path) -> None:
-    with start_server(logs) as server, start_edge(server, logs, "--reconnect_s=0.1") as edge:
-        stream = client(edge).completions.create(prompt=PROMPT, stream=True, **sampling(**LONG))
-        next(stream)
-        server.kill()
-        with pytest.raises(openai.APIError):
-            list(stream)
-        assert metric(edge, "wisp_edge_sessions") == 0
 
 
 def test_many_at_once_all_get_their_own_text(server: Process, edge: Process) -> None:
