@@ -19,8 +19,8 @@ from tests.running import (
     sampling,
 )
 from tests.waiting import wait_until
-from wisp.config import TINY
-from wisp.errors import Unavailable
+from wisp.config import TINY, EdgeConfig, load
+from wisp.errors import ConfigError, Unavailable
 from wisp.launch import Process
 
 
@@ -44,6 +44,12 @@ def test_a_wrong_flag_gets_a_sentence(flags: list[str], sentence: str, logs: Pat
     with pytest.raises(Unavailable, match="ended with code 2") as caught:
         Process("server", *flags, log=log)
     assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize("address", [",", "gpu-node", "gpu-node:grpc", "gpu-node:8001, other"])
+def test_an_address_without_a_port_gets_a_sentence(address: str) -> None:
+    with pytest.raises(ConfigError, match=r"'server' is .*: give HOST:PORT of each wisp-server"):
+        load(EdgeConfig, [f"--server={address}"], "wisp-edge")
 
 
 def test_an_unknown_key_in_a_file_gets_a_sentence(tmp_path: Path) -> None:

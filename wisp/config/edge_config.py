@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import re
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from wisp.config.sections import (
@@ -24,6 +25,13 @@ from wisp.logs import LogFormat
 
 DraftDtype = Literal[Dtype, "int8"]
 DraftEngine = Literal["transformers", "llama", "vllm"]
+
+
+def _check_servers(addresses: str) -> str:
+    names = [name.strip() for name in addresses.split(",") if name.strip()]
+    if not names or not all(re.fullmatch(r"\S+:\d+", name) for name in names):
+        raise ValueError("give HOST:PORT of each wisp-server, with commas between")
+    return addresses
 
 
 class EdgeTls(Section):
@@ -96,7 +104,7 @@ class EdgeConfig(Settings):
 
     model_config = SettingsConfigDict(env_prefix="WISP_EDGE_")
 
-    server: str = Field(
+    server: Annotated[str, AfterValidator(_check_servers)] = Field(
         "127.0.0.1:8001",
         description="gRPC address of the wisp-server; of several, with commas between",
     )

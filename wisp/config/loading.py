@@ -174,4 +174,5 @@ def _sentence(fault: Any, known: list[str]) -> str:
         near = difflib.get_close_matches(key, known, 1, _LIKE)
         hint = f"did you mean '{near[0]}'?" if near else "see configs/ for those that exist"
         return f"unknown key '{key}': {hint}"
-    return f"'{key}' is {fault['input']!r}: {fault['msg'][:1].lower()}{fault['msg'][1:]}"
+    message = fault["msg"].removeprefix("Value error, ")  # pydantic's word for one of our own
+    return f"'{key}' is {fault['input']!r}: {message[:1].lower()}{message[1:]}"
