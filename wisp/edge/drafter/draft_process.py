@@ -91,8 +91,7 @@ class DraftProcess:
         except Unavailable as error:
             raise ConfigError(f"the drafter's engine cannot start: {error}") from error
         if isinstance(answer, _Failed):
-            self._why = answer.why
-            self._gone.wait()
+            self._left(answer.why)
             raise ConfigError(answer.why)
         assert isinstance(answer, _Ready)
         self.max_model_len = answer.max_model_len
