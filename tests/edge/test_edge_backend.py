@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from wisp.config import TINY, EdgeConfig
 from wisp.core.card import ModelCard
+from wisp.core.request import Request, Sampling
 from wisp.edge.drafting import DraftLoop
 from wisp.edge.edge_backend import EdgeBackend
 from wisp.edge.predictor import ConfidencePredictor
@@ -31,11 +33,14 @@ class FakeLink:
         self.vocabulary = tokenizer.vocabulary
         self.away = False
         self.num_asked = 0
+        self.answers = asyncio.Event()
+        self.answers.set()
 
     async def model(
         self, fingerprint: str = "", timeout_s: float = 5.0
     ) -> tuple[ModelCard, pb.Model]:
         self.num_asked += 1
+        await self.answers.wait()
         if self.away:
             raise Unavailable("away")
         card = ModelCard(
@@ -99,6 +104,19 @@ async def test_what_it_knew_holds_while_the_server_is_away(backend: EdgeBackend,
     backend.on_connection(True)
     assert (await backend.model()).id == "one"
     assert await backend.health() == "the server at server:1 does not serve this edge: away"
+
+
+async def test_a_request_that_a_drain_overtakes_is_refused(backend: EdgeBackend, link: Any) -> None:
+    """It waited for the server while the edge began to stop: nobody would wait for its text."""
+    link.answers.clear()
+    request = Request(prompt=[1], sampling=Sampling(max_tokens=1, seed=0))
+    asking = asyncio.create_task(backend.generate(request))
+    await asyncio.sleep(0)
+    await backend.drain(0.0, asyncio.Event())
+    link.answers.set()
+    with pytest.raises(Unavailable, match="this edge is stopping"):
+        await asking
+    assert not backend.running
 
 
 async def test_a_server_that_comes_back_with_another_tokenizer_is_refused(

@@ -107,9 +107,9 @@ class EdgeBackend:
                 return
 
     async def generate(self, request: Request) -> Generation:
-        if self._draining:
-            raise Unavailable("this edge is stopping: send the request again later")
         card = await self.model()
+        if self._draining:  # now, though it may not have been before
+            raise Unavailable("this edge is stopping: send the request again later")
         card.check(request)
         drafts = request.speculation and self._loop.has_room(len(request.prompt))
         request = structs.replace(request, speculation=drafts, model=request.model or card.id)
