@@ -358,5 +358,7 @@ def test_a_finished_token_joins_the_stream_unless_a_verdict_overtook_it() -> Non
     assert not finish(late, 8)
     assert finish(stream.begin(stream.wanted()[0]), 100)  # the target has no such token
     assert stream.drafted == [7, 0]
-    assert stream.cumulative_acceptance == 0.0
+    block = stream.take_block(2)
+    assert block
+    assert block.acceptance[1] == 0.0
     assert (stream.num_drafted, stream.waste.num_tokens) == (3, 1)

@@ -13,15 +13,14 @@ class Backoff:
     # see benchmarks/storm.py.
     FIRST_S, MAX_S = 0.1, 2.0
 
-    def __init__(self, first_s: float = FIRST_S, max_s: float = MAX_S) -> None:
-        self._first_s, self._max_s = first_s, max_s
+    def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
-        self._next_s = self._first_s
+        self._next_s = self.FIRST_S
 
     async def wait(self, min_s: float = 0.0) -> None:
         """`min_s`: what the server asked for."""
         jitter = random.uniform(0.5, 1.0)
         await asyncio.sleep(max(2 * jitter * min_s, jitter * self._next_s))
-        self._next_s = min(self._max_s, 2 * self._next_s)
+        self._next_s = min(self.MAX_S, 2 * self._next_s)

@@ -97,11 +97,6 @@ class EdgeGeneration:
     def sampling(self) -> Sampling:
         return self._request.sampling
 
-    def finish_token(self, begun: Begun, proposal: Proposal, time_s: float) -> None:
-        """Take a proposal, and send what is ready."""
-        self.take_proposal(begun, proposal, time_s)
-        self.flush()
-
     def take_proposal(self, begun: Begun, proposal: Proposal, time_s: float) -> None:
         """Into the stream, if it still fits there."""
         if self._trace:

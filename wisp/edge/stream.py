@@ -92,11 +92,6 @@ class Stream:
         return self.max_tokens - (len(self.committed) - self.num_prompt)
 
     @property
-    def cumulative_acceptance(self) -> float:
-        """P(all drafts of the likeliest path are accepted)."""
-        return self._tree.tip().cumulative
-
-    @property
     def wants_token(self) -> bool:
         return any(map(self._wants, self._tree.leaves))
 
