@@ -84,28 +84,43 @@ async def test_a_step_that_fails_costs_no_other_its_drafts() -> None:
     await loop.stop()
 
 
-async def test_drafts_that_cannot_be_taken_cost_no_other_its_drafts(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("step", ["wanted", "finish_token", "take_block", "take_labels"])
+async def test_drafts_that_fail_cost_neither_their_text_nor_others_drafts(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, step: str
 ) -> None:
-    """Whatever is wrong with one text's drafts, it goes on as the server writes it."""
-    loop = DraftLoop(ScriptedDrafter(lambda *_: 5), ConfidencePredictor(), 4, EdgeMetrics())
-    proposed, chosen, sent = (begin(loop, key, Verdicts([6], [7]), [1]) for key in range(3))
+    """Whatever is wrong with them: the text goes on as the server writes it."""
+    loop = DraftLoop(ScriptedDrafter(lambda *_: 5), ConfidencePredictor(), 2, EdgeMetrics())
+    failed = asyncio.Event()
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
+        failed.set()
         raise RuntimeError("nobody thought of this")
 
-    monkeypatch.setattr(proposed.stream, "finish_token", fail)
-    monkeypatch.setattr(chosen.stream, "wanted", fail)
-    monkeypatch.setattr(sent.stream, "take_block", fail)
+    class Server(PatientLink):
+        async def generate(
+            self, request: Request, hello: wire.Hello, outbox: Outbox
+        ) -> AsyncGenerator[pb.ServerMessage, None]:
+            yield wire.encode_opened(DIRECTIVE, 64, Slo(tokens_per_s=10, first_token_s=1))
+            yield wire.encode_verdict(Verdict(position=1, tokens=[6], directive=DIRECTIVE))
+            await failed.wait()
+            end = Verdict(
+                position=2, tokens=[7], directive=DIRECTIVE, finish_reason=FinishReason.STOP
+            )
+            yield wire.encode_verdict(end)
+
+    broken = begin(loop, 0, Server(), [1])
+
+    monkeypatch.setattr(broken.stream, step, fail)
     link = PatientLink()
-    sound = begin(loop, 3, link, [1])
+    sound = begin(loop, 1, link, [1])
     async with asyncio.timeout(10):
+        assert [verdict.tokens async for verdict in broken] == [[6], [7]]
         assert [verdict.tokens async for verdict in sound] == [[7]]
     assert link.num_drafts == 4
-    assert not any(each.stream.wants_token for each in (proposed, chosen))
-    assert "the drafts of generation 0 failed" in caplog.text
+    assert not broken.stream.wants_token
+    assert "the drafts of a generation failed: it goes on without" in caplog.text
     assert loop.has_room(1)
-    for generation in (proposed, chosen, sent, sound):
+    for generation in (broken, sound):
         await generation.aclose()
     await loop.stop()
 

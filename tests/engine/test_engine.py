@@ -211,6 +211,17 @@ def test_a_protocol_error_ends_that_session_alone(
     assert verifier.num_open == 1
 
 
+def test_a_draft_block_that_nobody_can_take_ends_its_session_alone(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.turn([opening(1, has_edge=True), opening(2)])
+    monkeypatch.setattr(engine.sessions[1].stream, "offer", lambda *_, **__: 1 / 0)
+    published = engine.turn([draft(1, 1, 3, [1])])
+    failures = [message for message in published if isinstance(message, Failed)]
+    assert [(f.session_id, f.kind) for f in failures] == [(1, "internal")]
+    assert len(verdicts(published, 2)) == 1
+
+
 def test_more_sessions_than_slots_are_refused(engine: Engine) -> None:
     published = engine.turn([opening(number) for number in range(5)])
     failures = [message for message in published if isinstance(message, Failed)]

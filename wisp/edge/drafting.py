@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -156,10 +156,11 @@ class DraftLoop:
         """Behind which leaves to draft: the best of each generation, and others if that pays."""
         first: list[Chosen] = []
         others: list[Chosen] = []
-        for key, generation in list(self._generations.items()):
-            with self._apart(key, generation):
-                for rank, leaf in enumerate(generation.stream.wanted()):
-                    (others if rank else first).append((key, generation, leaf))
+        for key, generation in self._generations.items():
+            if generation.drafts:
+                with generation.drafting():
+                    for rank, leaf in enumerate(generation.stream.wanted()):
+                        (others if rank else first).append((key, generation, leaf))
         others.sort(key=lambda entry: -entry[2].cumulative)
         del others[self._drafter.max_branches - 1 :]
         chances = [leaf.cumulative for _, _, leaf in first + others]
@@ -183,18 +184,9 @@ class DraftLoop:
         for key, generation in list(self._generations.items()):
             self._forgo(key, generation)
 
-    @contextlib.contextmanager
-    def _apart(self, key: int, generation: EdgeGeneration) -> Iterator[None]:
-        """What fails with the drafts of one costs no other its own."""
-        try:
-            yield
-        except Exception:
-            log.exception("the drafts of generation %d failed", key)
-            self._forgo(key, generation)
-
     def _forgo(self, key: int, generation: EdgeGeneration) -> None:
         log.warning("generation %d goes on without drafts", key)
-        generation.stream.limit(0, 0)  # nothing can be drafted, whatever directives still come
+        generation.forgo()
         self.remove(key)
 
     async def _step(self, chosen: list[Chosen], start_s: float) -> None:
@@ -229,11 +221,11 @@ class DraftLoop:
         self.breadth.observe(len(jobs), now - begun_s)
         self.power.spent(now - begun_s, now)
         step_s = now - start_s
-        for (key, generation, _), token, proposal in made:
-            with self._apart(key, generation):
+        for (_, generation, _), token, proposal in made:
+            with generation.drafting():
                 generation.take_proposal(token, proposal, step_s / len(jobs))
-        for key, generation in {key: generation for key, generation, _ in chosen}.items():
-            with self._apart(key, generation):
+        for generation in {id(g): g for _, g, _ in chosen}.values():
+            with generation.drafting():
                 generation.flush()
 
 

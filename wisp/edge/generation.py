@@ -8,7 +8,7 @@ import logging
 import secrets
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 
 from msgspec import structs
 
@@ -80,6 +80,7 @@ class EdgeGeneration:
         self._opened_s = time.monotonic()
         self._attainment: Attainment | None = None
         self._ended = False
+        self.drafts = request.speculation  # whether anything is drafted for it, or may be
         spans = Spans.current()
         self._trace = TracedGeneration(spans) if spans else None
         self._task = begin(self._run, "a generation failed", self._failed)
@@ -96,6 +97,20 @@ class EdgeGeneration:
     @property
     def sampling(self) -> Sampling:
         return self._request.sampling
+
+    @contextlib.contextmanager
+    def drafting(self) -> Iterator[None]:
+        """What fails in it ends its drafts: not its text, and nothing of others."""
+        try:
+            yield
+        except Exception:
+            log.exception("the drafts of a generation failed: it goes on without")
+            self.forgo()
+
+    def forgo(self) -> None:
+        """It goes on without drafts, whatever directives still come."""
+        self.drafts = False
+        self.stream.limit(0, 0)
 
     def take_proposal(self, begun: Begun, proposal: Proposal, time_s: float) -> None:
         """Into the stream, if it still fits there."""
@@ -218,11 +233,10 @@ class EdgeGeneration:
             if self._attainment is None:  # else a resumed one: the reader has not gone away
                 promise = wire.decode_promise(message.opened)
                 self._attainment = Attainment(promise, self._opened_s)
-            if self._request.speculation:
+            if self.drafts:
                 self.stream.directive = wire.decode_directive(message.opened.directive)
                 self.stream.max_forks = message.opened.max_forks
-            self.flush()
-            self._on_change()
+            self._draft_on()
             return
         verdict = wire.decode_verdict(message.verdict)
         self._measure(verdict)
@@ -231,8 +245,9 @@ class EdgeGeneration:
         num_known = len(self.stream.committed) - verdict.position
         fresh = self.stream.take_verdict(verdict)
         self.attainment.add(len(fresh), time.monotonic())
-        for label in self.stream.take_labels():
-            self._predictor.learn(label)
+        with self.drafting():
+            for label in self.stream.take_labels():
+                self._predictor.learn(label)
         told = structs.replace(
             verdict,
             position=verdict.position + num_known,
@@ -246,8 +261,14 @@ class EdgeGeneration:
             self._answer(told)
         else:
             self._inbox.put_nowait(told)
-            self.flush()
-            self._on_change()
+            self._draft_on()
+
+    def _draft_on(self) -> None:
+        """By what the server has just said."""
+        if self.drafts:
+            with self.drafting():
+                self.flush()
+                self._on_change()
 
     def _measure(self, verdict: Verdict) -> None:
         """The round trip: what the edge waited less what the server says it took (no clocks)."""

@@ -191,6 +191,9 @@ class Engine:
             session.offer(message.block, message.arrived_s)
         except ProtocolError as error:
             self._fail(session, Failed(session.id, "protocol", str(error)))
+        except Exception:  # of this session alone: the others' must not end with it
+            log.exception("a draft block could not be taken")
+            self._fail(session, Failed(session.id, "internal", _FAILED))
 
     def _advance(self, start_s: float) -> None:
         before, self._in_flight = self._in_flight, None
