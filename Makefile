@@ -30,9 +30,10 @@ demo: $(READY)
 test: $(READY)
 	$(RUN) -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
-# The production engine, on the CPU, from this checkout. WISP_FUZZ=1000 for a longer fuzz. The steps
-# are small: a second thread would mostly wait, and the longer the busier the machine is. Two files
-# at once, whatever the machine: each may start engines over several processes beside its own.
+# The production engine, on the CPU, from this checkout. WISP_FUZZ=1000 for a longer fuzz,
+# WISP_FUZZ_SEED=1 for another. The steps are small: a second thread would mostly wait, and the
+# longer the busier the machine is. Two files at once, whatever the machine: each may start engines
+# over several processes beside its own.
 test-vllm:
 	@mkdir -p $(dir $(VLLM_VENV))
 	@flock $(VLLM_VENV).lock $(MAKE) --no-print-directory $(VLLM_READY)

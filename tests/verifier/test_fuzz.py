@@ -1,4 +1,7 @@
-"""Sessions that come and go at random on the torch engine. WISP_FUZZ sets how many."""
+"""Sessions that come and go at random on the torch engine.
+
+WISP_FUZZ sets how many, WISP_FUZZ_SEED which.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from wisp.verifier.own_drafter import OwnDrafter
 from wisp.verifier.torch import TorchVerifier
 
 NUM_SESSIONS = int(os.environ.get("WISP_FUZZ", "40"))
+SEED = 7 + int(os.environ.get("WISP_FUZZ_SEED", "0"))
 MOST = 12  # open at once
 HOST_KV_BYTES = 2 << 20  # of less than all of them
 
@@ -25,7 +29,7 @@ def test_crowd_with_drafts_of_all_sources() -> None:
         host_kv_bytes=HOST_KV_BYTES,
         drafter=TINY / "draft",
     )
-    crowd = Crowd(verifier, 7, MOST, NUM_SESSIONS, overlapped=False, max_own=5)
+    crowd = Crowd(verifier, SEED, MOST, NUM_SESSIONS, overlapped=False, max_own=5)
     crowd.run()
     assert crowd.num_right + crowd.num_aborted == NUM_SESSIONS
     assert crowd.num_ties == 0

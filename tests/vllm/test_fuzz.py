@@ -1,4 +1,7 @@
-"""Sessions that come and go at random, under too few KV blocks. WISP_FUZZ sets how many."""
+"""Sessions that come and go at random, under too few KV blocks.
+
+WISP_FUZZ sets how many, WISP_FUZZ_SEED which.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ from wisp.core.drafts import Source
 from wisp.core.request import Sampling
 
 NUM_SESSIONS = int(os.environ.get("WISP_FUZZ", "100"))  # of each case
+SEED = int(os.environ.get("WISP_FUZZ_SEED", "0"))  # added to each case's own
 
 
 @pytest.mark.timeout(3600)
@@ -30,7 +34,7 @@ def test_crowd(
     hoard(min(num_blocks, scheduler.num_free_blocks))
     num_slots = scheduler.parking.num_free
     free, evictions = scheduler.num_free_blocks, scheduler.num_evictions
-    crowd = Crowd(verifier, most, most, NUM_SESSIONS, overlapped=overlapped)
+    crowd = Crowd(verifier, SEED + most, most, NUM_SESSIONS, overlapped=overlapped)
     crowd.run()
     assert scheduler.num_free_blocks == free
     assert crowd.num_right + crowd.num_ties + crowd.num_aborted == NUM_SESSIONS
@@ -69,7 +73,7 @@ def test_crowd_with_drafts_of_all_sources(
     scheduler.reset_prefix_cache()
     taken = pool.get_new_blocks(max(0, scheduler.num_free_blocks - num_blocks))
     free, evictions = scheduler.num_free_blocks, scheduler.num_evictions
-    crowd = Crowd(drafting, most, most, NUM_SESSIONS, overlapped=overlapped, max_own=5)
+    crowd = Crowd(drafting, SEED + most, most, NUM_SESSIONS, overlapped=overlapped, max_own=5)
     crowd.run()
     assert scheduler.num_free_blocks == free
     pool.free_blocks(taken)
@@ -96,7 +100,7 @@ def test_crowd_with_a_head(tmp_path: Path) -> None:
     }
     with second_engine({"num_gpu_blocks_override": 21}, **settings) as drafting:
         free = drafting.scheduler.num_free_blocks
-        crowd = Crowd(drafting, 5, 12, num_sessions, overlapped=True, max_own=5)
+        crowd = Crowd(drafting, SEED + 5, 12, num_sessions, overlapped=True, max_own=5)
         crowd.run()
         assert drafting.scheduler.num_free_blocks == free
         assert drafting.scheduler.num_evictions > 0 < crowd.num_coming
