@@ -138,6 +138,29 @@ async def test_an_engine_that_cannot_be_asked_whether_it_lives_is_ended(
     await server.stop()
 
 
+async def test_sessions_whose_readers_are_slow_hear_of_the_engines_end_as_all_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One with much unread asks the engine to wait, even with its last word: nobody is there."""
+    server = LocalServer()
+    sampling = Sampling(max_tokens=1000, seed=0)
+    slow, other = [
+        await server.service.generate(Request(prompt=[1], sampling=sampling)) for _ in range(2)
+    ]
+    for _ in range(64):  # as many as may be unread
+        slow._session.put(Verdict(position=1, tokens=[5], directive=REST))  # as the engine does
+
+    def fail(message: ToEngine) -> None:
+        raise OSError("nobody is there")
+
+    monkeypatch.setattr(server.engine, "send", fail)
+    server.engine.crash()
+    for session in (slow, other):
+        with pytest.raises(Unavailable, match="the engine has stopped"):
+            await text(session)
+    await server.stop()
+
+
 async def test_a_local_engine_that_fails_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     server = LocalServer()
 

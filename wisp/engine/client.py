@@ -304,7 +304,7 @@ class EngineClient:
         self.lost.set()
         if self._snapshot and not self._snapshot.done():
             self._snapshot.set_exception(Unavailable("the engine has stopped: restart wisp-server"))
-        for session in self._sessions.values():
+        sessions, self._sessions = self._sessions, {}  # nothing more is sent of these
+        for session in sessions.values():
             session.put(Unavailable("the engine has stopped: send the request again"))
-        self._sessions.clear()
         self.idle.set()
