@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import subprocess
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -259,6 +260,26 @@ def test_what_a_grammar_may_take_to_compile_has_a_limit(
                 compiler.compile_grammar(BOMBS[0].text)
         if "max_cpu_s" in limits:  # another process tries the next one
             assert compiler.compile_regex("[a-z]{3,8}").memory_size_bytes > 0
+    finally:
+        compiler.stop()
+
+
+def test_a_structure_that_cannot_be_tried_now_is_no_fault_of_whoever_asks(
+    verifier: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("Cannot allocate memory")
+
+    compiler = compiler_of(verifier)
+    ours = verifier._core.structured_output_manager.backend  # nobody else has to know it
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(subprocess, "Popen", fail)
+            patch.setattr(ours, "compiler", compiler)
+            driver = Driver(0, prompts()[0], sampling(verifier, Structure("regex", "[a-c]{3}")))
+            told = refusals(verifier, driver)
+        assert told == {0: "structures cannot be tried now: send the request again later"}
+        assert compiler.compile_regex("[a-c]{3}").memory_size_bytes > 0  # now it can
     finally:
         compiler.stop()
 

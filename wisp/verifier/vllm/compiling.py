@@ -27,7 +27,10 @@ from vllm.v1.structured_output import StructuredOutputManager
 from vllm.v1.structured_output.backend_types import StructuredOutputGrammar
 from vllm.v1.structured_output.backend_xgrammar import XgrammarBackend
 
+from wisp.errors import Overloaded
 from wisp.verifier.vllm.grammar_process import MAX_TOKEN_S, Asked, frame, read_frame
+
+log = logging.getLogger(__name__)
 
 # Processor time that a grammar may take to compile. Chosen: some four times what a schema of a
 # hundred fields took with a vocabulary of 151,000 (2.7 s on a busy machine).
@@ -61,7 +64,7 @@ class _Process:
         self._popen: subprocess.Popen[bytes] | None = None
 
     def ask(self, asked: bytes) -> str:
-        """Why it cannot be compiled; empty if it can."""
+        """Why it cannot be compiled; empty if it can. Raises Overloaded if that cannot be tried."""
         if self._popen is None:
             self._start()
         answer = self._exchange(asked)
@@ -92,17 +95,19 @@ class _Process:
     def _start(self) -> None:
         module = "wisp.verifier.vllm.grammar_process"
         limits = self._max_mib, self._max_cpu_s, _NUM_THREADS
-        self._popen = subprocess.Popen(
-            [sys.executable, "-m", module, *map(str, limits)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            bufsize=0,
-            # Each arena of the C library is 64 MiB of addresses, which would count.
-            env=os.environ | {"MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1"},
-        )
+        try:
+            self._popen = subprocess.Popen(
+                [sys.executable, "-m", module, *map(str, limits)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                bufsize=0,
+                # Each arena of the C library is 64 MiB of addresses, which would count.
+                env=os.environ | {"MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1"},
+            )
+        except OSError as error:  # as where memory is short
+            raise _not_tried(error) from error
         if self._exchange(self._tokenizer) is None:
-            self.stop()
-            raise RuntimeError("the process that tries grammars does not start: the log says why")
+            raise _not_tried(f"it has ended with code {self.stop()}")
 
     def _exchange(self, body: bytes) -> bytes | None:
         """The answer; None if the process has ended, or says nothing."""
@@ -133,6 +138,12 @@ class _Process:
             return b"".join(parts)
 
         return read_frame(read)
+
+
+def _not_tried(why: object) -> Overloaded:
+    """No fault of whoever asks."""
+    log.error("the process that tries grammars does not start: %s", why)
+    return Overloaded("structures cannot be tried now: send the request again later")
 
 
 class Compiler:
@@ -175,7 +186,7 @@ class Compiler:
             process.stop()
 
     def _compile(self, method: str, text: str, options: dict[str, Any]) -> Any:
-        """An `xgrammar.CompiledGrammar`. Raises GrammarError."""
+        """An `xgrammar.CompiledGrammar`. Raises GrammarError, or Overloaded as `_Process.ask`."""
         asked = msgspec.json.encode(Asked(method, text, options))
         key = hashlib.sha256(asked).digest()
         with self._lock:

@@ -91,6 +91,9 @@ class Grammars:
                 text = "the structure waits for others to be compiled: try again later"
                 self.refused[request_id] = Overloaded(text, _MAX_WAIT_S)
             return False
+        if isinstance(asked.grammar, Overloaded):
+            self.refused[request_id] = asked.grammar
+            return False
         if isinstance(asked.grammar, Exception):
             self.refused[request_id] = _not_valid(asked.grammar)
             return False
