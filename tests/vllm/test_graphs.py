@@ -40,16 +40,25 @@ def test_a_step_of_unequal_drafts_has_a_whole_graph() -> None:
     stock = dispatcher()
     assert stock.dispatch(11)[0] == CUDAGraphMode.PIECEWISE
     ours = dispatcher()
-    whole_steps(ours, 8)
+    whole_steps(ours, 8, [])
     for is_uniform in (False, True):
         mode, descriptor = ours.dispatch(11, uniform_decode=is_uniform)
         assert (mode, descriptor.num_tokens) == (CUDAGraphMode.FULL, 16)
 
 
+def test_whole_steps_have_sizes_of_their_own() -> None:
+    """Stock code rounds to multiples of 8, as many tokens as a request has at most."""
+    ours = dispatcher()
+    whole_steps(ours, 8, [8, 12, 32])
+    for is_uniform in (False, True):
+        assert ours.dispatch(9, uniform_decode=is_uniform)[1].num_tokens == 12
+        assert ours.dispatch(16, uniform_decode=is_uniform)[1].num_tokens == 32
+
+
 def test_pieces_are_captured_before_whole_steps() -> None:
     """In the first phase the drafter's are."""
     ours = dispatcher()
-    whole_steps(ours, 8)
+    whole_steps(ours, 8, [])
     phases = ours.get_capture_descs()
     assert [mode for mode, _ in phases] == [CUDAGraphMode.PIECEWISE, CUDAGraphMode.FULL]
     assert [sorted(each.num_tokens for each in each_phase) for _, each_phase in phases] == [

@@ -114,8 +114,8 @@ def test_graphs_fit_every_step_closely_and_the_models_length(
     sizes, unit = graph_sizes(num_seats, window, step_tokens, model_len), window + 1
     most = min(num_seats * unit, step_tokens, model_len or step_tokens)
     assert most - unit < sizes[-1] <= most
-    assert all(size % unit == 0 for size in sizes)
-    assert all(b - a <= max(unit, a / 16) for a, b in zip([0, *sizes], sizes, strict=False))
+    assert sizes[-1] % unit == 0
+    assert all(0 < b - a <= max(8, a / 16) for a, b in zip([0, *sizes], sizes, strict=False))
 
 
 def test_no_graph_fits() -> None:

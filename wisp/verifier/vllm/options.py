@@ -32,10 +32,11 @@ _CATCH_UP = 1024
 # some megabytes of buffers.
 _DRAFTER_STEP_TOKENS = 2048
 
-# In vLLM's `additional_config`: graphs are to be captured as `graphs` has it.
-APART = "wisp_graphs_apart"
-# There, too: passes of the drafter are to be captured as `own_passes` has it.
-WHOLE_PASSES = "wisp_whole_passes"
+# In vLLM's `additional_config`: the numbers of tokens for which whole steps are to be captured, as
+# `graphs` has it, and whole passes of the drafter, as `own_passes` has it.
+WHOLE_STEPS = "wisp_whole_steps"
+
+_GRAPH_UNIT = 8  # tokens between two graphs of small steps; from vLLM's own sizes
 
 _NO_PROPOSER = "wisp.verifier.vllm.proposer.NullProposer"
 
@@ -226,10 +227,10 @@ def _graphs(sizes: list[int], *, has_drafter: bool) -> dict[str, Any]:
     """Where the attention cannot, vLLM takes what it can. A drafter needs pieces."""
     mode = "FULL_AND_PIECEWISE" if has_drafter else "FULL"
     captured = {"cudagraph_capture_sizes": sizes} if sizes else {}
-    options: dict[str, Any] = {"compilation_config": {"cudagraph_mode": mode, **captured}}
-    if has_drafter:
-        options["additional_config"] = {APART: True, WHOLE_PASSES: True}
-    return options
+    return {
+        "compilation_config": {"cudagraph_mode": mode, **captured},
+        "additional_config": {WHOLE_STEPS: sizes},
+    }
 
 
 def _args(options: Mapping[str, Any]) -> EngineArgs:
@@ -244,17 +245,18 @@ def graph_sizes(
 ) -> list[int]:
     """Numbers of tokens for which to capture a CUDA graph: a step is padded to the next one.
 
-    Multiples of max_window + 1, as vLLM asks, each about a sixteenth above the last. None exceeds
-    `max_model_len`: in mode FULL vLLM 0.26 captures n tokens as sequences of n tokens each, and
-    their attention would read beyond the rows of the block table.
+    Every eighth, as vLLM has them, from 256 on each about a sixteenth above the last. The largest
+    is a multiple of max_window + 1, so that vLLM, which rounds all to such, agrees on it. None
+    exceeds `max_model_len`: in mode FULL vLLM 0.26 captures n tokens as sequences of n tokens each,
+    and their attention would read beyond the rows of the block table.
     """
     unit = max_window + 1
-    most = min(num_seats * unit, max_step_tokens, max_model_len or max_step_tokens) // unit
-    sizes, number = [], 1
-    while number < most:
-        sizes.append(number * unit)
-        number += max(1, number // 16)
-    return [*sizes, most * unit] if most else []
+    most = min(num_seats * unit, max_step_tokens, max_model_len or max_step_tokens) // unit * unit
+    sizes, size = [], _GRAPH_UNIT
+    while size < most:
+        sizes.append(size)
+        size += _GRAPH_UNIT * max(1, size // (16 * _GRAPH_UNIT))
+    return [*sizes, most] if most else []
 
 
 def has_tokenizer(directory: Path) -> bool:

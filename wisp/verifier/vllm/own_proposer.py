@@ -23,7 +23,7 @@ from wisp.sampling.choice import moved
 from wisp.sampling.philox import signed
 from wisp.verifier.vllm.following import Following
 from wisp.verifier.vllm.launched import Launched, OwnLaunched
-from wisp.verifier.vllm.options import WHOLE_PASSES
+from wisp.verifier.vllm.options import WHOLE_STEPS
 from wisp.verifier.vllm.own_chain import Noise, OwnChain
 from wisp.verifier.vllm.own_kv import OwnPart
 from wisp.verifier.vllm.own_passes import Hidden, OwnPasses
@@ -55,7 +55,7 @@ class OwnProposer:
         self._drafter = runner.drafter
         self.passes = OwnPasses(runner, runner.drafter)
         self.chain = OwnChain(runner, runner.drafter, self.passes)
-        if self._on_gpu and runner.vllm_config.additional_config.get(WHOLE_PASSES):
+        if self._on_gpu and WHOLE_STEPS in runner.vllm_config.additional_config:
             self.passes.capture()
             self.chain.capture()
         runner._input_fits_in_drafter = lambda *_: True  # each request has its own limit
