@@ -10,7 +10,7 @@ from benchmarks.sim.step_times import LinearTimes
 from benchmarks.sim.text import BetaTexts
 from tests.scheduler.worlds import make_session
 from wisp.core.batch import Batch, Seat
-from wisp.core.drafts import Source
+from wisp.core.drafts import REST, Directive, Source
 from wisp.scheduler.guard import Guard, OwnGuard
 from wisp.scheduler.tuning import Tuning
 from wisp.testing.floor_and_slope import FloorAndSlope
@@ -46,6 +46,21 @@ def test_drafts_that_gain_go_on_and_trials_cost_next_to_nothing() -> None:
     assert 0.0 < server.run(300.0) < 0.005
 
 
+def test_what_even_the_shortest_step_could_not_commit_needs_no_trial() -> None:
+    """A step of one token took 30 ms: one of 8 takes no less, and commits no more than 267 a second
+    where 600 are written."""
+    server = Server(drafted_s=0.04, plain_s=0.03)
+    server.guard.observe(Batch(server.seats[:1], num_sessions=1), [1], 0.03, 0.03)
+    assert server.run(300.0) == 0.0
+
+
+def test_a_short_step_of_own_drafts_is_no_longer_than_the_targets_part() -> None:
+    """Of the 30 ms a drafter took 25: 8 tokens in 10 ms may be more than 24 in 40."""
+    server = Server(drafted_s=0.04, plain_s=0.01)
+    server.guard.observe(Batch(server.seats[:1], num_sessions=1), [1], 0.03, 0.03, 0.025)
+    assert server.run(20.0) > 0.5
+
+
 def test_what_every_step_waits_for_counts_against_no_drafts() -> None:
     """They commit three tokens for one in twice the time that passes, if thrice the device's."""
     server = Server(drafted_s=0.031, plain_s=0.01, between_s=0.01)
@@ -73,12 +88,13 @@ def test_own_drafts_rest_where_steps_without_them_commit_more(own_s: float, rest
     """8 sessions commit 12 tokens in 30 ms with those of their edges, with own drafts 16."""
     guard, now, last = OwnGuard(), 0.0, {False: 0.0, True: 0.0}
     session = make_session(1, due_s=1.0)
+    sessions = [session] * 8
     drafting = [Seat(session, 1, [1], Source.OWN, num_own=1)]
     ends = [Seat(session, 1, [1], Source.OWN)]  # those that are left when none are made any more
     without = [Seat(session, 1, [1])]
     seats = drafting
     while now < 60.0:
-        asks = not guard.rests(8, now)
+        asks = not guard.rests(sessions, now)
         seats = drafting if asks else ends if seats is drafting else without
         time_s = 0.03 if seats is without else own_s
         now += time_s
@@ -87,6 +103,52 @@ def test_own_drafts_rest_where_steps_without_them_commit_more(own_s: float, rest
         guard.observe(Batch(seats, num_sessions=8), [12 if seats is without else 16], time_s, now)
     share = last[True] / (last[True] + last[False])
     assert share < 0.1 if rests else share > 0.97, share
+
+
+class OwnServer:
+    """A step of own drafts commits 3 tokens a session in 40 ms, one without them 2 in 35 ms."""
+
+    def __init__(self, *, has_edge: bool) -> None:
+        self.guard = OwnGuard()
+        self.now = 0.0
+        session = make_session(1, due_s=1.0, has_edge=has_edge)
+        session.asked(Directive(window=4, threshold=0.3) if has_edge else REST)
+        self.sessions = [session] * 32
+        self.with_own = Seat(session, 1, [1, 2], Source.OWN, num_own=2)
+        self.without = Seat(session, 1)
+
+    def run(self, num_sessions: int, for_s: float) -> int:
+        """How many steps are taken without own drafts."""
+        num_without, until_s = 0, self.now + for_s
+        while self.now < until_s:
+            rests = self.guard.rests(self.sessions[:num_sessions], self.now)
+            num_without += rests
+            seats = [self.without if rests else self.with_own] * num_sessions
+            tokens, time_s = (2, 0.035) if rests else (3, 0.04)
+            self.now += time_s
+            batch = Batch(seats, num_sessions=num_sessions)
+            self.guard.observe(batch, [tokens] * num_sessions, time_s, self.now)
+        return num_without
+
+
+@pytest.mark.parametrize("has_edge", [False, True])
+def test_own_drafts_are_tried_against_those_of_edges_alone(has_edge: bool) -> None:
+    """Without any drafts 8 sessions commit 8 tokens in a step, which takes no less than one of a
+    single session: 30 ms."""
+    server = OwnServer(has_edge=has_edge)
+    server.guard.observe(Batch([server.without], num_sessions=1), [1], 0.03, 0.03)
+    assert (server.run(8, for_s=60.0) > 0) is has_edge
+
+
+def test_a_trial_tells_of_other_numbers_of_sessions_for_a_while() -> None:
+    """As many sessions more would not commit more in a longer step, nor fewer ones twice as many
+    tokens a second in a shorter one."""
+    server = OwnServer(has_edge=True)
+    server.guard.observe(Batch([server.without], num_sessions=1), [1], 0.034, 0.034)
+    assert server.run(16, for_s=7.0) > 0
+    assert server.run(32, for_s=20.0) == 0
+    assert server.run(8, for_s=20.0) == 0
+    assert server.run(8, for_s=60.0) > 0
 
 
 def test_the_first_steps_with_drafts_do_not_decide() -> None:
@@ -140,7 +202,7 @@ def test_a_trial_of_own_drafts_that_tells_nothing_is_put_off() -> None:
     for number in range(2000):
         has_prompts = number % 2 == 0
         verified = [Seat(session, 1, [1], Source.OWN)] if asks else [Seat(session, 1)]
-        asks = not guard.rests(8, now, has_prompts=has_prompts)
+        asks = not guard.rests([session] * 8, now, has_prompts=has_prompts)
         num_without += not asks
         seats = [*verified, Seat(session, 20)] if has_prompts else verified
         for seat in seats[:1]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from wisp.core.batch import Batch
 from wisp.core.drafts import Source
+from wisp.core.session import Session
 from wisp.scheduler.speculation import LEAST, REST_S
 
 # Steps of a trial without own drafts. Chosen: with the first ones edges have only begun to draft
@@ -18,6 +20,12 @@ _KEPT_DRAFTED, _KEPT_WITHOUT = 1.0 - LEAST, 0.8
 # Remembered steps of each that are compared at least. Chosen: fewer are those of a load that
 # begins, whose edges have no drafts yet.
 _MIN_DRAFTED, _MIN_WITHOUT = 15.0, 2.0
+# Of the most that steps without drafts could commit: drafts that bring so many times as much need no
+# trial. Chosen: contexts differ, by which a step takes some percent more or less.
+_CLEAR = 1.25
+# Seconds for which what was found at one number of sessions counts at others. Chosen: the longest
+# time between two trials of a clear case.
+_KNOWN_S = REST_S * 2.0**4
 
 
 @dataclass(slots=True)
@@ -40,6 +48,10 @@ class _Rate:
     def per_s(self) -> float:
         return self.tokens / self.time_s if self.time_s else 0.0
 
+    @property
+    def step_s(self) -> float:
+        return self.time_s / self.num if self.num else 0.0
+
 
 @dataclass(slots=True)
 class _Regime:
@@ -47,6 +59,7 @@ class _Regime:
     drafted: _Rate = field(default_factory=_Rate)
     next_s: float = 0.0  # when it is tried without
     until_s: float = 0.0  # drafts rest
+    tried_s: float = -math.inf  # when it was last without
     num_tried: int = 0  # steps of this trial
     num_vain: int = 0  # and those of it that told nothing
     num_rests: int = 0
@@ -61,20 +74,63 @@ class _Trials:
         """`num_steps`: of a trial."""
         self._num_steps = num_steps
         self._regimes: dict[int, _Regime] = {}
+        # The shortest that the target took for less than 2^n tokens, and not for less than half of
+        # that, by n.
+        self._least_s: dict[int, float] = {}
         self._last_s = 0.0  # when the last step was over
 
-    def time_s(self, step_time_s: float, now: float) -> float:
+    def time_s(self, batch: Batch, step_time_s: float, drafting_s: float, now: float) -> float:
         """Of each step, to be asked when it is over: with what the target waited before it, for
         drafts or for what every step waits for."""
+        if not _has_prompts(batch):
+            size, target_s = batch.num_tokens.bit_length(), step_time_s - drafting_s
+            self._least_s[size] = min(self._least_s.get(size, math.inf), target_s)
         since_s, self._last_s = now - self._last_s, now
         return max(step_time_s, min(since_s, 2.0 * step_time_s))
 
-    def without(self, num_sessions: int, now: float, *, has_prompts: bool) -> bool:
-        """Whether the next step is to be; a trial waits for one that has no prompts."""
+    def without(
+        self,
+        num_sessions: int,
+        now: float,
+        *,
+        has_prompts: bool,
+        has_others: Callable[[], bool] = lambda: False,
+    ) -> bool:
+        """Whether the next step is to be; a trial waits for one that has no prompts, and is spared
+        where it could only tell what is clear. `has_others`: there would be other drafts."""
         regime = self._regimes.get(num_sessions.bit_length())
         if regime is None:
             return False
-        return now < regime.until_s or (now >= regime.next_s > 0.0 and not has_prompts)
+        if now < regime.until_s:
+            return True
+        if has_prompts or not 0.0 < regime.next_s <= now:
+            return False
+        if regime.drafted.num < _MIN_DRAFTED or (
+            regime.drafted.per_s <= _CLEAR * self._most_without(num_sessions, now, has_others)
+        ):
+            return True
+        regime.next_s = now + REST_S  # by then it may be clear no more
+        return False
+
+    def _most_without(
+        self, num_sessions: int, now: float, has_others: Callable[[], bool]
+    ) -> float:
+        """Tokens a second that each of so many sessions could have without such drafts, at most.
+
+        Without any it is one in each step, which takes no less than a step of fewer tokens. In
+        shorter steps than those that were tried with more sessions it is as much in less time, at
+        most, and in longer ones than those with fewer sessions no more a second.
+        """
+        size = num_sessions.bit_length()
+        least_s = max((time for of, time in self._least_s.items() if of < size), default=0.0)
+        if not least_s:
+            return math.inf
+        found = [
+            each.without.per_s * max(1.0, each.without.step_s / least_s)
+            for of, each in self._regimes.items()
+            if of != size and each.without.num >= _MIN_WITHOUT and now - each.tried_s < _KNOWN_S
+        ]
+        return min(found, default=math.inf) if has_others() else min(found + [1.0 / least_s])
 
     def drafted(self, num_sessions: int, tokens: int, time_s: float, now: float) -> None:
         """A step with such drafts committed so many tokens."""
@@ -87,6 +143,7 @@ class _Trials:
         """A step without such drafts did."""
         regime = self._regimes.setdefault(num_sessions.bit_length(), _Regime())
         regime.without.add(num_sessions, tokens, time_s, _KEPT_WITHOUT)
+        regime.tried_s = now
         regime.num_tried += 1
         if regime.num_tried < self._num_steps:
             return
@@ -132,9 +189,15 @@ class Guard:
         return self._trials.without(num_sessions, now, has_prompts=has_prompts)
 
     def observe(
-        self, batch: Batch, num_committed: Sequence[int], step_time_s: float, now: float
+        self,
+        batch: Batch,
+        num_committed: Sequence[int],
+        step_time_s: float,
+        now: float,
+        drafting_s: float = 0.0,
     ) -> None:
-        time_s = self._trials.time_s(step_time_s, now)
+        """As `Policy.observe`."""
+        time_s = self._trials.time_s(batch, step_time_s, drafting_s, now)
         if not batch.num_sessions or _has_prompts(batch):
             return
         count = self._trials.plain if batch.plain else self._trials.drafted
@@ -147,15 +210,27 @@ class OwnGuard:
     def __init__(self) -> None:
         self._trials = _Trials(_OWN_TRIAL)
 
-    def rests(self, num_sessions: int, now: float, *, has_prompts: bool = False) -> bool:
-        """Whether none are to be made behind the next step."""
-        return self._trials.without(num_sessions, now, has_prompts=has_prompts)
+    def rests(
+        self, sessions: Collection[Session], now: float, *, has_prompts: bool = False
+    ) -> bool:
+        """Whether none are to be made behind the next step of these."""
+        return self._trials.without(
+            len(sessions),
+            now,
+            has_prompts=has_prompts,
+            has_others=lambda: any(map(_has_others, sessions)),
+        )
 
     def observe(
-        self, batch: Batch, num_committed: Sequence[int], step_time_s: float, now: float
+        self,
+        batch: Batch,
+        num_committed: Sequence[int],
+        step_time_s: float,
+        now: float,
+        drafting_s: float = 0.0,
     ) -> None:
-        """`step_time_s`: with what making own drafts took."""
-        time_s = self._trials.time_s(step_time_s, now)
+        """As `Policy.observe`."""
+        time_s = self._trials.time_s(batch, step_time_s, drafting_s, now)
         asks = any(seat.num_own for seat in batch.seats)
         if not batch.num_sessions or batch.plain or (asks and _has_prompts(batch)):
             return
@@ -167,6 +242,12 @@ class OwnGuard:
             self._trials.in_vain(batch.num_sessions, time_s, now)
         else:
             self._trials.plain(batch.num_sessions, tokens, time_s, now)
+
+
+def _has_others(session: Session) -> bool:
+    """Drafts that are not the server's own: its edge is asked for some, or n-grams are here."""
+    asks_edge = session.has_edge and session.directive.window > 0
+    return asks_edge or (session.drafts.source is not Source.OWN and bool(session.drafts.tokens))
 
 
 def _has_prompts(batch: Batch) -> bool:

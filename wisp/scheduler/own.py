@@ -56,7 +56,7 @@ class OwnDrafting:
         """As `Policy.observe`: the drafter took so long for the seats of a step that asked."""
         if not self.is_on:
             return
-        self._guard.observe(batch, num_committed, step_time_s, now)
+        self._guard.observe(batch, num_committed, step_time_s, now, drafting_s)
         gap_s = min(max(0.0, now - step_time_s - self._over_s), step_time_s)
         before = self._gaps_s[self._last_asked]
         self._gaps_s[self._last_asked] = smoothed(before, gap_s, _NEW)
@@ -85,7 +85,7 @@ class OwnDrafting:
         """
         room: Ints = np.minimum(self._max_tokens, table.room[rows] - 1)
         room *= (table.own_rate[rows] > 0.0) & (room > 0)
-        room *= not self._guard.rests(len(table.sessions), now, has_prompts=table.has_prompts)
+        room *= not self._guard.rests(table.sessions, now, has_prompts=table.has_prompts)
         if not room.any():
             return room
         left = np.zeros_like(table.at_hand)

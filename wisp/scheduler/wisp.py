@@ -87,7 +87,7 @@ class Wisp(Policy):
         step_s = smoothed(step_s or step_time_s, step_time_s, _NEW)
         rate = sum(num_committed) / max(step_time_s, 1e-9)
         self.load = Load(step_s, cost, smoothed(tokens_per_s, rate, LEAST))
-        self._guard.observe(batch, num_committed, step_time_s, now)
+        self._guard.observe(batch, num_committed, step_time_s, now, drafting_s)
         self._own.observe(batch, num_committed, step_time_s, now, drafting_s)
         super().observe(batch, num_committed, step_time_s, now, drafting_s)
 
