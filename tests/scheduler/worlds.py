@@ -58,6 +58,7 @@ def make_session(
     complete: bool = True,
     rate: float = 8.0,
     max_forks: int = 0,
+    max_ngram: int = 0,
 ) -> Session:
     """At time 0; `missing` tokens are not computed yet."""
     session = Session(
@@ -68,6 +69,7 @@ def make_session(
         directive=FIRST,
         has_edge=has_edge,
         max_forks=max_forks,
+        max_ngram=max_ngram,
     )
     session.computed(length - missing)
     session.due_s = session.promised_s = session.aimed_s = due_s

@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
+from operator import mul
+from statistics import fmean
 
 from wisp.core.batch import Batch
 from wisp.core.drafts import Source
@@ -20,12 +23,14 @@ _KEPT_DRAFTED, _KEPT_WITHOUT = 1.0 - LEAST, 0.8
 # Remembered steps of each that are compared at least. Chosen: fewer are those of a load that
 # begins, whose edges have no drafts yet.
 _MIN_DRAFTED, _MIN_WITHOUT = 15.0, 2.0
-# Of the most that steps without drafts could commit: drafts that bring so many times as much need no
-# trial. Chosen: contexts differ, by which a step takes some percent more or less.
+# Drafts need no trial that bring so many times the most that steps without them could commit.
+# Chosen: contexts differ, by which a step takes some percent more or less.
 _CLEAR = 1.25
 # Seconds for which what was found at one number of sessions counts at others. Chosen: the longest
 # time between two trials of a clear case.
 _KNOWN_S = REST_S * 2.0**4
+# The share of an edge's drafts that is accepted, at most. Chosen: a hundred in a row are no bound.
+_MOST_RIGHT = 0.99
 
 
 @dataclass(slots=True)
@@ -94,10 +99,11 @@ class _Trials:
         now: float,
         *,
         has_prompts: bool,
-        has_others: Callable[[], bool] = lambda: False,
+        others: Callable[[float], float] = lambda step_s: 0.0,
     ) -> bool:
         """Whether the next step is to be; a trial waits for one that has no prompts, and is spared
-        where it could only tell what is clear. `has_others`: there would be other drafts."""
+        where it could only tell what is clear. `others`: how many other drafts a step so long would
+        accept for each session, at most."""
         regime = self._regimes.get(num_sessions.bit_length())
         if regime is None:
             return False
@@ -106,31 +112,31 @@ class _Trials:
         if has_prompts or not 0.0 < regime.next_s <= now:
             return False
         if regime.drafted.num < _MIN_DRAFTED or (
-            regime.drafted.per_s <= _CLEAR * self._most_without(num_sessions, now, has_others)
+            regime.drafted.per_s <= _CLEAR * self._most_without(num_sessions, now, others)
         ):
             return True
         regime.next_s = now + REST_S  # by then it may be clear no more
         return False
 
     def _most_without(
-        self, num_sessions: int, now: float, has_others: Callable[[], bool]
+        self, num_sessions: int, now: float, others: Callable[[float], float]
     ) -> float:
         """Tokens a second that each of so many sessions could have without such drafts, at most.
 
-        Without any it is one in each step, which takes no less than a step of fewer tokens. In
-        shorter steps than those that were tried with more sessions it is as much in less time, at
-        most, and in longer ones than those with fewer sessions no more a second.
+        A step takes no less than one of fewer tokens; the shorter it is, the more are committed in
+        a second, if fewer in a step. So what was tried with more sessions has no more tokens in a
+        step than with fewer, and what was tried with fewer no less a second than with more.
         """
         size = num_sessions.bit_length()
         least_s = max((time for of, time in self._least_s.items() if of < size), default=0.0)
         if not least_s:
             return math.inf
-        found = [
+        tried = [
             each.without.per_s * max(1.0, each.without.step_s / least_s)
             for of, each in self._regimes.items()
             if of != size and each.without.num >= _MIN_WITHOUT and now - each.tried_s < _KNOWN_S
         ]
-        return min(found, default=math.inf) if has_others() else min(found + [1.0 / least_s])
+        return min([(1.0 + others(least_s)) / least_s, *tried])
 
     def drafted(self, num_sessions: int, tokens: int, time_s: float, now: float) -> None:
         """A step with such drafts committed so many tokens."""
@@ -218,7 +224,7 @@ class OwnGuard:
             len(sessions),
             now,
             has_prompts=has_prompts,
-            has_others=lambda: any(map(_has_others, sessions)),
+            others=lambda step_s: fmean(_most_others(each, step_s) for each in sessions),
         )
 
     def observe(
@@ -244,10 +250,18 @@ class OwnGuard:
             self._trials.plain(batch.num_sessions, tokens, time_s, now)
 
 
-def _has_others(session: Session) -> bool:
-    """Drafts that are not the server's own: its edge is asked for some, or n-grams are here."""
-    asks_edge = session.has_edge and session.directive.window > 0
-    return asks_edge or (session.drafts.source is not Source.OWN and bool(session.drafts.tokens))
+def _most_others(session: Session, step_s: float) -> float:
+    """Drafts other than the server's own that a step so long accepts, at most: those of an edge
+    that drafts all the while, and the n-grams' that are here."""
+    found = 0.0
+    if session.drafts.source is Source.NGRAM:
+        found += sum(accumulate(session.drafts.acceptance, mul))
+    if session.has_edge and session.directive.window > 0:
+        edge = session.edge_stats
+        right = min(edge.acceptance.rate, _MOST_RIGHT)
+        num_drafts = step_s / edge.draft_time_s if edge.draft_time_s else math.inf
+        found += right * (1.0 - right**num_drafts) / (1.0 - right)
+    return found
 
 
 def _has_prompts(batch: Batch) -> bool:
