@@ -165,6 +165,21 @@ def test_drafts_of_this_step_are_not_counted_as_those_of_the_next() -> None:
     assert {(len(seat.draft), seat.num_own) for seat in seats} == {(1, 2)}
 
 
+def test_the_end_of_a_prompt_asks_too() -> None:
+    """Its session decodes in the next step. One whose prompt goes on then has no use for drafts."""
+    seated = sessions(8)
+    for session in seated[:2]:
+        session.computed(20)
+    wisp = taught(1e-4)
+    batch = decide(wisp, seated, NOW)
+    ends = {seat.session.id: seat.num_own for seat in batch.seats if seat.num_context == 30}
+    assert ends == {0: 4, 1: 4}
+    long = sessions(1)[0]
+    long.tokens += [1] * 2000
+    seats = decide(wisp, [*seated[2:], long], NOW).seats
+    assert [seat.num_own for seat in seats if seat.session is long] == [0]
+
+
 def test_drafts_that_are_left_over_come_first() -> None:
     wisp = taught(1e-4)
     (session,) = sessions(1)

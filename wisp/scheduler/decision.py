@@ -97,11 +97,16 @@ class Decision:
         value = len(rows) + drafts.num_accepted(count)
         batch = Batch(seats, value, len(table.sessions), plain=plain)
         if self._own.is_on and not plain:
-            batch.drafting_s = self._ask(seats, rows, num_drafts, undrafted)
+            # Behind its last chunk a prompt's session decodes.
+            begin = [row for row, chunk in chunks.items() if 0 < chunk == table.missing[row]]
+            rows = np.concatenate((rows, np.array(begin, np.int64)))
+            num_drafts = np.concatenate((num_drafts, np.zeros(len(begin), np.int64)))
+            choosing = [seat for seat in seats if seat.chooses]
+            batch.drafting_s = self._ask(choosing, rows, num_drafts, undrafted)
         return batch
 
     def _ask(self, seats: list[Seat], rows: Ints, num_drafts: Ints, shape: StepShape) -> float:
-        """Own drafts for some of those that decode, the first of `seats`, for the next step.
+        """Own drafts for some of `seats`, those of `rows`, for the next step.
 
         Returns what making them will take.
         """
@@ -115,7 +120,7 @@ class Decision:
             self._step_s,
             self._now,
         )
-        for seat, num_own in zip(seats, asked.tolist(), strict=False):
+        for seat, num_own in zip(seats, asked.tolist(), strict=True):
             seat.num_own = num_own
         return self._own.drafting_s(self._table, rows, asked, self._now)
 
