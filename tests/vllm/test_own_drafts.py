@@ -20,9 +20,6 @@ from wisp.core.drafts import Source
 from wisp.core.own_drafts import COMING
 from wisp.core.request import Sampling
 from wisp.errors import ConfigError
-from wisp.verifier.vllm.launched import OwnLaunched
-
-DRAFTING_S = 0.0  # of a step: so that many are asked for
 
 
 @pytest.fixture(scope="module")
@@ -137,8 +134,9 @@ def test_own_drafts_are_verified_before_the_host_knows_them(drafting: Any, name:
         seats: list[Seat] = []
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(drafting, "_overlap", overlap)
-            # It decides how many are asked for: here a busy processor would.
-            patch.setattr(OwnLaunched, "drafting_s", DRAFTING_S)
+            # One each, whatever the times of a busy processor say; of more, a step would take
+            # those that look well where the host knows them.
+            patch.setattr("wisp.scheduler.own._best_count", lambda *_: 1)
             launch = drafting.launch
 
             def noted(batch: Batch, launch: Any = launch, seats: list[Seat] = seats) -> Any:
@@ -156,7 +154,7 @@ def test_own_drafts_are_verified_before_the_host_knows_them(drafting: Any, name:
         num_coming.append(sum(COMING in seat.draft for seat in seats) / len(seats))
     print(f"{rates} of {num_verified} own drafts accepted, {num_coming} of seats had them unseen")
     assert num_coming[0] == 0.0
-    assert num_coming[1] > 0.15
+    assert num_coming[1] > 0.5
     # Other steps verify others of the same drafts: three standard deviations of so many.
     spread = math.sqrt(rates[0] * (1.0 - rates[0]) * sum(1.0 / num for num in num_verified))
     assert rates[1] == pytest.approx(rates[0], abs=3.0 * spread)
