@@ -35,19 +35,23 @@ LANE_COLOURS = {"draft": "#d55e00", "up": "#bbbbbb", "step": "#0072b2", "down": 
 SHOWN_S = 2.5  # of the timeline
 GPU_FLEET = "h100_32b_parked"  # everybody in one run
 # Two runs, each with plain vLLM: a bar is of the first one that has it.
-GPU_REGIMES = ("h200_32b_own_drafter_second", "h200_32b_own_drafter")
+GPU_REGIMES = ("h200_32b_graphs_by_eighths", "h200_32b_own_drafter")
 # Of the figures of a GPU: the parts of `benchmarks.load.suite`.
 PARTS = {
     "plain vLLM": ("vllm",),
     "WISP": ("wisp", "wisp-parked"),
     "WISP + 0.6B drafter": ("wisp-drafter",),
     "vLLM + 0.6B drafter": ("vllm-draft-4",),
+    "WISP + EAGLE-3 head": ("wisp-eagle",),
+    "vLLM + EAGLE-3 head": ("vllm-eagle-4",),
     "vLLM, offload": ("vllm-offload",),
 }
 PEERS = {
     "WISP": "#d55e00",
     "WISP + 0.6B drafter": "#e6a06c",
     "vLLM + 0.6B drafter": "#0072b2",
+    "WISP + EAGLE-3 head": "#009e73",
+    "vLLM + EAGLE-3 head": "#56b4e9",
     "vLLM, offload": "#999999",
 }
 REGIMES = {
