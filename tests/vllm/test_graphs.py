@@ -9,10 +9,12 @@ import pytest
 
 pytest.importorskip("vllm")
 
-from vllm.config import CUDAGraphMode
+from vllm.config import CompilationConfig, CUDAGraphMode
 from vllm.v1.cudagraph_dispatcher import CudagraphDispatcher
+from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
-from wisp.verifier.vllm.graphs import whole_steps
+from wisp.verifier.vllm.graphs import install, whole_steps
+from wisp.verifier.vllm.options import WHOLE_STEPS
 
 _SIZES = [8, 16, 32]
 
@@ -53,6 +55,39 @@ def test_whole_steps_have_sizes_of_their_own() -> None:
     for is_uniform in (False, True):
         assert ours.dispatch(9, uniform_decode=is_uniform)[1].num_tokens == 12
         assert ours.dispatch(16, uniform_decode=is_uniform)[1].num_tokens == 32
+
+
+def test_stock_code_does_not_round_the_sizes_of_steps() -> None:
+    """It would to multiples of 16, as many tokens as a request has at most."""
+    sizes = [8, 24, 32, 40, 48]
+    compilation = CompilationConfig(
+        cudagraph_mode=CUDAGraphMode.FULL,
+        cudagraph_capture_sizes=sizes,
+        max_cudagraph_capture_size=48,
+    )
+    config = SimpleNamespace(
+        compilation_config=compilation,
+        num_speculative_tokens=15,
+        lora_config=None,
+        scheduler_config=SimpleNamespace(max_num_seqs=64),
+        additional_config={WHOLE_STEPS: sizes},
+    )
+    runner = SimpleNamespace(
+        vllm_config=config,
+        compilation_config=compilation,
+        cudagraph_dispatcher=CudagraphDispatcher(config),
+        uniform_decode_query_len=16,
+        kv_cache_config=None,
+        max_num_reqs=64,
+        parallel_config=SimpleNamespace(tensor_parallel_size=1),
+        speculative_config=None,
+    )
+    install()
+    GPUModelRunner._check_and_update_cudagraph_mode(runner, [], [])
+    assert compilation.cudagraph_capture_sizes == sizes
+    for num_tokens, padded in ((5, 8), (9, 24), (33, 40)):
+        mode, descriptor = runner.cudagraph_dispatcher.dispatch(num_tokens)
+        assert (mode, descriptor.num_tokens) == (CUDAGraphMode.FULL, padded)
 
 
 def test_pieces_are_captured_before_whole_steps() -> None:
