@@ -83,6 +83,7 @@ def test_stock_code_does_not_round_the_sizes_of_steps() -> None:
         speculative_config=None,
     )
     install()
+    # vLLM's own name for where it settles the sizes, which `install` wraps.
     GPUModelRunner._check_and_update_cudagraph_mode(runner, [], [])
     assert compilation.cudagraph_capture_sizes == sizes
     for num_tokens, padded in ((5, 8), (9, 24), (33, 40)):
