@@ -46,6 +46,9 @@ KEPT = 0.98
 # Chosen: typical of the drafters measured (0.7), and overruled by the first block or two.
 _PRIOR_EXAMINED, _PRIOR_ACCEPTED = 4.0, 2.8
 
+# The rate that counts as the highest. Chosen: as good as all, and the sum of its powers is finite.
+_MOST_RATE = 0.99
+
 # The lowest calibration. Chosen: so near to nothing that a bad edge's drafts displace nobody's,
 # yet not 0, so that they stay in order and are verified where that is free.
 _MIN_CALIBRATION = 1e-3
@@ -79,3 +82,10 @@ def cumulative_acceptance(acceptance: Floats, calibrations: Floats) -> Floats:
     for number in range(1, len(cumulative)):  # cumprod is several times as slow
         cumulative[number] *= cumulative[number - 1]
     return cumulative
+
+
+def num_accepted(rate: Floats | float, num_drafts: Floats | float) -> Floats:
+    """How many of so many drafts in a row are expected to be accepted, each with `rate` if all
+    before it were; `num_drafts` may be a fraction, or infinite."""
+    rate = np.minimum(rate, _MOST_RATE)
+    return np.asarray(rate * (1.0 - rate**num_drafts) / (1.0 - rate))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from wisp.core.acceptance import cumulative_acceptance
+from wisp.core.acceptance import cumulative_acceptance, num_accepted
 
 if TYPE_CHECKING:
     from wisp.core.session import Session
@@ -147,12 +147,12 @@ class Table:
         drafted on behind them; else it begins anew when it has heard of it.
         """
         rows = self._rows
-        draft_s, acceptance = rows["draft_time_s"], np.minimum(rows["acceptance"], 0.99)
+        draft_s = rows["draft_time_s"]
         comes = (rows["drafts_on"] > 0) & (draft_s > 0.0)
         ahead_s = self.unbroken * time_s
         anew_s = (1.0 - self.unbroken) * np.maximum(0.0, time_s - rows["round_trip_s"])
         num = (ahead_s + anew_s) / np.where(comes, draft_s, np.inf) + self.unbroken * left
-        told = acceptance * (1.0 - acceptance**num) / (1.0 - acceptance)
+        told = num_accepted(rows["acceptance"], num)
         found: Floats = (rows["from_steps"] + _PRIOR_STEPS * told) / (rows["steps"] + _PRIOR_STEPS)
         return found
 

@@ -9,6 +9,7 @@ from itertools import accumulate
 from operator import mul
 from statistics import fmean
 
+from wisp.core.acceptance import num_accepted
 from wisp.core.batch import Batch
 from wisp.core.drafts import Source
 from wisp.core.session import Session
@@ -29,8 +30,6 @@ _CLEAR = 1.25
 # Seconds for which what was found at one number of sessions counts at others. Chosen: the longest
 # time between two trials of a clear case.
 _KNOWN_S = REST_S * 2.0**4
-# The share of an edge's drafts that is accepted, at most. Chosen: a hundred in a row are no bound.
-_MOST_RIGHT = 0.99
 
 
 @dataclass(slots=True)
@@ -258,9 +257,8 @@ def _most_others(session: Session, step_s: float) -> float:
         found += sum(accumulate(session.drafts.acceptance, mul))
     if session.has_edge and session.directive.window > 0:
         edge = session.edge_stats
-        right = min(edge.acceptance.rate, _MOST_RIGHT)
         num_drafts = step_s / edge.draft_time_s if edge.draft_time_s else math.inf
-        found += right * (1.0 - right**num_drafts) / (1.0 - right)
+        found += float(num_accepted(edge.acceptance.rate, num_drafts))
     return found
 
 
