@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -83,12 +84,14 @@ class _Trials:
         self._least_s: dict[int, float] = {}
         self._last_s = 0.0  # when the last step was over
 
-    def time_s(self, batch: Batch, step_time_s: float, drafting_s: float, now: float) -> float:
+    def took(self, num_tokens: int, target_s: float) -> None:
+        """The target took so long for so many tokens, none of them of prompts."""
+        size = num_tokens.bit_length()
+        self._least_s[size] = min(self._least_s.get(size, math.inf), target_s)
+
+    def time_s(self, step_time_s: float, now: float) -> float:
         """Of each step, to be asked when it is over: with what the target waited before it, for
         drafts or for what every step waits for."""
-        if not _has_prompts(batch):
-            size, target_s = batch.num_tokens.bit_length(), step_time_s - drafting_s
-            self._least_s[size] = min(self._least_s.get(size, math.inf), target_s)
         since_s, self._last_s = now - self._last_s, now
         return max(step_time_s, min(since_s, 2.0 * step_time_s))
 
@@ -183,15 +186,11 @@ class _Trials:
             regime.num_clear, regime.drafted = 0, _Rate()  # it is to be shown anew
 
 
-class Guard:
-    """All drafts, against steps that hold everybody and none. Steps with prompts tell nothing."""
+class _Guard(ABC):
+    """Over some kind of drafts, by trials of so many steps without them."""
 
-    def __init__(self) -> None:
-        self._trials = _Trials(1)
-
-    def plain(self, num_sessions: int, now: float, *, has_prompts: bool = False) -> bool:
-        """Whether the next step is to hold everybody, and no drafts."""
-        return self._trials.without(num_sessions, now, has_prompts=has_prompts)
+    def __init__(self, num_steps: int) -> None:
+        self._trials = _Trials(num_steps)
 
     def observe(
         self,
@@ -202,18 +201,43 @@ class Guard:
         drafting_s: float = 0.0,
     ) -> None:
         """As `Policy.observe`."""
-        time_s = self._trials.time_s(batch, step_time_s, drafting_s, now)
-        if not batch.num_sessions or _has_prompts(batch):
-            return
-        count = self._trials.plain if batch.plain else self._trials.drafted
-        count(batch.num_sessions, sum(num_committed), time_s, now)
+        has_prompts = any(seat.num_context > 1 for seat in batch.seats)
+        if not has_prompts:
+            self._trials.took(batch.num_tokens, step_time_s - drafting_s)
+        time_s = self._trials.time_s(step_time_s, now)
+        if batch.num_sessions:
+            self._count(batch, sum(num_committed), time_s, now, has_prompts=has_prompts)
+
+    @abstractmethod
+    def _count(
+        self, batch: Batch, tokens: int, time_s: float, now: float, *, has_prompts: bool
+    ) -> None:
+        """A step that committed so many tokens, with these drafts or without."""
 
 
-class OwnGuard:
+class Guard(_Guard):
+    """All drafts, against steps that hold everybody and none. Steps with prompts tell nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+
+    def plain(self, num_sessions: int, now: float, *, has_prompts: bool = False) -> bool:
+        """Whether the next step is to hold everybody, and no drafts."""
+        return self._trials.without(num_sessions, now, has_prompts=has_prompts)
+
+    def _count(
+        self, batch: Batch, tokens: int, time_s: float, now: float, *, has_prompts: bool
+    ) -> None:
+        if not has_prompts:
+            count = self._trials.plain if batch.plain else self._trials.drafted
+            count(batch.num_sessions, tokens, time_s, now)
+
+
+class OwnGuard(_Guard):
     """Own drafts, against steps that have those of edges alone."""
 
     def __init__(self) -> None:
-        self._trials = _Trials(_OWN_TRIAL)
+        super().__init__(_OWN_TRIAL)
 
     def rests(
         self, sessions: Collection[Session], now: float, *, has_prompts: bool = False
@@ -226,24 +250,16 @@ class OwnGuard:
             others=lambda step_s: fmean(_most_others(each, step_s) for each in sessions),
         )
 
-    def observe(
-        self,
-        batch: Batch,
-        num_committed: Sequence[int],
-        step_time_s: float,
-        now: float,
-        drafting_s: float = 0.0,
+    def _count(
+        self, batch: Batch, tokens: int, time_s: float, now: float, *, has_prompts: bool
     ) -> None:
-        """As `Policy.observe`."""
-        time_s = self._trials.time_s(batch, step_time_s, drafting_s, now)
         asks = any(seat.num_own for seat in batch.seats)
-        if not batch.num_sessions or batch.plain or (asks and _has_prompts(batch)):
+        if batch.plain or (asks and has_prompts):
             return
-        tokens = sum(num_committed)
         verifies = any(seat.draft and seat.source is Source.OWN for seat in batch.seats)
         if asks:
             self._trials.drafted(batch.num_sessions, tokens, time_s, now)
-        elif verifies or _has_prompts(batch):  # those that were made behind the one before
+        elif verifies or has_prompts:  # those that were made behind the one before
             self._trials.in_vain(batch.num_sessions, time_s, now)
         else:
             self._trials.plain(batch.num_sessions, tokens, time_s, now)
@@ -260,7 +276,3 @@ def _most_others(session: Session, step_s: float) -> float:
         num_drafts = step_s / edge.draft_time_s if edge.draft_time_s else math.inf
         found += float(num_accepted(edge.acceptance.rate, num_drafts))
     return found
-
-
-def _has_prompts(batch: Batch) -> bool:
-    return any(seat.num_context > 1 for seat in batch.seats)
