@@ -1,6 +1,12 @@
 """Every setting, its default and its check; read from a file, the environment and flags."""
 
-from wisp.config.edge_config import DrafterSettings, EdgeConfig, EdgeTls, PowerSettings
+from wisp.config.edge_config import (
+    DrafterSettings,
+    EdgeConfig,
+    EdgeTls,
+    PowerSettings,
+    server_addresses,
+)
 from wisp.config.loading import flags_of, load
 from wisp.config.sections import (
     SMOLLM2,
@@ -44,4 +50,5 @@ __all__ = [
     "TracingSettings",
     "flags_of",
     "load",
+    "server_addresses",
 ]

@@ -27,8 +27,13 @@ DraftDtype = Literal[Dtype, "int8"]
 DraftEngine = Literal["transformers", "llama", "vllm"]
 
 
+def server_addresses(addresses: str) -> list[str]:
+    """Each of those with commas between."""
+    return [name.strip() for name in addresses.split(",") if name.strip()]
+
+
 def _check_servers(addresses: str) -> str:
-    names = [name.strip() for name in addresses.split(",") if name.strip()]
+    names = server_addresses(addresses)
     if not names or not all(re.fullmatch(r"\S+:\d+", name) for name in names):
         raise ValueError("give HOST:PORT of each wisp-server, with commas between")
     return addresses

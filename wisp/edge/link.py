@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 
 from wisp import wire
+from wisp.config import server_addresses
 from wisp.core.card import ModelCard
 from wisp.core.drafts import DraftBlock
 from wisp.core.request import CONVERSATION_HEADER, Request
@@ -106,7 +107,7 @@ class Link:
         self.address = address
         self.padding = padding
         self._security = security or Security()
-        names = [name.strip() for name in address.split(",") if name.strip()]
+        names = server_addresses(address)
         random.shuffle(names)  # so that a fleet is spread over them
         options = options or channel_options()
         self._peers = [_Peer(name, options, self._security) for name in names]
